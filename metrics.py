@@ -1,0 +1,85 @@
+"""Multi-label metrics on scores and targets, both (M, n): M images, n labels. NumPy only.
+
+Published code disagrees on all of these, so they are said here once:
+  - scores are any monotone score, logits or probabilities; a threshold is on the same scale, and a
+    label is predicted strictly above it. `run.py` passes float32 logits: sigmoids round into ties.
+  - AP is the area under the step-wise precision-recall curve, no interpolation. Equal scores share
+    one threshold, so the order of the images cannot matter.
+  - A label without positives has no AP, recall or F1: it is left out of mAP, CR, CF1 and CF1_h's CR,
+    and counted. A label never predicted counts 0 in CP, which is over all n labels.
+  - CF1 is the mean over labels of their F1 (the paper's and ASL's), CF1_h the harmonic mean of CP
+    and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. README, difference 5.
+  - Everything but `average_precision` is in percent, 0 to 100, like the paper's tables.
+"""
+
+import numpy as np
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """AP of every label, (n,) in [0, 1]; NaN for a label without positives.
+
+    The mean, over a label's positives, of the precision among the images that score at least as
+    high. One label may be given as (M,) and (M,), the result is then a scalar.
+    """
+    scores, targets = np.asarray(scores), np.asarray(targets) > 0
+    if scores.shape != targets.shape:
+        raise ValueError(f"scores are {scores.shape}, targets {targets.shape}; expected the same")
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN, which has no rank; the model that made them diverged")
+    if scores.ndim == 1:
+        return average_precision(scores[:, None], targets[:, None])[0]
+    result = np.full(scores.shape[1], np.nan)
+    for j in range(scores.shape[1]):
+        ranked = np.sort(scores[:, j])  # (M,), ascending
+        positives = np.sort(scores[targets[:, j], j])  # (K,), ascending
+        if len(positives):
+            retrieved = len(ranked) - np.searchsorted(ranked, positives)  # (K,), scores >= this one
+            hits = len(positives) - np.searchsorted(positives, positives)  # (K,), positives among
+            result[j] = np.mean(hits / retrieved)
+    return result
+
+
+def mean_average_precision(ap: np.ndarray) -> float:
+    """mAP in percent from `average_precision`'s (n,), over the labels that have positives."""
+    return 100 * float(np.mean(ap[~np.isnan(ap)])) if (~np.isnan(ap)).any() else float("nan")
+
+
+def precision_recall_f1(
+    scores: np.ndarray, targets: np.ndarray, threshold: float = -np.inf, top_k: int | None = None
+) -> dict[str, float]:
+    """CP, CR, CF1, CF1_h, OP, OR, OF1 in percent, of the labels strictly above `threshold`.
+
+    With top_k, only an image's k highest scores count as predicted (of equal ones, the first).
+    """
+    targets = np.asarray(targets) > 0  # (M, n)
+    predicted = np.asarray(scores) > threshold  # (M, n)
+    if top_k is not None:
+        highest = np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :top_k]  # (M, k)
+        within = np.zeros_like(predicted)
+        np.put_along_axis(within, highest, True, axis=1)
+        predicted = predicted & within
+    tp = (predicted & targets).sum(0)  # (n,)
+    predictions, positives = predicted.sum(0), targets.sum(0)  # (n,), (n,)
+    present = positives > 0  # (n,)
+
+    def f1(precision, recall):
+        return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+
+    precision = tp / np.maximum(predictions, 1)  # (n,), never predicted: 0
+    recall = tp / np.maximum(positives, 1)  # (n,)
+    CP = precision.mean()
+    CR = recall[present].mean() if present.any() else np.nan
+    CF1 = f1(precision, recall)[present].mean() if present.any() else np.nan
+    OP = tp.sum() / max(predictions.sum(), 1)
+    OR = tp.sum() / max(positives.sum(), 1)
+    values = {"CP": CP, "CR": CR, "CF1": CF1, "CF1_h": f1(CP, CR), "OP": OP, "OR": OR}
+    return {name: 100 * float(value) for name, value in (values | {"OF1": f1(OP, OR)}).items()}
+
+
+def evaluate(
+    scores: np.ndarray, targets: np.ndarray, threshold: float, top_k: int | None = None
+) -> dict[str, float]:
+    """mAP and the seven of `precision_recall_f1` in percent, and `left_out`: labels without AP."""
+    ap = average_precision(scores, targets)  # (n,)
+    metrics = {"mAP": mean_average_precision(ap), "left_out": int(np.isnan(ap).sum())}
+    return metrics | precision_recall_f1(scores, targets, threshold, top_k)

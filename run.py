@@ -1,0 +1,713 @@
+"""Reproduce IML-GCN: train the backbone, embed the labels, train the GCN, evaluate.  Typical use:
+
+    python run.py                                # demo scenes, drawn on the spot -> runs/demo
+    python run.py --dataset coco --data DIR      # the paper's Table 1 and 3      -> runs/coco
+    python run.py --dataset coco --data DIR --limit 64 --epochs 1                 # a dry run
+
+Three phases (Section "Proposed Approach"), which speak to each other through files in --out only:
+
+    backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
+    embed      backbone.pt, training photos   -> embeddings.pt: F_I, F_PCA, co-occurrence counts
+    gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one a kind of node feature
+    eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md
+
+Symbols: B images in a batch, M images in a split, n labels, D image feature size.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+import data
+import iml_gcn
+import metrics
+import tresnet
+
+BACKBONES = {
+    "tresnet_m": tresnet.tresnet_m,
+    "tresnet_l": tresnet.tresnet_l,
+    "tresnet_xl": tresnet.tresnet_xl,
+    "tresnet_tiny": tresnet.tresnet_tiny,
+}
+
+
+def load_demo(args) -> tuple[data.Split, data.Split]:
+    data.make_demo(args.data, seed=0)
+    return load_coco(args)
+
+
+def load_coco(args) -> tuple[data.Split, data.Split]:
+    """Train and val of the COCO tree of --year, or of any four paths given."""
+    splits = []
+    for split in ("train", "val"):
+        name = f"{split}{args.year}"
+        json_path = getattr(args, f"{split}_json")
+        images = getattr(args, f"{split}_images")
+        json_path = Path(json_path or f"{args.data}/annotations/instances_{name}.json")
+        images = Path(images or f"{args.data}/{name}")
+        if not json_path.is_file() or not images.is_dir():
+            raise FileNotFoundError(
+                f"{images if json_path.is_file() else json_path} is not there; expected under "
+                f"--data {args.data} (or given by --{split}-json and --{split}-images):\n"
+                f"  annotations/instances_train{args.year}.json  train{args.year}/*.jpg\n"
+                f"  annotations/instances_val{args.year}.json    val{args.year}/*.jpg"
+            )
+        splits.append(data.load_coco(json_path, images))
+    return splits[0], splits[1]
+
+
+DATASETS = {"demo": load_demo, "coco": load_coco}
+
+# What differs from the command line's defaults (the paper's) for a data set. All of demo's: ours.
+PRESETS = {
+    "demo": {
+        "backbone": "tresnet_tiny",
+        "image_size": 96,
+        "batch_size": 32,
+        "epochs": 12,
+    },
+    "coco": {},
+}
+
+# The paper's rows: label, parameters, mAP, CP, CR, CF1, OP, OR, OF1. Tables 1 and 3.
+PUBLISHED = {
+    "coco": [
+        ("ASL (TResNetM)", "29.5 M", 81.8, 82.1, 72.6, 76.4, 83.1, 76.1, 79.4),
+        ("IML-GCN, F_W", "", 81.6),
+        ("IML-GCN, F_I", "33.5 M", 85.9, 82.7, 78.9, 80.5, 84.6, 82.1, 83.3),
+        ("IML-GCN, F_PCA", "31.5 M", 86.6, 78.8, 82.6, 80.2, 79.0, 85.1, 81.9),
+    ],
+}
+ROWS = {  # our models' file names, in the order of the tables
+    "backbone": "direct (ASL)",
+    "gcn-word": "IML-GCN, F_W",
+    "gcn-image": "IML-GCN, F_I",
+    "gcn-pca": "IML-GCN, F_PCA",
+}
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Every default in one place; each help text ends in its source."""
+
+    def whole(low: int):
+        def convert(text: str) -> int:
+            if int(text) < low:
+                raise argparse.ArgumentTypeError(f"{text} is below {low}")
+            return int(text)
+
+        convert.__name__ = "whole number"  # argparse's own word for it in its error
+        return convert
+
+    def between(low: float, high: float):
+        def convert(text: str) -> float:
+            if not low <= float(text) <= high:
+                raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}")
+            return float(text)
+
+        convert.__name__ = "number"
+        return convert
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument_group("what to run").add_argument
+    add("--dataset", choices=DATASETS, default="demo", help="(%(default)s)")
+    phases = ["all", "backbone", "embed", "gcn", "eval"]
+    add("--phase", choices=phases, default="all", help="(%(default)s) [Proposed Approach]")
+    nodes = ["word", "image", "pca"]
+    text = "node features, one or several (image pca) [F_W, F_I, F_PCA: Table 3]"
+    add("--nodes", nargs="+", choices=nodes, default=["image", "pca"], help=text)
+    add("--out", help="folder of all that is written (runs/<dataset>) [ours]")
+    add("--fresh", action="store_true", help="redo phases that are done or begun [ours]")
+    add("--limit", type=whole(1), metavar="N", help="first N photos of a split: a dry run [ours]")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--data", help="root folder of the data set (data/<dataset>)")
+    add("--year", choices=["2014", "2017"], default="2014", help="(%(default)s) [Table 1]")
+    for split in ("train", "val"):
+        add(f"--{split}-json", help=f"any COCO-format JSON for {split}, instead of --data's")
+        add(f"--{split}-images", help="and the folder its file names are relative to")
+    text = "keep images without a label [dropped by the protocol; difference 7]"
+    add("--keep-unlabelled", action="store_true", help=text)
+    add("--glove", metavar="FILE", help="GloVe-format text for --nodes word [ML-GCN: 840B, 300-d]")
+    add("--image-size", type=whole(32), default=448, help="(448; demo 96) px [ours, difference 9]")
+    add("--workers", type=whole(0), default=min(8, os.cpu_count() or 1), help="loaders [ours]")
+
+    add = parser.add_argument_group("model").add_argument
+    add("--backbone", choices=BACKBONES, default="tresnet_m", help="(tresnet_m; demo tiny) [paper]")
+    text = "weights to start from, a checkpoint of ours or 'none' (none: random) [paper: ImageNet]"
+    add("--weights", default="none", help=text)
+    text = "phase gcn starts from backbone.pt or again from --weights (backbone) [difference 13]"
+    add("--init", choices=["backbone", "imagenet"], default="backbone", help=text)
+    readings = ["paper", "mlgcn"]
+    text = "reading of Eq. 4 (%(default)s) [difference 3]"
+    add("--adjacency", choices=readings, default="paper", help=text)
+    add("--tau", type=between(0, 1), default=0.1, help="edges from P >= tau (0.1) [Eq. 3]")
+    add("--p", type=between(0, 1), default=0.2, help="weight of neighbours (0.2) [difference 1]")
+
+    add = parser.add_argument_group("training").add_argument
+    add(
+        "--epochs", type=whole(1), default=40, help="a phase (40; demo 12) [Implementation details]"
+    )
+    add("--batch-size", type=whole(1), default=64, help="(64; demo 32) [ours, paper is silent]")
+    text = "(1e-3) Adam, x0.1 after each quarter of the epochs: 10, 20, 30 of 40 [Impl. details]"
+    add("--lr", type=between(0, 1e3), default=1e-3, help=text)
+    text = "L2, on tensors of 2+ dimensions (5e-4) [Impl. details; difference 12]"
+    add("--weight-decay", type=between(0, 1e3), default=5e-4, help=text)
+    add("--gamma-neg", type=between(0, 100), default=4.0, help="(4) [ASL]")
+    add("--gamma-pos", type=between(0, 100), default=0.0, help="(0) [ASL]")
+    add("--clip", type=between(0, 1), default=0.05, help="probability shift (0.05) [ASL]")
+    text = "decay of a moving average of the weights, e.g. 0.9997 (0: off) [paper has none]"
+    add("--ema", type=between(0, 1), default=0.0, help=text)
+    add("--seed", type=whole(0), default=0, help="weights, order and augmentation (0) [ours]")
+    text = "evaluate every N epochs while training, 0: never (1) [ours]"
+    add("--eval-every", type=whole(0), default=1, metavar="N", help=text)
+
+    add = parser.add_argument_group("machine and report").add_argument
+    add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
+    add("--amp", action="store_true", help="bfloat16 autocast; loss and head stay float32 [ours]")
+    add("--compile", action="store_true", help="torch.compile the model [ours]")
+    text = "one more probability to report at, besides 0.5 and 0.8 [difference 6]"
+    add("--threshold", type=between(0, 1), help=text)
+
+    known, _ = parser.parse_known_args(argv)
+    parser.set_defaults(**PRESETS[known.dataset])
+    args = parser.parse_args(argv)
+    if args.image_size % 4:
+        parser.error(f"--image-size {args.image_size} is not a multiple of 4, as TResNet needs")
+    if "word" in args.nodes and not args.glove and args.phase in ("all", "gcn"):
+        parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
+    args.data = args.data or f"data/{args.dataset}"
+    args.out = Path(args.out or f"runs/{args.dataset}")
+    if args.device == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        args.device = "cuda" if torch.cuda.is_available() else mps
+    args.nodes = [kind for kind in nodes if kind in args.nodes]  # the order of Table 3
+    return args
+
+
+# Helpers: files
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Write a file whole or not at all: to a temporary name, synced, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save(path: Path, checkpoint: dict) -> None:
+    with replacing(path) as file:
+        torch.save(checkpoint, file)
+
+
+def save_text(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def load(args, name: str, classes: list[str], phase: str) -> dict:
+    """A file of an earlier phase; a ValueError says which to run, or that the labels differ."""
+    path = args.out / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; run --phase {phase} first (or --phase all)")
+    checkpoint = tresnet.read_checkpoint(path)
+    check_classes(path, checkpoint, classes)
+    return checkpoint
+
+
+def check_classes(path: Path, checkpoint: dict, classes: list[str]) -> None:
+    stored = checkpoint.get("classes")
+    if stored != classes:
+        what = f"{len(stored)} labels" if isinstance(stored, list) else "no list of labels"
+        raise ValueError(
+            f"{path} has {what}, the data set {len(classes)}, and they are not the same; "
+            "give the --out of this data set, or --fresh to start over"
+        )
+
+
+def settings(args, name: str, backbone_id: str | None = None) -> dict:
+    """The arguments that decide the numbers in <name>.pt; a changed one must not pass unseen."""
+    unimportant = {"phase", "out", "fresh", "data", "workers", "device", "compile", "threshold"}
+    unimportant |= {"eval_every", "nodes", "train_json", "train_images", "val_json", "val_images"}
+    if name == "backbone":
+        unimportant |= {"glove", "init", "adjacency", "tau", "p"}
+    if name != "gcn-word":
+        unimportant |= {"glove"}
+    kept = {k: v for k, v in vars(args).items() if k not in unimportant}
+    return kept | ({"backbone_id": backbone_id} if backbone_id else {})
+
+
+def begun(args, path: Path, current: dict) -> dict | None:
+    """What `path` holds, if it was made with the same settings; None if there is nothing to go on."""
+    if args.fresh or not path.is_file():
+        return None
+    checkpoint = tresnet.read_checkpoint(path)
+    stored = checkpoint.get("settings", {})
+    for key in current:
+        if stored.get(key) != current[key]:
+            raise ValueError(
+                f"{path} was made with {key.replace('_', '-')} {stored.get(key)}, now it is "
+                f"{current[key]}; give another --out, or --fresh to redo this phase"
+            )
+    return checkpoint
+
+
+def weights_id(model: torch.nn.Module) -> str:
+    """Tells whether embeddings.pt and backbone.pt belong together."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_model(path: str | Path) -> tuple[iml_gcn.Classifier, dict]:
+    """Any backbone.pt or gcn-*.pt as a Classifier in eval mode, and what else the file says."""
+    checkpoint = tresnet.read_checkpoint(path)
+    try:
+        backbone = BACKBONES[checkpoint["backbone"]]()
+        state, n = checkpoint["state_dict"], len(checkpoint["classes"])
+        if "head.nodes" in state:
+            hidden = state["head.W0"].shape[1]
+            head = iml_gcn.LabelGCN(
+                state["head.nodes"], state["head.A_hat"], backbone.num_features, hidden
+            )
+        else:
+            head = torch.nn.Linear(backbone.num_features, n)
+        model = iml_gcn.Classifier(backbone, head)
+        model.load_state_dict(state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise ValueError(f"{path} is not a model this program wrote ({reason})") from error
+    return model.eval(), checkpoint
+
+
+# Helpers: data and loops
+
+
+def load_data(args) -> tuple[data.Split, data.Split]:
+    """Both splits, checked and described; what would go wrong hours later goes wrong here."""
+    splits = []
+    for name, split in zip(("train", "val"), DATASETS[args.dataset](args), strict=True):
+        labelled = split.targets.any(1)  # (M,)
+        note = f"{len(split):,} images, {(~labelled).sum():,} of them without a label"
+        if not args.keep_unlabelled:
+            split = split.select(np.flatnonzero(labelled))  # difference 7
+            note += " dropped"
+        if args.limit:
+            split = split.select(np.arange(min(args.limit, len(split))))
+            note += f", first {len(split):,} taken"
+        absent = [
+            c for c, count in zip(split.classes, split.targets.sum(0), strict=True) if not count
+        ]
+        note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
+        print(f"{name}: {note}" + (f" ({', '.join(absent[:3])} ...)" if absent else ""))
+        if not len(split):
+            raise ValueError(f"no {name} image is left; check --limit and the annotations")
+        missing = [path for path in split.paths if not os.path.isfile(path)]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing):,} of {len(split):,} {name} photos are missing: "
+                f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}; "
+                "unpack the photos there, or give their folder"
+            )
+        splits.append(split)
+    if splits[0].classes != splits[1].classes:
+        raise ValueError("the train and val JSON name different categories; they must be the same")
+    return splits[0], splits[1]
+
+
+def label_graph(args, pairs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """A_hat (n, n) from the counts, described in one line."""
+    A = iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)
+    edges = (A > 0).fill_diagonal_(False)  # (n, n)
+    isolated = int((~(edges.any(0) | edges.any(1))).sum())
+    print(
+        f"label graph ({args.adjacency}, tau {args.tau}): {int(edges.sum()):,} edges of "
+        f"{len(A) * (len(A) - 1):,}, {isolated} isolated labels"
+    )
+    return iml_gcn.normalise(A, args.adjacency)
+
+
+def make_loader(args, split: data.Split, train: bool) -> DataLoader:
+    return DataLoader(
+        data.MultiLabelImages(split, args.image_size, augment=train, seed=args.seed),
+        batch_sampler=data.Batches(len(split), args.batch_size, shuffle=train, seed=args.seed),
+        collate_fn=data.collate,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        pin_memory=args.device.startswith("cuda"),
+    )
+
+
+def batches(args, loader: DataLoader):
+    """images (B, 3, S, S) in [0, 1], targets (B, n), rows (B,); bytes travel, floats are made there."""
+    for images, targets, rows, errors in loader:
+        if errors:
+            raise ValueError(errors[0])
+        images = (
+            images.to(args.device, non_blocking=True).float() / 255
+        )  # (B, 3, S, S), difference 9
+        yield images, targets.to(args.device, non_blocking=True), rows
+
+
+class Progress:
+    """One line that rewrites itself on a terminal, with rate and time left; silent in a log."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total, self.done, self.start = what, total, 0, time.monotonic()
+        self.shown = self.start
+
+    def due(self, images: int) -> bool:
+        """Counts images; true at most every half second, when `show` is worth its cost."""
+        self.done += images
+        return time.monotonic() - self.shown > 0.5
+
+    def show(self, text: str = "") -> None:
+        self.shown = time.monotonic()
+        if sys.stdout.isatty():
+            rate = self.done / (self.shown - self.start)
+            left = max(self.total - self.done, 0) / rate
+            line = f"{self.what}  {self.done}/{self.total} images  {text}{rate:.1f} images/s"
+            print(f"\r{line}  {left:.0f} s left\033[K", end="", flush=True)
+
+    def close(self) -> str:
+        """Clears the line; returns rate and time for the log."""
+        if sys.stdout.isatty():
+            print("\r\033[K", end="")
+        seconds = time.monotonic() - self.start
+        return f"{self.done / seconds:.1f} images/s  {seconds:.1f} s"
+
+
+@torch.inference_mode()
+def predict_logits(args, model: torch.nn.Module, loader: DataLoader, what: str) -> np.ndarray:
+    """Logits (M, n) float32 of the loader's split, in the split's order."""
+    model.eval()
+    split = loader.dataset.split
+    logits = np.full(split.targets.shape, np.nan, np.float32)  # (M, n)
+    progress = Progress(what, len(split))
+    for images, _, rows in batches(args, loader):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=args.amp):
+            logits[rows.numpy()] = model(images).float().cpu().numpy()
+        if progress.due(len(rows)):
+            progress.show()
+    progress.close()
+    return logits
+
+
+def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> None:
+    """Train `model` on splits[0] to the last epoch and write <name>.pt (differences 9 to 14)."""
+    model = model.to(args.device, memory_format=torch.channels_last)
+    loader, val_loader = make_loader(args, splits[0], True), make_loader(args, splits[1], False)
+    decay = [p for p in model.parameters() if p.ndim >= 2]  # difference 12
+    no_decay = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.Adam(
+        [{"params": decay, "weight_decay": args.weight_decay}, {"params": no_decay}],
+        lr=args.lr,
+        fused=args.device.startswith(("cuda", "cpu")),
+    )
+    quarters = [len(loader) * args.epochs * k // 4 for k in (1, 2, 3)]  # in steps
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
+    average = None
+    if args.ema:
+        average = AveragedModel(
+            model, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True
+        )
+    forward = torch.compile(model) if args.compile else model
+
+    first = 0
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    parts |= {"average": average} if average else {}
+    last = args.out / "last.pt"
+    if last.is_file() and tresnet.read_checkpoint(last).get("name") == name:
+        if checkpoint := begun(args, last, current):
+            check_classes(last, checkpoint, splits[0].classes)
+            for key, part in parts.items():
+                part.load_state_dict(checkpoint[key])
+            first = checkpoint["epochs"]
+            print(f"{name}: goes on after epoch {first} of {args.epochs} ({last})")
+
+    for epoch in range(first, args.epochs):
+        model.train()
+        loader.batch_sampler.epoch = epoch
+        lr = scheduler.get_last_lr()[0]
+        losses = torch.zeros(len(loader), device=args.device)  # read only now and then: no sync
+        progress = Progress(
+            f"{name}  epoch {epoch + 1}/{args.epochs}", len(loader) * loader_batch(loader)
+        )
+        for step, (images, targets, rows) in enumerate(batches(args, loader)):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=args.amp):
+                logits = forward(images)  # (B, n)
+            loss = iml_gcn.asymmetric_loss(
+                logits, targets, args.gamma_neg, args.gamma_pos, args.clip
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            if average:
+                average.update_parameters(model)
+            losses[step] = loss.detach() / len(rows)
+            if progress.due(len(rows)) or step + 1 == len(loader):
+                check_finite(losses[: step + 1], f"{name}, epoch {epoch + 1}", last)
+                progress.show(f"loss {losses[step]:.2f} an image  ")
+        speed = progress.close()
+
+        entry = {"model": name, "epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr}
+        line = f"{name}  epoch {epoch + 1}/{args.epochs}  loss {entry['loss']:.2f} an image  lr {lr:.1e}"
+        if args.eval_every and (epoch + 1) % args.eval_every == 0:
+            evaluated = average.module if average else model
+            logits = predict_logits(args, evaluated, val_loader, f"{name}  val")
+            ap = metrics.average_precision(logits, splits[1].targets)  # (n,)
+            entry["mAP"] = metrics.mean_average_precision(ap)
+            line += f"  val mAP {entry['mAP']:.2f}"
+        print(f"{line}  {speed}", flush=True)
+        with open(args.out / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        states = {key: part.state_dict() for key, part in parts.items()}
+        about = {"name": name, "classes": splits[0].classes, "settings": current}
+        save(last, about | {"epochs": epoch + 1} | states)
+
+    final = average.module if average else model
+    save(
+        args.out / f"{name}.pt",
+        {
+            "name": name,
+            "classes": splits[0].classes,
+            "backbone": args.backbone,
+            "image_size": args.image_size,
+            "epochs": args.epochs,
+            "backbone_id": weights_id(final.backbone),
+            "settings": current,
+            "state_dict": final.state_dict(),
+        },
+    )
+    last.unlink(missing_ok=True)
+
+
+def loader_batch(loader: DataLoader) -> int:
+    return loader.batch_sampler.batch_size
+
+
+def check_finite(losses: torch.Tensor, where: str, last: Path) -> None:
+    if not torch.isfinite(losses).all():
+        step = int((~torch.isfinite(losses)).float().argmax()) + 1
+        saved = f"{last} holds the epoch before" if last.is_file() else "nothing was saved yet"
+        raise ValueError(
+            f"the loss is not finite: {where}, step {step}; {saved}; try a smaller --lr with --fresh"
+        )
+
+
+def new_backbone(args) -> torch.nn.Module:
+    backbone = BACKBONES[args.backbone]()
+    if args.weights != "none":
+        tresnet.load_weights(backbone, args.weights)
+    return backbone
+
+
+# The phases
+
+
+def phase_backbone(args, splits) -> None:
+    """Phase 1: CNN and linear head, trained to convergence. This is the ASL row of Table 1."""
+    current = settings(args, "backbone")
+    if done := begun(args, args.out / "backbone.pt", current):
+        check_classes(args.out / "backbone.pt", done, splits[0].classes)
+        print("backbone: done before (backbone.pt); --fresh trains it again")
+        return
+    torch.manual_seed(args.seed)
+    backbone = new_backbone(args)
+    head = iml_gcn.linear_head(backbone.num_features, len(splits[0].classes))
+    train(args, "backbone", iml_gcn.Classifier(backbone, head), splits, current)
+
+
+@torch.inference_mode()
+def phase_embed(args, splits) -> None:
+    """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6."""
+    split = splits[0]
+    backbone_id = load(args, "backbone.pt", split.classes, "backbone")["backbone_id"]
+    current = {"backbone_id": backbone_id, "limit": args.limit, "image_size": args.image_size}
+    current |= {"keep_unlabelled": args.keep_unlabelled, "amp": args.amp}
+    path = args.out / "embeddings.pt"
+    if path.is_file() and tresnet.read_checkpoint(path).get("settings") == current:
+        if not args.fresh:
+            print("embed: done before (embeddings.pt); --fresh does it again")
+            return
+    model, _ = load_model(args.out / "backbone.pt")
+    backbone = model.backbone.to(args.device, memory_format=torch.channels_last)
+    means = iml_gcn.LabelMeans(len(split.classes), backbone.num_features)
+    loader = make_loader(args, split, train=False)
+    progress = Progress("embed", len(split))
+    for images, targets, rows in batches(args, loader):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=args.amp):
+            means.update(backbone(images), targets)  # (B, D), (B, n)
+        if progress.due(len(rows)):
+            progress.show()
+    F_I = means.mean()  # (n, D), Eq. 5
+    F_PCA = iml_gcn.pca(F_I, min(F_I.shape))  # (n, n), Eq. 6; fewer columns where D < n
+    pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(split.targets))
+    print(f"embed: F_I {tuple(F_I.shape)}, F_PCA {tuple(F_PCA.shape)}  {progress.close()}")
+    checkpoint = {"classes": split.classes, "settings": current, "image": F_I, "pca": F_PCA}
+    save(path, checkpoint | {"pairs": pairs, "counts": counts})
+
+
+def phase_gcn(args, splits) -> None:
+    """Phase 3: CNN and GCN trained jointly, once for every kind of node features (Table 3)."""
+    classes = splits[0].classes
+    embeddings = load(args, "embeddings.pt", classes, "embed")
+    backbone_id = load(args, "backbone.pt", classes, "backbone")["backbone_id"]
+    if embeddings["settings"]["backbone_id"] != backbone_id:
+        raise ValueError(
+            f"{args.out}/embeddings.pt was made from another backbone.pt; run --phase embed again"
+        )
+    A_hat = label_graph(args, embeddings["pairs"], embeddings["counts"])  # (n, n)
+    for kind in args.nodes:
+        name = f"gcn-{kind}"
+        current = settings(args, name, backbone_id)
+        if begun(args, args.out / f"{name}.pt", current):
+            print(f"{name}: done before ({name}.pt); --fresh trains it again")
+            continue
+        if kind == "word":
+            nodes, unknown = data.load_glove(args.glove, classes)  # (n, 300)
+            print(f"{args.glove}: {len(unknown)} words not found {', '.join(unknown)}")
+        else:
+            nodes = embeddings[kind]  # (n, D) or (n, n)
+        torch.manual_seed(args.seed)
+        if args.init == "backbone":  # difference 13
+            backbone = load_model(args.out / "backbone.pt")[0].backbone
+        else:
+            backbone = new_backbone(args)
+        head = iml_gcn.LabelGCN(nodes, A_hat, backbone.num_features)
+        train(args, name, iml_gcn.Classifier(backbone, head), splits, current)
+
+
+def phase_eval(args, splits) -> None:
+    """Every model in --out on the val photos: scores-*.npz, metrics-*.json and results.md."""
+    split = splits[1]
+    names = [name for name in ROWS if (args.out / f"{name}.pt").is_file()]
+    if not names:
+        raise FileNotFoundError(f"no model in {args.out}; run --phase all first")
+    for name in names:
+        model, checkpoint = load_model(args.out / f"{name}.pt")
+        check_classes(args.out / f"{name}.pt", checkpoint, split.classes)
+        if checkpoint["image_size"] != args.image_size:
+            raise ValueError(
+                f"{name}.pt was trained at {checkpoint['image_size']} px, not {args.image_size}; "
+                "rows are compared at one size: give that --image-size"
+            )
+        model = model.to(args.device, memory_format=torch.channels_last)
+        logits = predict_logits(args, model, make_loader(args, split, False), f"eval {name}")
+        with replacing(args.out / f"scores-{name}.npz") as file:
+            np.savez_compressed(
+                file, logits=logits, targets=split.targets, classes=np.array(split.classes)
+            )
+        report = summarise(args, logits, split)
+        report |= {"name": name, "dataset": args.dataset, "epochs": checkpoint["epochs"]}
+        report |= {"image_size": args.image_size, "seed": checkpoint["settings"]["seed"]}
+        report |= {"parameters": count_parameters(model), "classes": split.classes}
+        save_text(args.out / f"metrics-{name}.json", json.dumps(report, indent=1))
+    table = results_table(args, names, split)
+    save_text(args.out / "results.md", table)
+    print(f"\n{table}\nwritten to {args.out}/results.md")
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """As the paper counts: trained weights and the n x n adjacency (difference 16)."""
+    graph = getattr(model.head, "A_hat", torch.empty(0))
+    return sum(p.numel() for p in model.parameters()) + graph.numel()
+
+
+def summarise(args, logits: np.ndarray, split: data.Split) -> dict:
+    """All numbers of one model. Logits are ranked, not sigmoids: no rounding makes a tie."""
+    ap = metrics.average_precision(logits, split.targets)  # (n,)
+    frequent = int(split.targets.sum(0).argmax())
+    others = np.delete(ap, frequent)  # COCO's person is in more images than not and carries a mean
+    thresholds = sorted({0.5, 0.8} | ({args.threshold} if args.threshold is not None else set()))
+    report = {"mAP": metrics.mean_average_precision(ap)}
+    report["mAP_without"] = {split.classes[frequent]: metrics.mean_average_precision(others)}
+    report |= {"images": len(split), "left_out": int(np.isnan(ap).sum()), "thresholds": {}}
+    for t in thresholds:
+        scale = math.log(t / (1 - t)) if 0 < t < 1 else math.copysign(math.inf, t - 0.5)
+        report["thresholds"][f"{t:g}"] = metrics.precision_recall_f1(logits, split.targets, scale)
+    report["top3"] = metrics.precision_recall_f1(logits, split.targets, top_k=3)
+    per_class = zip(split.classes, ap, strict=True)
+    report["AP"] = {name: None if np.isnan(a) else 100 * float(a) for name, a in per_class}
+    return report
+
+
+def results_table(args, names: list[str], split: data.Split) -> str:
+    """Ours beside the paper's, in Markdown; chance is a ranking at random."""
+    prevalence = split.targets.mean(0)  # (n,)
+    frequent = int(prevalence.argmax())
+    present = prevalence > 0
+    others = present & (np.arange(len(prevalence)) != frequent)
+    columns = ["CP", "CR", "CF1", "CF1_h", "OP", "OR", "OF1"]
+    head = ["model", "parameters", "mAP", f"mAP w/o {split.classes[frequent]}", "predicted"]
+    lines = [head + columns, ["---"] * (len(head) + len(columns))]
+    chance = [100 * prevalence[present].mean(), 100 * prevalence[others].mean()]
+    lines.append(["chance", "", *(f"{c:.2f}" for c in chance), ""] + [""] * len(columns))
+    for name in names:
+        report = json.loads((args.out / f"metrics-{name}.json").read_text())
+        first = [ROWS[name], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
+        first += [f"{value:.2f}" for value in report["mAP_without"].values()]
+        predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
+        for how, values in (predictions | {"top 3": report["top3"]}).items():
+            lines.append([*first, how] + [f"{values[c]:.2f}" for c in columns])
+            first = [""] * len(first)
+    for label, parameters, mAP, *rest in PUBLISHED.get(args.dataset, []):
+        values = dict(zip(["CP", "CR", "CF1", "OP", "OR", "OF1"], rest, strict=False))
+        first = [f"paper: {label}", parameters, f"{mAP}", "", "not stated" if rest else ""]
+        lines.append(first + [str(values.get(c, "")) for c in columns])
+    widths = [max(len(line[i]) for line in lines if line[i] != "---") for i in range(len(lines[0]))]
+    rows = []
+    for line in lines:
+        cells = ["-" * w if c == "---" else c.ljust(w) for c, w in zip(line, widths, strict=True)]
+        rows.append("| " + " | ".join(cells) + " |")
+    title = f"{args.dataset}, {len(split):,} val images, {args.image_size} px, percent:\n"
+    return "\n".join([title, *rows]) + "\n"
+
+
+def run(args) -> None:
+    phases = {
+        "backbone": phase_backbone,
+        "embed": phase_embed,
+        "gcn": phase_gcn,
+        "eval": phase_eval,
+    }
+    print(f"{args.dataset} on {args.device}, phase {args.phase}, into {args.out}")
+    splits = load_data(args)
+    label_graph(args, *iml_gcn.cooccurrence(torch.from_numpy(splits[0].targets)))
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
+    for name, phase in phases.items():
+        if args.phase in (name, "all"):
+            phase(args, splits)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

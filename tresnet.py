@@ -1,0 +1,250 @@
+"""TResNet: the image backbone, images (B, 3, H, W) in [0, 1] -> features (B, D).
+
+Source: T. Ridnik et al., "TResNet: High Performance GPU-Dedicated Architecture", WACV 2021, and the
+weights its authors released. Pure PyTorch: no compiled extension, no GPU needed.
+
+    stage    output at 224 px   block        M    L (x1.2)  XL (x1.3)   planes   SE
+    stem     64 x 56 x 56       conv 3x3     on 4 x 4 blocks of pixels stacked as 48 channels
+    layer1   64 x 56 x 56       BasicBlock   3    4         4           64       yes
+    layer2   128 x 28 x 28      BasicBlock   4    5         5           128      yes
+    layer3   1024 x 14 x 14     Bottleneck   11   18        24          256      yes
+    layer4   2048 x 7 x 7       Bottleneck   3    3         3           512      no
+
+Sizes and channels are M's; L and XL widen them. A Bottleneck puts out 4 x planes. The input is RGB
+divided by 255 and nothing else: no mean, no standard deviation.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class ABN(nn.BatchNorm2d):
+    """Activated batch norm: batch norm, then leaky ReLU; slope 1 is the identity."""
+
+    def __init__(self, channels: int, slope: float):
+        super().__init__(channels)
+        self.slope = slope
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        return x if self.slope == 1 else F.leaky_relu(x, self.slope)
+
+
+class ConvABN(nn.Sequential):
+    """Convolution and ABN; stride 2 is done after both, by the blur, against aliasing."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, slope: float = 1e-3):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
+        self.bn = ABN(c_out, slope)
+        if stride == 2:
+            self.blur = Blur()
+
+
+class Blur(nn.Module):
+    """[1 2 1]^2 / 16 on every channel, reflected borders, stride 2: (H, W) -> (H / 2, W / 2) up."""
+
+    def __init__(self):
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("kernel", row[:, None] * row, persistent=False)  # no weight: not saved
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        C = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(C, 1, 3, 3)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=C)
+
+
+class SE(nn.Module):
+    """Squeeze and excite: every channel is scaled by a gate computed from all channels' means."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()  # (B, C, 1, 1)
+        return x * gate
+
+
+def shortcut(c_in: int, c_out: int, stride: int) -> nn.Module:
+    """The residual path: the identity, or where the shape changes average pool and 1x1 convolution."""
+    if stride == 1 and c_in == c_out:
+        return nn.Identity()
+    pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(pool, ConvABN(c_in, c_out, 1, slope=1))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; SE gates their output, before the addition."""
+
+    expansion = 1
+
+    def __init__(self, c_in: int, planes: int, stride: int, se: bool):
+        super().__init__()
+        self.conv1 = ConvABN(c_in, planes, 3, stride)
+        self.conv2 = ConvABN(planes, planes, 3, slope=1)
+        self.se = SE(planes, max(planes // 4, 64)) if se else nn.Identity()
+        self.downsample = shortcut(c_in, planes, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.se(self.conv2(self.conv1(x))) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1; SE gates the narrow middle, `planes` channels, after the 3x3."""
+
+    expansion = 4
+
+    def __init__(self, c_in: int, planes: int, stride: int, se: bool):
+        super().__init__()
+        c_out = planes * self.expansion
+        self.conv1 = ConvABN(c_in, planes, 1)
+        self.conv2 = ConvABN(planes, planes, 3, stride)
+        self.se = SE(planes, max(c_out // 8, 64)) if se else nn.Identity()
+        self.conv3 = ConvABN(planes, c_out, 1, slope=1)
+        self.downsample = shortcut(c_in, c_out, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.conv3(self.se(self.conv2(self.conv1(x)))) + self.downsample(x))
+
+
+class TResNet(nn.Module):
+    """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, after average pooling.
+
+    H and W are multiples of 4 and at least 32 (five halvings); anything else is a ValueError.
+    """
+
+    def __init__(self, layers: tuple[int, int, int, int], width: float = 1.0):
+        super().__init__()
+        planes = int(64 * width)
+        self.conv1 = ConvABN(48, planes, 3, slope=1e-2)  # the stem's slope, not the blocks' 1e-3
+        c_in = planes
+        for i, block in enumerate([BasicBlock, BasicBlock, Bottleneck, Bottleneck]):
+            stage = []
+            for j in range(layers[i]):
+                stride = 2 if i > 0 and j == 0 else 1
+                stage.append(block(c_in, planes * 2**i, stride, se=i < 3))  # no SE in the last
+                c_in = planes * 2**i * block.expansion
+            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+        self.num_features = c_in
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The released code's: He normal on fan-out, and every block starts as its shortcut."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
+            elif isinstance(module, BasicBlock):
+                nn.init.zeros_(module.conv2.bn.weight)
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.conv3.bn.weight)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """The feature map before pooling, (B, D, H / 32, W / 32) rounded up."""
+        B, C, H, W = images.shape
+        if C != 3 or H % 4 or W % 4 or min(H, W) < 32:
+            raise ValueError(
+                f"images are (B, {C}, {H}, {W}), TResNet needs 3 channels and H and W that are "
+                "multiples of 4 and at least 32; choose another --image-size"
+            )
+        # Space to depth: channels in the released weights' order, (row in block, column, RGB).
+        x = images.reshape(B, 3, H // 4, 4, W // 4, 4).permute(0, 3, 5, 1, 2, 4)
+        x = x.reshape(B, 48, H // 4, W // 4)
+        if images.is_contiguous(memory_format=torch.channels_last):
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.forward_features(images)  # (B, D, h, w)
+        # F_GAP (B, D) leaves in float32 even under autocast: the head ranks what is left of it.
+        return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def tresnet_m() -> TResNet:
+    """D = 2048; 29,340,032 parameters."""
+    return TResNet((3, 4, 11, 3))
+
+
+def tresnet_l() -> TResNet:
+    """D = 2432."""
+    return TResNet((4, 5, 18, 3), width=1.2)
+
+
+def tresnet_xl() -> TResNet:
+    """D = 2656."""
+    return TResNet((4, 5, 24, 3), width=1.3)
+
+
+def tresnet_tiny() -> TResNet:
+    """D = 512. Ours, for the demo and the tests: the same parts, a fraction of blocks and width."""
+    return TResNet((1, 1, 2, 1), width=0.25)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """torch.load with tensors and plain types only: a hostile pickle cannot run. ValueError if not."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; give the path of an existing .pt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{path} is not a checkpoint of plain tensors ({reason})") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected a dict of weights")
+    return checkpoint
+
+
+# In-place ABN's names for ConvABN's two parts: <conv>.0 and <conv>.1, once deeper where a blur follows.
+INPLACE_ABN = re.compile(r"(.*(?:conv[123]|downsample\.1))\.(?:0\.(?=[01]\.))?([01])\.(\w+)")
+
+
+def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
+    """Load a backbone strictly from our own checkpoints, the released TResNet files or timm's.
+
+    Only a classifier (`head.*`) may be left over; it is returned, by its names in the file. Batch
+    counters and blur kernels are ignored. Anything else missing, unexpected or of another shape is
+    a ValueError that names it: a wrong file must not turn into random weights without a word.
+    """
+    checkpoint = read_checkpoint(path)
+    state = next(
+        (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)),
+        checkpoint,
+    )
+    weights, head = {}, {}
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{path}: entry {key!r} is a {type(value).__name__}, not a tensor")
+        name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
+        if name.startswith("head."):
+            head[name.removeprefix("head.")] = value
+        elif not name.endswith((".filt", ".num_batches_tracked")):
+            if match := INPLACE_ABN.fullmatch(name):
+                conv, part, tensor = match.groups()
+                if part == "1" and tensor == "weight":
+                    value = value.abs() + 1e-5  # what in-place ABN computes with; never negative
+                name = f"{conv}.{('conv', 'bn')[int(part)]}.{tensor}"
+            weights[name] = value
+    expected = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k}
+    problems = [f"missing {k}" for k in expected if k not in weights]
+    problems += [f"unexpected {k}" for k in weights if k not in expected]
+    problems += [
+        f"{k} is {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
+        for k, v in weights.items()
+        if k in expected and v.shape != expected[k].shape
+    ]
+    if problems:
+        raise ValueError(
+            f"{path} does not fit this backbone, {len(problems)} of {len(expected)} tensors: "
+            f"{', '.join(problems[:3])}{' ...' if len(problems) > 3 else ''}; "
+            "choose the --backbone the file was made for"
+        )
+    backbone.load_state_dict(weights, strict=False)  # strict above: only batch counters are left
+    print(f"{path}: loaded {len(weights)} of {len(expected)} backbone tensors")
+    return head
