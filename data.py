@@ -165,7 +165,7 @@ def read_image(path: str | Path, size: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Grey, CMYK and palette become RGB, transparency is laid on white, 16-bit grey keeps its top 8."""
+    """Grey, CMYK, palette: RGB. Transparency is laid on white, 16-bit grey keeps its top 8 bits."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

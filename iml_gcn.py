@@ -45,7 +45,7 @@ def asymmetric_loss(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # (B, n)
     targets = targets.to(logits.dtype)  # (B, n)
     log_p = F.logsigmoid(logits)  # (B, n)
-    # 1 - p_m = min(1 - p + clip, 1). The sum is taken in log space: 1 - p underflows, log(1 - p) not.
+    # 1 - p_m = min(1 - p + clip, 1), summed in log space: 1 - p underflows, log(1 - p) does not.
     log_clip = logits.new_tensor(clip).log()  # -inf for clip 0, where logaddexp changes nothing
     log_1_minus_p_m = torch.logaddexp(F.logsigmoid(-logits), log_clip).clamp(max=0)  # (B, n)
     p = logits.sigmoid().detach()  # (B, n), for the weights only
@@ -81,8 +81,8 @@ def adjacency(
 
     P[i, j] = P(label j | label i): the row is the condition. The diagonal of P is no edge, a label
     that never occurs has none either. `reading` (differences 1 to 3):
-      "paper": row i gives p in equal parts to the j with P[i, j] >= tau and keeps 1 - p for itself;
-      "mlgcn": ML-GCN's released code: a column's edges share 0.25, the diagonal is 1; p is not used.
+      "paper": row i gives p in equal parts to the j with P[i, j] >= tau, and 1 - p to itself;
+      "mlgcn": ML-GCN's released code, a column's edges share 0.25 beside an identity; no p.
     """
     P = pairs.double() / counts.double().clamp(min=1)[:, None]  # (n, n), zero rows stay zero
     A = (P >= tau).double().fill_diagonal_(0)  # (n, n), Eq. 3
@@ -135,9 +135,9 @@ class LabelMeans:
 def pca(features: torch.Tensor, k: int) -> torch.Tensor:
     """F_PCA (n, k), Eq. 6: the rows of features (n, D) in their first k principal components.
 
-    The n rows are centred, so the rank is at most n - 1 and with k = n, the paper's choice, the last
-    component is zero (difference 15). A component's sign is free: the entry of largest magnitude
-    in its direction is made positive, so that two machines agree. k is at most min(n, D).
+    The n rows are centred, so the rank is at most n - 1 and with k = n, the paper's choice, the
+    last component is zero (difference 15). A component's sign is free: the entry of largest
+    magnitude in its direction is made positive, so that two machines agree. k <= min(n, D).
     """
     n, D = features.shape
     if not 1 <= k <= min(n, D):
@@ -189,7 +189,7 @@ class LabelGCN(nn.Module):
 
 
 def linear_head(num_features: int, num_labels: int) -> nn.Linear:
-    """The direct model's head, the paper's "ASL (TResNetM)" row; weights N(0, 0.01) as TResNet's."""
+    """The head of the direct model, the "ASL (TResNetM)" row; weights N(0, 0.01) as TResNet's."""
     head = nn.Linear(num_features, num_labels)
     nn.init.normal_(head.weight, std=0.01)
     return head

@@ -5,8 +5,8 @@ Published code disagrees on all of these, so they are said here once:
     label is predicted strictly above it. `run.py` passes float32 logits: sigmoids round into ties.
   - AP is the area under the step-wise precision-recall curve, no interpolation. Equal scores share
     one threshold, so the order of the images cannot matter.
-  - A label without positives has no AP, recall or F1: it is left out of mAP, CR, CF1 and CF1_h's CR,
-    and counted. A label never predicted counts 0 in CP, which is over all n labels.
+  - A label without positives has no AP, recall or F1: it is left out of mAP, CR and CF1, and
+    counted. A label never predicted counts 0 in CP, which is over all n labels.
   - CF1 is the mean over labels of their F1 (the paper's and ASL's), CF1_h the harmonic mean of CP
     and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. README, difference 5.
   - Everything but `average_precision` is in percent, 0 to 100, like the paper's tables.

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import math
 import os
 import sys
 import time
@@ -32,6 +31,7 @@ from torch.utils.data import DataLoader
 import data
 import iml_gcn
 import metrics
+import report
 import tresnet
 
 BACKBONES = {
@@ -78,22 +78,6 @@ PRESETS = {
         "epochs": 12,
     },
     "coco": {},
-}
-
-# The paper's rows: label, parameters, mAP, CP, CR, CF1, OP, OR, OF1. Tables 1 and 3.
-PUBLISHED = {
-    "coco": [
-        ("ASL (TResNetM)", "29.5 M", 81.8, 82.1, 72.6, 76.4, 83.1, 76.1, 79.4),
-        ("IML-GCN, F_W", "", 81.6),
-        ("IML-GCN, F_I", "33.5 M", 85.9, 82.7, 78.9, 80.5, 84.6, 82.1, 83.3),
-        ("IML-GCN, F_PCA", "31.5 M", 86.6, 78.8, 82.6, 80.2, 79.0, 85.1, 81.9),
-    ],
-}
-ROWS = {  # our models' file names, in the order of the tables
-    "backbone": "direct (ASL)",
-    "gcn-word": "IML-GCN, F_W",
-    "gcn-image": "IML-GCN, F_I",
-    "gcn-pca": "IML-GCN, F_PCA",
 }
 
 
@@ -178,8 +162,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     add("--amp", action="store_true", help="bfloat16 autocast; loss and head stay float32 [ours]")
     add("--compile", action="store_true", help="torch.compile the model [ours]")
-    text = "one more probability to report at, besides 0.5 and 0.8 [difference 6]"
-    add("--threshold", type=between(0, 1), help=text)
+    text = "probabilities to report at besides 0.5 and 0.8 [difference 6]"
+    add("--threshold", type=between(0.001, 0.999), nargs="+", default=[], help=text)
 
     known, _ = parser.parse_known_args(argv)
     parser.set_defaults(**PRESETS[known.dataset])
@@ -254,7 +238,7 @@ def settings(args, name: str, backbone_id: str | None = None) -> dict:
 
 
 def begun(args, path: Path, current: dict) -> dict | None:
-    """What `path` holds, if it was made with the same settings; None if there is nothing to go on."""
+    """What `path` holds, if made with the same settings; None if there is nothing to go on."""
     if args.fresh or not path.is_file():
         return None
     checkpoint = tresnet.read_checkpoint(path)
@@ -322,14 +306,17 @@ def load_data(args) -> tuple[data.Split, data.Split]:
         missing = [path for path in split.paths if not os.path.isfile(path)]
         if missing:
             raise FileNotFoundError(
-                f"{len(missing):,} of {len(split):,} {name} photos are missing: "
-                f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}; "
-                "unpack the photos there, or give their folder"
+                f"{len(missing):,} of {len(split):,} {name} photos are missing"
+                f"{listed(missing)}; unpack them there, or give the folder they are in"
             )
         splits.append(split)
     if splits[0].classes != splits[1].classes:
         raise ValueError("the train and val JSON name different categories; they must be the same")
     return splits[0], splits[1]
+
+
+def listed(names: list[str]) -> str:
+    return f": {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
 
 
 def label_graph(args, pairs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -356,7 +343,7 @@ def make_loader(args, split: data.Split, train: bool) -> DataLoader:
 
 
 def batches(args, loader: DataLoader):
-    """images (B, 3, S, S) in [0, 1], targets (B, n), rows (B,); bytes travel, floats are made there."""
+    """images (B, 3, S, S) in [0, 1], targets (B, n), rows (B,). Bytes travel, floats do not."""
     for images, targets, rows, errors in loader:
         if errors:
             raise ValueError(errors[0])
@@ -447,9 +434,8 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
         loader.batch_sampler.epoch = epoch
         lr = scheduler.get_last_lr()[0]
         losses = torch.zeros(len(loader), device=args.device)  # read only now and then: no sync
-        progress = Progress(
-            f"{name}  epoch {epoch + 1}/{args.epochs}", len(loader) * loader_batch(loader)
-        )
+        where = f"{name}  epoch {epoch + 1}/{args.epochs}"
+        progress = Progress(where, len(loader) * loader.batch_sampler.batch_size)
         for step, (images, targets, rows) in enumerate(batches(args, loader)):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=args.amp):
                 logits = forward(images)  # (B, n)
@@ -464,12 +450,12 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
                 average.update_parameters(model)
             losses[step] = loss.detach() / len(rows)
             if progress.due(len(rows)) or step + 1 == len(loader):
-                check_finite(losses[: step + 1], f"{name}, epoch {epoch + 1}", last)
+                check_finite(losses[: step + 1], where, last)
                 progress.show(f"loss {losses[step]:.2f} an image  ")
         speed = progress.close()
 
         entry = {"model": name, "epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr}
-        line = f"{name}  epoch {epoch + 1}/{args.epochs}  loss {entry['loss']:.2f} an image  lr {lr:.1e}"
+        line = f"{where}  loss {entry['loss']:.2f} an image  lr {lr:.1e}"
         if args.eval_every and (epoch + 1) % args.eval_every == 0:
             evaluated = average.module if average else model
             logits = predict_logits(args, evaluated, val_loader, f"{name}  val")
@@ -500,16 +486,12 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
     last.unlink(missing_ok=True)
 
 
-def loader_batch(loader: DataLoader) -> int:
-    return loader.batch_sampler.batch_size
-
-
 def check_finite(losses: torch.Tensor, where: str, last: Path) -> None:
     if not torch.isfinite(losses).all():
         step = int((~torch.isfinite(losses)).float().argmax()) + 1
         saved = f"{last} holds the epoch before" if last.is_file() else "nothing was saved yet"
         raise ValueError(
-            f"the loss is not finite: {where}, step {step}; {saved}; try a smaller --lr with --fresh"
+            f"the loss is not finite: {where}, step {step}; {saved}; try --fresh and a smaller --lr"
         )
 
 
@@ -584,7 +566,7 @@ def phase_gcn(args, splits) -> None:
             continue
         if kind == "word":
             nodes, unknown = data.load_glove(args.glove, classes)  # (n, 300)
-            print(f"{args.glove}: {len(unknown)} words not found {', '.join(unknown)}")
+            print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
         else:
             nodes = embeddings[kind]  # (n, D) or (n, n)
         torch.manual_seed(args.seed)
@@ -598,30 +580,32 @@ def phase_gcn(args, splits) -> None:
 
 def phase_eval(args, splits) -> None:
     """Every model in --out on the val photos: scores-*.npz, metrics-*.json and results.md."""
-    split = splits[1]
-    names = [name for name in ROWS if (args.out / f"{name}.pt").is_file()]
-    if not names:
-        raise FileNotFoundError(f"no model in {args.out}; run --phase all first")
-    for name in names:
-        model, checkpoint = load_model(args.out / f"{name}.pt")
-        check_classes(args.out / f"{name}.pt", checkpoint, split.classes)
+    split, reports = splits[1], {}
+    for name in report.MODELS:
+        path = args.out / f"{name}.pt"
+        if not path.is_file():
+            continue
+        model, checkpoint = load_model(path)
+        check_classes(path, checkpoint, split.classes)
         if checkpoint["image_size"] != args.image_size:
             raise ValueError(
-                f"{name}.pt was trained at {checkpoint['image_size']} px, not {args.image_size}; "
-                "rows are compared at one size: give that --image-size"
+                f"{path} was trained at {checkpoint['image_size']} px, now it is "
+                f"{args.image_size}; rows are compared at one size: give that --image-size"
             )
         model = model.to(args.device, memory_format=torch.channels_last)
         logits = predict_logits(args, model, make_loader(args, split, False), f"eval {name}")
+        scores = {"logits": logits, "targets": split.targets, "classes": np.array(split.classes)}
         with replacing(args.out / f"scores-{name}.npz") as file:
-            np.savez_compressed(
-                file, logits=logits, targets=split.targets, classes=np.array(split.classes)
-            )
-        report = summarise(args, logits, split)
-        report |= {"name": name, "dataset": args.dataset, "epochs": checkpoint["epochs"]}
-        report |= {"image_size": args.image_size, "seed": checkpoint["settings"]["seed"]}
-        report |= {"parameters": count_parameters(model), "classes": split.classes}
-        save_text(args.out / f"metrics-{name}.json", json.dumps(report, indent=1))
-    table = results_table(args, names, split)
+            np.savez_compressed(file, **scores)
+        about = {"name": name, "dataset": args.dataset, "classes": split.classes}
+        about |= {"image_size": args.image_size, "parameters": count_parameters(model)}
+        about |= {"epochs": checkpoint["epochs"], "seed": checkpoint["settings"]["seed"]}
+        thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
+        reports[name] = about | report.summarise(logits, split.targets, split.classes, thresholds)
+        save_text(args.out / f"metrics-{name}.json", json.dumps(reports[name], indent=1))
+    if not reports:
+        raise FileNotFoundError(f"no model in {args.out}; run --phase backbone or all first")
+    table = report.table(args.dataset, args.image_size, split.targets, reports)
     save_text(args.out / "results.md", table)
     print(f"\n{table}\nwritten to {args.out}/results.md")
 
@@ -630,56 +614,6 @@ def count_parameters(model: torch.nn.Module) -> int:
     """As the paper counts: trained weights and the n x n adjacency (difference 16)."""
     graph = getattr(model.head, "A_hat", torch.empty(0))
     return sum(p.numel() for p in model.parameters()) + graph.numel()
-
-
-def summarise(args, logits: np.ndarray, split: data.Split) -> dict:
-    """All numbers of one model. Logits are ranked, not sigmoids: no rounding makes a tie."""
-    ap = metrics.average_precision(logits, split.targets)  # (n,)
-    frequent = int(split.targets.sum(0).argmax())
-    others = np.delete(ap, frequent)  # COCO's person is in more images than not and carries a mean
-    thresholds = sorted({0.5, 0.8} | ({args.threshold} if args.threshold is not None else set()))
-    report = {"mAP": metrics.mean_average_precision(ap)}
-    report["mAP_without"] = {split.classes[frequent]: metrics.mean_average_precision(others)}
-    report |= {"images": len(split), "left_out": int(np.isnan(ap).sum()), "thresholds": {}}
-    for t in thresholds:
-        scale = math.log(t / (1 - t)) if 0 < t < 1 else math.copysign(math.inf, t - 0.5)
-        report["thresholds"][f"{t:g}"] = metrics.precision_recall_f1(logits, split.targets, scale)
-    report["top3"] = metrics.precision_recall_f1(logits, split.targets, top_k=3)
-    per_class = zip(split.classes, ap, strict=True)
-    report["AP"] = {name: None if np.isnan(a) else 100 * float(a) for name, a in per_class}
-    return report
-
-
-def results_table(args, names: list[str], split: data.Split) -> str:
-    """Ours beside the paper's, in Markdown; chance is a ranking at random."""
-    prevalence = split.targets.mean(0)  # (n,)
-    frequent = int(prevalence.argmax())
-    present = prevalence > 0
-    others = present & (np.arange(len(prevalence)) != frequent)
-    columns = ["CP", "CR", "CF1", "CF1_h", "OP", "OR", "OF1"]
-    head = ["model", "parameters", "mAP", f"mAP w/o {split.classes[frequent]}", "predicted"]
-    lines = [head + columns, ["---"] * (len(head) + len(columns))]
-    chance = [100 * prevalence[present].mean(), 100 * prevalence[others].mean()]
-    lines.append(["chance", "", *(f"{c:.2f}" for c in chance), ""] + [""] * len(columns))
-    for name in names:
-        report = json.loads((args.out / f"metrics-{name}.json").read_text())
-        first = [ROWS[name], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
-        first += [f"{value:.2f}" for value in report["mAP_without"].values()]
-        predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
-        for how, values in (predictions | {"top 3": report["top3"]}).items():
-            lines.append([*first, how] + [f"{values[c]:.2f}" for c in columns])
-            first = [""] * len(first)
-    for label, parameters, mAP, *rest in PUBLISHED.get(args.dataset, []):
-        values = dict(zip(["CP", "CR", "CF1", "OP", "OR", "OF1"], rest, strict=False))
-        first = [f"paper: {label}", parameters, f"{mAP}", "", "not stated" if rest else ""]
-        lines.append(first + [str(values.get(c, "")) for c in columns])
-    widths = [max(len(line[i]) for line in lines if line[i] != "---") for i in range(len(lines[0]))]
-    rows = []
-    for line in lines:
-        cells = ["-" * w if c == "---" else c.ljust(w) for c, w in zip(line, widths, strict=True)]
-        rows.append("| " + " | ".join(cells) + " |")
-    title = f"{args.dataset}, {len(split):,} val images, {args.image_size} px, percent:\n"
-    return "\n".join([title, *rows]) + "\n"
 
 
 def run(args) -> None:

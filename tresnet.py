@@ -73,7 +73,7 @@ class SE(nn.Module):
 
 
 def shortcut(c_in: int, c_out: int, stride: int) -> nn.Module:
-    """The residual path: the identity, or where the shape changes average pool and 1x1 convolution."""
+    """The residual path: the identity; where the shape changes, pooling and a 1x1 convolution."""
     if stride == 1 and c_in == c_out:
         return nn.Identity()
     pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
@@ -187,7 +187,7 @@ def tresnet_tiny() -> TResNet:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """torch.load with tensors and plain types only: a hostile pickle cannot run. ValueError if not."""
+    """torch.load of tensors and plain types only: a hostile pickle cannot run, it is an error."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; give the path of an existing .pt file")
@@ -201,7 +201,7 @@ def read_checkpoint(path: str | Path) -> dict:
     return checkpoint
 
 
-# In-place ABN's names for ConvABN's two parts: <conv>.0 and <conv>.1, once deeper where a blur follows.
+# In-place ABN's names of ConvABN's parts: <conv>.0 and <conv>.1, once deeper where a blur follows.
 INPLACE_ABN = re.compile(r"(.*(?:conv[123]|downsample\.1))\.(?:0\.(?=[01]\.))?([01])\.(\w+)")
 
 

@@ -1,0 +1,86 @@
+"""Ours beside the paper's: the numbers of one model, and the table of all of them.
+
+Symbols: M images in the evaluated split, n labels. Everything is in percent, as in the paper.
+"""
+
+import math
+
+import numpy as np
+
+import metrics
+
+MODELS = {  # our models' file names, in the order of the tables
+    "backbone": "direct (ASL)",
+    "gcn-word": "IML-GCN, F_W",
+    "gcn-image": "IML-GCN, F_I",
+    "gcn-pca": "IML-GCN, F_PCA",
+}
+
+# The paper's rows that share their parts with ours, from Tables 1 and 3.
+COLUMNS = ["CP", "CR", "CF1", "OP", "OR", "OF1"]
+PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
+    "coco": [
+        ("ASL (TResNetM)", "29.5 M", 81.8, 82.1, 72.6, 76.4, 83.1, 76.1, 79.4),
+        ("IML-GCN, F_W", "", 81.6),
+        ("IML-GCN, F_I", "33.5 M", 85.9, 82.7, 78.9, 80.5, 84.6, 82.1, 83.3),
+        ("IML-GCN, F_PCA", "31.5 M", 86.6, 78.8, 82.6, 80.2, 79.0, 85.1, 81.9),
+    ],
+}
+
+
+def summarise(logits: np.ndarray, targets: np.ndarray, classes: list[str], thresholds) -> dict:
+    """The numbers of one model from logits and targets (M, n); `thresholds` are probabilities.
+
+    mAP also without the most frequent label: COCO's person is in more images than not, and its AP
+    is high by chance alone.
+    A label that no image shows has no AP and is not in `AP`.
+    """
+    ap = metrics.average_precision(logits, targets)  # (n,), logits ranked: sigmoids would tie
+    frequent = int(targets.sum(0).argmax())
+    report = {
+        "mAP": metrics.mean_average_precision(ap),
+        "mAP_without": {classes[frequent]: metrics.mean_average_precision(np.delete(ap, frequent))},
+        "images": len(targets),
+        "left_out": int(np.isnan(ap).sum()),  # labels without a positive
+        "thresholds": {},
+        "top3": metrics.precision_recall_f1(logits, targets, top_k=3),
+        "AP": {
+            c: None if np.isnan(a) else 100 * float(a) for c, a in zip(classes, ap, strict=True)
+        },
+    }
+    for t in sorted(set(thresholds)):
+        logit = math.log(t / (1 - t))  # p > t, on the scale of the scores
+        report["thresholds"][f"{t:g}"] = metrics.precision_recall_f1(logits, targets, logit)
+    return report
+
+
+def chance(targets: np.ndarray) -> tuple[float, float]:
+    """mAP of ranking at random, with and without the most frequent label: the mean prevalence."""
+    prevalence = np.sort(targets.mean(0))  # (n,)
+    prevalence = prevalence[prevalence > 0]
+    return 100 * prevalence.mean(), 100 * prevalence[:-1].mean() if len(prevalence) > 1 else 0.0
+
+
+def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str, dict]) -> str:
+    """Markdown: chance, our rows (`reports` by model name), then the paper's."""
+    columns = [*COLUMNS[:3], "CF1_h", *COLUMNS[3:]]
+    (without,) = next(iter(reports.values()))["mAP_without"]
+    lines = [["model", "parameters", "mAP", f"mAP w/o {without}", "predicted", *columns]]
+    lines.append(["chance", "", *(f"{mAP:.2f}" for mAP in chance(targets)), "", *[""] * 7])
+    for name, report in reports.items():
+        first = [MODELS[name], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
+        first += [f"{report['mAP_without'][without]:.2f}"]
+        predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
+        for how, values in (predictions | {"top 3": report["top3"]}).items():
+            lines.append([*first, how, *(f"{values[c]:.2f}" for c in columns)])
+            first = [""] * len(first)
+    for label, parameters, mAP, *rest in PUBLISHED.get(dataset, []):
+        values = dict(zip(COLUMNS, rest, strict=False))  # Table 3 gives mAP alone
+        how = "not stated" if rest else ""
+        lines.append([f"paper: {label}", parameters, str(mAP), "", how])
+        lines[-1] += [str(values.get(c, "")) for c in columns]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    title = f"{dataset}, {len(targets):,} val images at {image_size} px, percent"
+    return f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
