@@ -1,7 +1,7 @@
 """IML-GCN: an image backbone whose n linear classifiers are produced by a GCN over the n labels.
 
 Paper: I. P. Singh, O. Oyedotun, E. Ghorbel, D. Aouada, "IML-GCN: Improved Multi-Label Graph
-Convolutional Network for Efficient yet Precise Image Classification", AAAI 2022 workshops.
+Convolutional Network for Efficient yet Precise Image Classification", 2022.
 Equation, table and section numbers below are the paper's; "difference k" is entry k of the README's
 list "Differences from the paper".
 

@@ -103,7 +103,10 @@ def parse_args(argv=None) -> argparse.Namespace:
         return convert
 
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        usage="python run.py [--dataset NAME] [--phase NAME] [option ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument_group("what to run").add_argument
     add("--dataset", choices=DATASETS, default="demo", help="(%(default)s)")
@@ -141,9 +144,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--p", type=between(0, 1), default=0.2, help="weight of neighbours (0.2) [difference 1]")
 
     add = parser.add_argument_group("training").add_argument
-    add(
-        "--epochs", type=whole(1), default=40, help="a phase (40; demo 12) [Implementation details]"
-    )
+    add("--epochs", type=whole(1), default=40, help="a phase (40; demo 12) [Impl. details]")
     add("--batch-size", type=whole(1), default=64, help="(64; demo 32) [ours, paper is silent]")
     text = "(1e-3) Adam, x0.1 after each quarter of the epochs: 10, 20, 30 of 40 [Impl. details]"
     add("--lr", type=between(0, 1e3), default=1e-3, help=text)
@@ -177,6 +178,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.device == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         args.device = "cuda" if torch.cuda.is_available() else mps
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
+        parser.error(f"--device {args.device} is not to be had: {str(error).splitlines()[0]}")
     args.nodes = [kind for kind in nodes if kind in args.nodes]  # the order of Table 3
     return args
 
@@ -237,11 +242,25 @@ def settings(args, name: str, backbone_id: str | None = None) -> dict:
     return kept | ({"backbone_id": backbone_id} if backbone_id else {})
 
 
-def begun(args, path: Path, current: dict) -> dict | None:
+def unfinished(args, name: str) -> bool:
+    """Whether last.pt was left by a training of this model that did not come to its end."""
+    last = args.out / "last.pt"
+    return last.is_file() and tresnet.read_checkpoint(last).get("name") == name
+
+
+def trained_before(args, name: str, current: dict, classes: list[str]) -> bool:
+    if unfinished(args, name) or not begun(args, args.out / f"{name}.pt", current, classes):
+        return False
+    print(f"{name}: trained before ({name}.pt); --fresh trains it again")
+    return True
+
+
+def begun(args, path: Path, current: dict, classes: list[str]) -> dict | None:
     """What `path` holds, if made with the same settings; None if there is nothing to go on."""
     if args.fresh or not path.is_file():
         return None
     checkpoint = tresnet.read_checkpoint(path)
+    check_classes(path, checkpoint, classes)
     stored = checkpoint.get("settings", {})
     for key in current:
         if stored.get(key) != current[key]:
@@ -296,11 +315,9 @@ def load_data(args) -> tuple[data.Split, data.Split]:
         if args.limit:
             split = split.select(np.arange(min(args.limit, len(split))))
             note += f", first {len(split):,} taken"
-        absent = [
-            c for c, count in zip(split.classes, split.targets.sum(0), strict=True) if not count
-        ]
+        absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
         note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
-        print(f"{name}: {note}" + (f" ({', '.join(absent[:3])} ...)" if absent else ""))
+        print(f"{name}: {note}{listed(absent)}")
         if not len(split):
             raise ValueError(f"no {name} image is left; check --limit and the annotations")
         missing = [path for path in split.paths if not os.path.isfile(path)]
@@ -319,8 +336,8 @@ def listed(names: list[str]) -> str:
     return f": {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
 
 
-def label_graph(args, pairs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """A_hat (n, n) from the counts, described in one line."""
+def describe_graph(args, split: data.Split) -> None:
+    pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(split.targets))
     A = iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)
     edges = (A > 0).fill_diagonal_(False)  # (n, n)
     isolated = int((~(edges.any(0) | edges.any(1))).sum())
@@ -328,7 +345,6 @@ def label_graph(args, pairs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor
         f"label graph ({args.adjacency}, tau {args.tau}): {int(edges.sum()):,} edges of "
         f"{len(A) * (len(A) - 1):,}, {isolated} isolated labels"
     )
-    return iml_gcn.normalise(A, args.adjacency)
 
 
 def make_loader(args, split: data.Split, train: bool) -> DataLoader:
@@ -347,10 +363,8 @@ def batches(args, loader: DataLoader):
     for images, targets, rows, errors in loader:
         if errors:
             raise ValueError(errors[0])
-        images = (
-            images.to(args.device, non_blocking=True).float() / 255
-        )  # (B, 3, S, S), difference 9
-        yield images, targets.to(args.device, non_blocking=True), rows
+        images = images.to(args.device, non_blocking=True)  # (B, 3, S, S) uint8
+        yield images.float() / 255, targets.to(args.device, non_blocking=True), rows
 
 
 class Progress:
@@ -421,13 +435,11 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     parts |= {"average": average} if average else {}
     last = args.out / "last.pt"
-    if last.is_file() and tresnet.read_checkpoint(last).get("name") == name:
-        if checkpoint := begun(args, last, current):
-            check_classes(last, checkpoint, splits[0].classes)
-            for key, part in parts.items():
-                part.load_state_dict(checkpoint[key])
-            first = checkpoint["epochs"]
-            print(f"{name}: goes on after epoch {first} of {args.epochs} ({last})")
+    if unfinished(args, name) and (checkpoint := begun(args, last, current, splits[0].classes)):
+        for key, part in parts.items():
+            part.load_state_dict(checkpoint[key])
+        first = checkpoint["epochs"]
+        print(f"{name}: goes on after epoch {first} of {args.epochs} ({last})")
 
     for epoch in range(first, args.epochs):
         model.train()
@@ -508,9 +520,7 @@ def new_backbone(args) -> torch.nn.Module:
 def phase_backbone(args, splits) -> None:
     """Phase 1: CNN and linear head, trained to convergence. This is the ASL row of Table 1."""
     current = settings(args, "backbone")
-    if done := begun(args, args.out / "backbone.pt", current):
-        check_classes(args.out / "backbone.pt", done, splits[0].classes)
-        print("backbone: done before (backbone.pt); --fresh trains it again")
+    if trained_before(args, "backbone", current, splits[0].classes):
         return
     torch.manual_seed(args.seed)
     backbone = new_backbone(args)
@@ -557,12 +567,13 @@ def phase_gcn(args, splits) -> None:
         raise ValueError(
             f"{args.out}/embeddings.pt was made from another backbone.pt; run --phase embed again"
         )
-    A_hat = label_graph(args, embeddings["pairs"], embeddings["counts"])  # (n, n)
+    counted = embeddings["pairs"], embeddings["counts"]  # (n, n), (n,)
+    A = iml_gcn.adjacency(*counted, args.tau, args.p, args.adjacency)  # (n, n), Eq. 3 and 4
+    A_hat = iml_gcn.normalise(A, args.adjacency)  # (n, n)
     for kind in args.nodes:
         name = f"gcn-{kind}"
         current = settings(args, name, backbone_id)
-        if begun(args, args.out / f"{name}.pt", current):
-            print(f"{name}: done before ({name}.pt); --fresh trains it again")
+        if trained_before(args, name, current, classes):
             continue
         if kind == "word":
             nodes, unknown = data.load_glove(args.glove, classes)  # (n, 300)
@@ -625,7 +636,7 @@ def run(args) -> None:
     }
     print(f"{args.dataset} on {args.device}, phase {args.phase}, into {args.out}")
     splits = load_data(args)
-    label_graph(args, *iml_gcn.cooccurrence(torch.from_numpy(splits[0].targets)))
+    describe_graph(args, splits[0])
     args.out.mkdir(parents=True, exist_ok=True)
     save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
     for name, phase in phases.items():
@@ -637,6 +648,9 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     try:
         run(args)
+    except torch.OutOfMemoryError:
+        print("error: out of memory; use a smaller --batch-size or --image-size", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
