@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -422,7 +423,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
         lr=args.lr,
         fused=args.device.startswith(("cuda", "cpu")),
     )
-    quarters = [len(loader) * args.epochs * k // 4 for k in (1, 2, 3)]  # in steps
+    quarters = [math.ceil(len(loader) * args.epochs * k / 4) for k in (1, 2, 3)]  # in steps
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
     average = None
     if args.ema:
@@ -576,8 +577,7 @@ def phase_gcn(args, splits) -> None:
         if trained_before(args, name, current, classes):
             continue
         if kind == "word":
-            nodes, unknown = data.load_glove(args.glove, classes)  # (n, 300)
-            print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
+            nodes, _ = data.load_glove(args.glove, classes)  # (n, 300)
         else:
             nodes = embeddings[kind]  # (n, D) or (n, n)
         torch.manual_seed(args.seed)
@@ -637,6 +637,10 @@ def run(args) -> None:
     print(f"{args.dataset} on {args.device}, phase {args.phase}, into {args.out}")
     splits = load_data(args)
     describe_graph(args, splits[0])
+    if "word" in args.nodes and args.phase in ("all", "gcn"):
+        nodes, unknown = data.load_glove(args.glove, splits[0].classes)
+        width = nodes.shape[1]
+        print(f"{args.glove}: {width}-d, {len(unknown)} words not found{listed(unknown)}")
     args.out.mkdir(parents=True, exist_ok=True)
     save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
     for name, phase in phases.items():

@@ -1,0 +1,960 @@
+"""All tests: seconds on a CPU, no network, nothing written outside pytest's temporary folder.
+
+Every expected value comes from outside the code under test: brute force from the definition, hand
+calculation (in a comment), another library, a published number or an invariant.
+"""
+
+import itertools
+import json
+import math
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+import data
+import iml_gcn
+import metrics
+import run
+import tresnet
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def random_targets(images, labels, rate=0.3, seed=0):
+    return (np.random.default_rng(seed).random((images, labels)) < rate).astype(np.uint8)
+
+
+# iml_gcn
+
+LOGITS = [-30.0, -6.0, -3.1, -0.5, 0.0, 0.7, 2.0, 9.0, 30.0]
+POWERS = [(4, 0, 0.05), (2, 1, 0), (1.5, 0.5, 0.2), (0, 3, 0.1), (0.5, 2.5, 0.05)]  # -, +, clip
+
+
+def test_asymmetric_loss_without_powers_and_clip_is_binary_cross_entropy():
+    logits, targets = 5 * random(7, 5), torch.from_numpy(random_targets(7, 5))
+    expected = F.binary_cross_entropy_with_logits(logits, targets.double(), reduction="sum")
+    ours = iml_gcn.asymmetric_loss(logits, targets, gamma_neg=0, gamma_pos=0, clip=0)
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(("gamma_neg", "gamma_pos", "clip"), POWERS)
+def test_asymmetric_loss_and_gradient_follow_the_definition(gamma_neg, gamma_pos, clip):
+    total, gradient = 0.0, []
+    for x, y in itertools.product(LOGITS, [0, 1]):
+        p, q = 1 / (1 + math.exp(-x)), 1 / (1 + math.exp(x))  # q = 1 - p, exact for large x
+        if y:
+            total += q**gamma_pos * -math.log(p)
+            gradient.append(-(q**gamma_pos) * q)  # the weight is a constant, d log p / dx = q
+        else:
+            p_m = max(p - clip, 0)
+            total += p_m**gamma_neg * -math.log(min(q + clip, 1))  # 1 - p_m
+            # d -log(1 - p_m) / dx = dp/dx / (1 - p_m) where the shift leaves something of p
+            gradient.append(p_m**gamma_neg * p * q / (q + clip) if p > clip else 0)
+    logits = torch.tensor(LOGITS, dtype=torch.float64).repeat_interleave(2).requires_grad_()
+    targets = torch.tensor([0, 1] * len(LOGITS))
+    loss = iml_gcn.asymmetric_loss(logits, targets, gamma_neg, gamma_pos, clip)
+    loss.backward()
+    assert loss.item() == pytest.approx(total, rel=1e-6)
+    assert logits.grad.tolist() == pytest.approx(gradient, rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("gamma_neg", "gamma_pos", "clip"), POWERS)
+def test_asymmetric_loss_and_gradient_are_finite_for_extreme_logits(
+    dtype, gamma_neg, gamma_pos, clip
+):
+    values = torch.tensor([-1e4, -1e3, -90, -20, 0, 20, 90, 1e3, 1e4])
+    for y in (0, 1):
+        logits = values.to(dtype).requires_grad_()
+        targets = torch.full_like(logits, y)
+        loss = iml_gcn.asymmetric_loss(logits, targets, gamma_neg, gamma_pos, clip)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(logits.grad).all()
+        # (1 - p)^gamma_pos (1 - p) is 1 where p underflows: a hopeless positive still learns.
+        assert logits.grad[:3].tolist() == ([-1, -1, -1] if y else [0, 0, 0])
+
+
+def test_asymmetric_loss_leaves_the_gradient_mode_alone():
+    logits, targets = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3)
+    with torch.no_grad():
+        assert not iml_gcn.asymmetric_loss(logits, targets).requires_grad
+        assert not torch.is_grad_enabled()
+    assert iml_gcn.asymmetric_loss(logits, targets).requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_cooccurrence_counts_what_loops_over_the_images_count():
+    targets = random_targets(9000, 4)  # more than one block of the accumulation
+    pairs, counts = np.zeros((4, 4)), np.zeros(4)
+    for row in targets.tolist():
+        present = [j for j in range(4) if row[j]]
+        for j in present:
+            counts[j] += 1
+        for i, j in itertools.permutations(present, 2):
+            pairs[i, j] += 1
+    ours = iml_gcn.cooccurrence(torch.from_numpy(targets))
+    assert ours[0].tolist() == pairs.tolist()
+    assert ours[1].tolist() == counts.tolist()
+
+
+# Labels a, b, c and d, which never occurs, in 10, 4, 20 and 0 images; a and b share 1, a and c 1, b
+# and c 2. P(b|a) = P(c|a) = 1/10, P(a|b) = 1/4, P(c|b) = 2/4, P(a|c) = 1/20 and P(b|c) = 2/20.
+# With tau 0.1, inclusive, that makes the edges a-b, a-c, b-a, b-c and c-b, but not c-a.
+COUNTS = torch.tensor([10, 4, 20, 0])
+PAIRS = torch.tensor([[0, 1, 1, 0], [1, 0, 2, 0], [1, 2, 0, 0], [0, 0, 0, 0]])
+
+
+# Paper: a row's neighbours share p = 0.2, what is left stays; d without neighbours keeps 0.8.
+PAPER = [[0.8, 0.1, 0.1, 0], [0.1, 0.8, 0.1, 0], [0, 0.2, 0.8, 0], [0, 0, 0, 0.8]]
+# ML-GCN's code: a column's edges share 0.25: a has one (from b), b two (a, c), c two (a, b).
+MLGCN = [[1, 0.125, 0.125, 0], [0.25, 1, 0.125, 0], [0, 0.125, 1, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(("reading", "expected"), [("paper", PAPER), ("mlgcn", MLGCN)])
+def test_adjacency_by_hand_in_both_readings(reading, expected):
+    A = iml_gcn.adjacency(PAIRS, COUNTS, tau=0.1, p=0.2, reading=reading)
+    torch.testing.assert_close(A, torch.tensor(expected))
+
+
+def test_normalise_scales_by_the_row_sums_by_hand():
+    # Row sums 4 and 1: entry (i, j) is divided by sqrt(r_i r_j), that is 4, 2, 2 and 1.
+    A = torch.tensor([[1.0, 3.0], [0.0, 1.0]])
+    assert iml_gcn.normalise(A).tolist() == [[0.25, 1.5], [0, 1]]
+    assert iml_gcn.normalise(A, "mlgcn").tolist() == [[0.25, 0], [1.5, 1]]
+    # An empty row (an isolated label with p = 1) has no degree to divide by and stays empty.
+    assert iml_gcn.normalise(torch.tensor([[4.0, 0.0], [0.0, 0.0]])).tolist() == [[1, 0], [0, 0]]
+
+
+def test_label_graph_equals_ml_gcn_released_code_in_numpy():
+    targets = random_targets(60, 7, seed=3)
+    targets[:, 5] = 0  # its P is 0 / 0
+    pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(targets))
+    P = pairs.numpy() / np.where(counts == 0, 1, counts)[:, None]
+    A = np.where(P < 0.3, 0.0, 1.0)  # ML-GCN's util.py: gen_A, then gen_adj
+    A = A * 0.25 / (A.sum(0, keepdims=True) + 1e-6) + np.identity(7)
+    D = np.diag(np.power(A.sum(1), -0.5))
+    expected = (A @ D).T @ D
+    A_hat = iml_gcn.normalise(iml_gcn.adjacency(pairs, counts, 0.3, reading="mlgcn"), "mlgcn")
+    assert not np.allclose(expected, expected.T, atol=1e-3)  # or the transposition would not show
+    np.testing.assert_allclose(A_hat.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_label_means_equal_a_loop_whatever_the_batches_and_their_order():
+    features, targets = random(30, 6).float(), random_targets(30, 5)
+    targets[:, 2] = 0
+    expected = np.zeros((5, 6))  # zero for label 2, which no image shows
+    for j in (0, 1, 3, 4):
+        expected[j] = np.mean([features[i].numpy() for i in range(30) if targets[i, j]], axis=0)
+    order = np.random.default_rng(1).permutation(30)
+    for rows in (np.split(np.arange(30), [1, 8]), [order], np.split(order, [29])):
+        means = iml_gcn.LabelMeans(5, 6)
+        for batch in rows:
+            means.update(features[batch], torch.from_numpy(targets[batch]))
+        np.testing.assert_allclose(means.mean().numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "D", "k"), [(6, 10, 6), (6, 10, 3), (10, 4, 4)])
+def test_pca_equals_the_eigenvectors_of_the_covariance_with_signs_fixed(n, D, k):
+    features = random(n, D)
+    centred = features.numpy() - features.numpy().mean(0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending eigenvalues
+    expected = centred @ vectors[:, ::-1][:, :k]  # (n, k), up to sign
+    ours = iml_gcn.pca(features, k).double().numpy()
+    for j in range(k):
+        if n == k and j == k - 1:  # n centred rows have rank n - 1
+            assert (ours[:, j] == 0).all()
+            continue
+        sign = np.sign(ours[:, j] @ expected[:, j])
+        np.testing.assert_allclose(ours[:, j], sign * expected[:, j], atol=1e-5)
+        direction = centred.T @ ours[:, j]  # a positive multiple of the component's direction
+        assert direction[np.abs(direction).argmax()] > 0
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_pca_refuses_more_components_than_rows_or_columns(k):
+    with pytest.raises(ValueError, match=rf"{k} components"):
+        iml_gcn.pca(random(5, 8), k)
+
+
+def label_gcn(n=5, d=7, D=6, A_hat=None, nodes=None):
+    torch.manual_seed(0)
+    A_hat = random(n, n, seed=2).abs() if A_hat is None else A_hat
+    nodes = random(n, d, seed=1) if nodes is None else nodes
+    return iml_gcn.LabelGCN(nodes, A_hat, D, hidden=9).double()
+
+
+def test_label_gcn_gathers_from_the_rows_of_the_graph_in_both_layers():
+    head = label_gcn()
+    A, nodes, W0, W1 = (t.detach().numpy() for t in (head.A_hat, head.nodes, head.W0, head.W1))
+    H, out = np.zeros((5, 9)), np.zeros((5, 6))
+    for i, j in itertools.product(range(5), repeat=2):
+        H[i] += A[i, j] * (nodes[j] @ W0)  # Eq. 2: node i sums its neighbours j, weighted
+    H = np.where(H > 0, H, 0.2 * H)
+    for i, j in itertools.product(range(5), repeat=2):
+        out[i] += A[i, j] * (H[j] @ W1)
+    features = random(4, 6).numpy()
+    logits = head(torch.from_numpy(features)).detach().numpy()
+    np.testing.assert_allclose(logits, features @ out.T, rtol=1e-6)
+
+
+def test_label_gcn_with_an_identity_graph_is_a_plain_mlp_on_every_node():
+    head = label_gcn(A_hat=torch.eye(5))
+    mlp = nn.Sequential(
+        nn.Linear(7, 9, bias=False), nn.LeakyReLU(0.2), nn.Linear(9, 6, bias=False)
+    ).double()
+    mlp.load_state_dict({"0.weight": head.W0.T, "2.weight": head.W1.T})
+    torch.testing.assert_close(head.classifiers(), mlp(head.nodes))
+
+
+def test_relabelling_permutes_the_logits_and_nothing_else():
+    head, order, features = label_gcn(), torch.tensor([3, 0, 4, 1, 2]), random(4, 6)
+    relabelled = label_gcn(A_hat=head.A_hat[order][:, order], nodes=head.nodes[order])
+    torch.testing.assert_close(relabelled(features), head(features)[:, order])
+
+
+def test_label_gcn_as_a_linear_layer_gives_the_same_logits():
+    head, features = label_gcn().float(), random(4, 6).float()
+    linear = head.to_linear()
+    torch.testing.assert_close(linear(features), head(features))
+    assert sum(p.numel() for p in linear.parameters()) == 5 * 6  # no bias, no graph
+
+
+# tresnet
+
+
+def gcn_head(n, d):
+    return iml_gcn.LabelGCN(torch.zeros(n, d), torch.zeros(n, n), 2048)
+
+
+@pytest.mark.parametrize(
+    ("make_head", "expected"),
+    [  # TResNet's published numbers, then the paper's: body, two matrices, graph (README, 16)
+        (nn.Identity, 29_340_032),
+        (lambda: iml_gcn.linear_head(2048, 1000), 31_389_032),
+        (lambda: iml_gcn.linear_head(2048, 80), 29_503_952),
+        (lambda: gcn_head(80, 80), 31_525_504),  # F_PCA: + 80 * 1024 + 1024 * 2048 + 80 * 80
+        (lambda: gcn_head(80, 2048), 33_540_736),  # F_I: + 2048 * 1024 + 1024 * 2048 + 80 * 80
+        (lambda: gcn_head(500, 500), 32_199_184),  # VG-500, F_PCA: the same with n = d = 500
+    ],
+)
+def test_models_have_the_published_number_of_parameters(make_head, expected):
+    with torch.device("meta"):
+        model = iml_gcn.Classifier(tresnet.tresnet_m(), make_head())
+    assert run.count_parameters(model) == expected
+
+
+def test_tresnet_m_maps_224_pixels_to_2048_channels_of_7_by_7():
+    with torch.device("meta"):
+        features = tresnet.tresnet_m().forward_features(torch.zeros(1, 3, 224, 224))
+    assert features.shape == (1, 2048, 7, 7)
+
+
+def test_stem_stacks_pixels_by_row_then_column_then_colour():
+    # Each pixel is worth the number of the channel it belongs in: 12 a row, 3 a column, 1 a colour.
+    y, x, colour = np.meshgrid(np.arange(32), np.arange(36), np.arange(3), indexing="ij")
+    values = 12 * (y % 4) + 3 * (x % 4) + colour  # (H, W, 3)
+    images = torch.from_numpy(values).permute(2, 0, 1)[None].float()
+    seen = []
+    backbone = tresnet.tresnet_tiny()
+    backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        backbone(images.contiguous(memory_format=layout))
+        expected = torch.arange(48.0)[None, :, None, None].expand(1, 48, 8, 9)
+        assert torch.equal(seen.pop(), expected)
+
+
+def test_blur_keeps_a_constant_and_spreads_an_impulse_by_1_2_1():
+    constant = torch.full((1, 2, 6, 5), 3.0)
+    assert torch.equal(tresnet.Blur()(constant), torch.full((1, 2, 3, 3), 3.0))
+    impulse = torch.zeros(1, 2, 6, 6)
+    impulse[0, 1, 2, 3] = 16
+    # Centres are rows and columns 0, 2, 4. Row 2 meets a centre (weight 2); column 3 lies between
+    # columns 2 and 4 (weight 1 each). Only channel 1 sees it.
+    expected = torch.zeros(1, 2, 3, 3)
+    expected[0, 1, 1, 1] = expected[0, 1, 1, 2] = 2
+    assert torch.equal(tresnet.Blur()(impulse), expected)
+    corner = torch.zeros(1, 1, 4, 4)
+    corner[0, 0, 1, 1] = 16  # reflected, it stands at -1, too: 4 times in the window of (0, 0)
+    assert torch.equal(tresnet.Blur()(corner), torch.tensor([[[[4.0, 2.0], [2.0, 1.0]]]]))
+
+
+@pytest.mark.parametrize(("C", "H", "W"), [(3, 102, 102), (3, 28, 28), (3, 64, 30), (4, 64, 64)])
+def test_tresnet_refuses_images_it_cannot_halve_five_times(C, H, W):
+    with pytest.raises(ValueError, match=f"{C}, {H}, {W}"):
+        tresnet.tresnet_tiny()(torch.zeros(1, C, H, W))
+
+
+M, TINY = ((3, 4, 11, 3), 64), ((1, 1, 2, 1), 16)  # blocks of the four stages, planes of the first
+
+
+def released_network(layers, planes, images):
+    """The released TResNet a second time, in torch's functions: random weights under their released
+    names (in-place ABN: <conv>.0 and <conv>.1, one deeper where a blur follows), the same under
+    timm's, and the features (B, D) of `images` in double precision."""
+    torch.manual_seed(1)
+    state, timm = {}, {}
+
+    def weight(name, timm_name, value):
+        state[f"body.{name}"] = timm[f"body.{timm_name}"] = value
+        return value.double()
+
+    def conv(x, name, c_out, kernel, slope, blur=False):
+        path, fan_in = f"{name}.0" if blur else name, x.shape[1] * kernel**2
+        w = torch.randn(c_out, x.shape[1], kernel, kernel) * math.sqrt(2 / fan_in)
+        x = F.conv2d(x, weight(f"{path}.0.weight", f"{name}.conv.weight", w), padding=kernel // 2)
+        norm = {"weight": (torch.rand(c_out) + 0.5) * torch.randn(c_out).sign()}  # either sign
+        norm |= {"bias": torch.randn(c_out) / 10, "running_mean": torch.randn(c_out) / 10}
+        norm |= {"running_var": torch.rand(c_out) + 0.5, "num_batches_tracked": torch.tensor(7)}
+        norm = {k: weight(f"{path}.1.{k}", f"{name}.bn.{k}", v) for k, v in norm.items()}
+        mean, var = norm["running_mean"], norm["running_var"]
+        x = F.batch_norm(x, mean, var, norm["weight"].abs() + 1e-5, norm["bias"])
+        x = F.leaky_relu(x, slope)
+        if blur:  # [1 2 1] is [1 1] twice: two average pools
+            x = F.avg_pool2d(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "reflect"), 2, 1), 2, 2)
+        return x
+
+    def se(x, name, hidden):
+        gate, c = x.mean((2, 3)), x.shape[1]
+        for fc, size in (("fc1", (hidden, c)), ("fc2", (c, hidden))):
+            w, bias = torch.randn(*size, 1, 1) / size[1] ** 0.5, torch.randn(size[0])
+            w = weight(f"{name}.{fc}.weight", f"{name}.{fc}.weight", w).flatten(1)
+            gate = F.linear(gate, w, weight(f"{name}.{fc}.bias", f"{name}.{fc}.bias", bias))
+            gate = gate.relu() if fc == "fc1" else gate.sigmoid()
+        return x * gate[..., None, None]
+
+    x = F.pixel_unshuffle(images.double(), 4)  # channels by colour, row, column
+    x = x.unflatten(1, (3, 16)).transpose(1, 2).flatten(1, 2)
+    x = conv(x, "conv1", planes, 3, 1e-2)
+    for stage, blocks in enumerate(layers):
+        c = planes * 2**stage
+        for i in range(blocks):
+            name, blur, residual = f"layer{stage + 1}.{i}", stage > 0 and i == 0, x
+            if blur:
+                residual = F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+            if stage < 2:
+                x = conv(x, f"{name}.conv1", c, 3, 1e-3, blur)
+                x = se(conv(x, f"{name}.conv2", c, 3, 1), f"{name}.se", max(c // 4, 64))
+            else:
+                x = conv(x, f"{name}.conv1", c, 1, 1e-3)
+                x = conv(x, f"{name}.conv2", c, 3, 1e-3, blur)
+                x = se(x, f"{name}.se", max(4 * c // 8, 64)) if stage < 3 else x
+                x = conv(x, f"{name}.conv3", 4 * c, 1, 1)
+            if residual.shape[1] != x.shape[1]:
+                residual = conv(residual, f"{name}.downsample.1", x.shape[1], 1, 1)
+            x = F.relu(x + residual)
+    head = {"head.fc.weight": torch.randn(80, x.shape[1]), "head.fc.bias": torch.randn(80)}
+    return state | head, timm | head, x.mean((2, 3))
+
+
+def some_images():
+    return torch.rand(2, 3, 68, 96, generator=torch.Generator().manual_seed(5))
+
+
+def assert_computes(backbone, expected):
+    with torch.no_grad():
+        ours = backbone.double().eval()(some_images().double())
+    assert expected.std() > 0.1  # else everything were close to everything
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_released_tresnet_m_weights_load_and_compute_what_the_released_network_does(tmp_path):
+    state, _, features = released_network(*M, some_images())
+    torch.save({"model": state}, tmp_path / "m.pth")
+    backbone = tresnet.tresnet_m()
+    head = tresnet.load_weights(backbone, tmp_path / "m.pth")
+    assert torch.equal(head["fc.weight"], state["head.fc.weight"])
+    assert len(state) == 434  # as many as the released files have
+    assert_computes(backbone, features)
+
+
+def test_released_weights_load_with_module_prefix_other_top_key_and_blur_filters(tmp_path):
+    state, _, features = released_network(*TINY, some_images())
+    entries = {f"module.{name}": value for name, value in state.items()}
+    entries["module.body.layer2.0.conv1.1.filt"] = torch.rand(16, 1, 3, 3)
+    torch.save({"epoch": 3, "state_dict": entries}, tmp_path / "tiny.pth")
+    backbone = tresnet.tresnet_tiny()
+    tresnet.load_weights(backbone, tmp_path / "tiny.pth")
+    norm = state["body.layer3.0.conv2.0.1.weight"]  # under the nested names, too
+    assert (norm < 0).any()
+    assert torch.equal(backbone.layer3[0].conv2.bn.weight, norm.abs() + 1e-5)
+    assert_computes(backbone, features)
+
+
+def test_timm_names_load_with_the_norm_weights_untouched(tmp_path):
+    _, state, _ = released_network(*TINY, some_images())
+    torch.save(state, tmp_path / "timm.pth")
+    backbone = tresnet.tresnet_tiny()
+    tresnet.load_weights(backbone, tmp_path / "timm.pth")
+    for name, value in backbone.state_dict().items():
+        if "num_batches_tracked" not in name:
+            assert torch.equal(value, state[f"body.{name}"]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "culprit"),
+    [
+        ("body.layer3.1.conv2.0.weight", None, "layer3.1.conv2"),  # missing
+        ("body.layer2.0.se.fc1.bias", None, "layer2.0.se.fc1.bias"),
+        ("body.layer1.1.conv1.0.weight", torch.zeros(16, 16, 3, 3), "layer1.1.conv1"),  # extra
+        ("body.layer1.0.conv1.1.bias", torch.zeros(3), "layer1.0.conv1"),  # wrong shape
+        ("body.conv1.1.weight", "text", "conv1.1.weight"),  # no tensor
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name_and_change_nothing(
+    tmp_path, name, value, culprit
+):
+    state = released_network(*TINY, some_images())[0] | {name: value}
+    torch.save({"model": {k: v for k, v in state.items() if v is not None}}, tmp_path / "bad.pth")
+    backbone = tresnet.tresnet_tiny()
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    with pytest.raises(ValueError, match=culprit):
+        tresnet.load_weights(backbone, tmp_path / "bad.pth")
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+
+
+class Bomb:
+    """Unpickled, it makes an empty file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda o, path: path.write_bytes(pickle.dumps(o))])
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path, write):
+    write({"model": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pth")
+    with pytest.raises(ValueError, match=r"bomb\.pth"):
+        tresnet.load_weights(tresnet.tresnet_tiny(), tmp_path / "bomb.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+# data
+
+
+def coco_document():
+    """Two labels in an order other than their ids', three images; image 3 has no annotation."""
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in (40, 3, 7)],
+        "categories": [{"id": 9, "name": "zebra"}, {"id": 2, "name": "apple"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 9, "iscrowd": 1, "segmentation": {"counts": [4, 2]}},
+            {"image_id": 40, "category_id": 2, "iscrowd": 0, "segmentation": [[1, 2, 3, 4]]},
+            {"image_id": 40, "category_id": 9, "iscrowd": 0},
+            {"image_id": 40, "category_id": 2, "iscrowd": 0},
+        ],
+    }
+
+
+def write_coco(folder, document):
+    path = folder / "instances.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+def test_coco_reader_by_hand(tmp_path):
+    split = data.load_coco(write_coco(tmp_path, coco_document()), "photos")
+    assert split.classes == ["apple", "zebra"]  # ids 2 and 9
+    assert split.paths == ["photos/40.jpg", "photos/3.jpg", "photos/7.jpg"]  # the file's order
+    # 40: zebra once, apple twice; 3: nothing; 7: a crowd of zebras
+    assert split.targets.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+IMAGE, CATEGORY = {"id": 7, "file_name": "7.jpg"}, {"id": 9, "name": "horse"}
+
+
+@pytest.mark.parametrize(
+    ("key", "entry", "culprit"),
+    [
+        ("annotations", [{"image_id": 8, "category_id": 2}], "image id 8"),
+        ("annotations", [{"image_id": 7, "category_id": 5}], "category id 5"),
+        ("annotations", [{"image_id": [7], "category_id": 2}], r"image id \[7\]"),
+        ("annotations", [{"image_id": 7, "category_id": {}}], r"category id \{\}"),
+        ("annotations", [{"image_id": 7, "caption": "a horse"}], "a horse"),
+        ("annotations", [{"category_id": 2}], "category_id"),
+        ("annotations", [None], "None"),
+        ("images", [IMAGE], "image id 7"),
+        ("images", [IMAGE | {"id": "seven"}], "seven"),
+        ("images", [IMAGE | {"id": [7]}], r"image id \[7\]"),
+        ("images", [{"id": 11}], "11"),
+        ("images", [{"file_name": "11.jpg"}], "id None"),
+        ("categories", [CATEGORY], "category id 9"),
+        ("categories", [CATEGORY | {"id": [1]}], r"category id \[1\]"),
+        ("categories", [{"id": 11}], "11"),
+        ("categories", [{"name": "horse"}], "id None"),
+        ("images", None, "'images'"),  # no list of them
+        ("annotations", {}, "'annotations'"),
+        ("categories", "text", "'categories'"),
+        (None, json.dumps(coco_document())[:-40], "not valid JSON"),
+        (None, "[" * 100_000, "not valid JSON"),
+        (None, "[]", "'images'"),
+    ],
+)
+def test_coco_reader_names_what_is_wrong(tmp_path, key, entry, culprit):
+    document = coco_document() if key else entry
+    if key:
+        document[key] = [*document[key], *entry] if isinstance(entry, list) else entry
+    with pytest.raises(ValueError, match=rf"instances\.json.*{culprit}"):
+        data.load_coco(write_coco(tmp_path, document), tmp_path)
+
+
+def test_glove_nodes_are_the_means_of_their_words(tmp_path):
+    (tmp_path / "glove.txt").write_text("light 1 2 3\ntraffic 3 0 -1\nunused a b c\ntv 5 5 5.5\n")
+    nodes, unknown = data.load_glove(tmp_path / "glove.txt", ["Traffic light", "tv-set", "zebra"])
+    assert nodes.tolist() == [[2, 1, 1], [5, 5, 5.5], [0, 0, 0]]  # ((3 0 -1) + (1 2 3)) / 2
+    assert unknown == ["set", "zebra"]
+
+
+@pytest.mark.parametrize("third", ["cat 1 2", "cat 1 2 many", "cat 1 2 nan"])
+def test_glove_reader_names_the_line_that_is_wrong(tmp_path, third):
+    (tmp_path / "glove.txt").write_text(f"a 1 2 3\nb 1 2 3\n{third}\n")
+    with pytest.raises(ValueError, match=r"glove\.txt, line 3"):
+        data.load_glove(tmp_path / "glove.txt", ["cat"])
+
+
+def palette_image():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([9, 9, 9, 10, 20, 30])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (Image.new("L", (4, 4), 100), {}, (100, 100, 100)),
+        (Image.new("1", (4, 4), 1), {}, (255, 255, 255)),
+        (Image.new("LA", (4, 4), (0, 51)), {}, (204, 204, 204)),  # a fifth black, the rest white
+        (Image.new("RGBA", (4, 4), (200, 0, 50, 51)), {}, (244, 204, 214)),  # v / 5 + 204
+        (Image.new("RGB", (4, 4), (1, 2, 3)), {"transparency": (1, 2, 3)}, (255, 255, 255)),
+        (palette_image(), {}, (10, 20, 30)),
+        (palette_image(), {"transparency": 0}, (10, 20, 30)),
+        (palette_image(), {"transparency": 1}, (255, 255, 255)),
+        (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), {"format": "TIFF"}, (255, 0, 0)),
+        # 100 * 256 + 200: the upper byte counts
+        (Image.fromarray(np.full((4, 4), 25800, np.uint16)), {}, (100, 100, 100)),
+    ],
+)
+def test_images_of_every_mode_become_the_right_rgb(tmp_path, image, options, expected):
+    image.save(tmp_path / "photo", **{"format": "PNG"} | options)
+    photo = data.read_image(tmp_path / "photo", 4)
+    assert photo.mode == "RGB"
+    assert photo.getcolors() == [(16, expected)]
+
+
+def test_photos_are_squashed_bilinearly(tmp_path):
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:, 3] = 240
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    # 8 columns to 4: output column c has its centre at 2c + 1 and a triangle of half-width 2 and
+    # area 2; the pixel at 3.5 weighs (1 - 0.5 / 2) / 2 = 3/8 in column 1 and 1/8 in column 2.
+    squashed = np.asarray(data.read_image(tmp_path / "photo.png", 4))
+    assert squashed[..., 0].tolist() == [[0, 90, 30, 0]] * 4
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo")
+    data.make_demo(root, seed=0, train=24, val=12)
+    return root
+
+
+def demo_split(demo, name):
+    return data.load_coco(demo / f"annotations/instances_{name}.json", demo / name)
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_alone(demo):
+    def pixels(seed, keys):
+        images = data.MultiLabelImages(demo_split(demo, "train2014"), 32, augment=True, seed=seed)
+        return [images[key][0].tobytes() for key in keys]
+
+    keys = [(epoch, row) for epoch in range(3) for row in range(4)]
+    assert pixels(5, keys) == pixels(5, keys[::-1])[::-1]
+    assert len({*pixels(5, keys), *pixels(6, keys)}) == 2 * len(keys)
+
+
+def test_augmentation_at_its_strongest_by_hand():
+    rng = np.random.default_rng(0)
+    white = Image.new("RGB", (331, 4), "white")
+    strongest = {name: (f, high) for name, (f, _, high, _) in data.OPERATIONS.items()}
+
+    def apply(name, image):
+        operation, magnitude = strongest[name]
+        return np.asarray(operation(image, magnitude, rng))
+
+    moved = apply("TranslateX", white)  # by 150 of 331 columns; grey comes in from the right
+    assert (moved[:, :180] == 255).all()
+    assert (moved[:, 182:] == 128).all()
+    colour = Image.new("RGB", (8, 8), (200, 7, 31))
+    assert apply("Posterize", colour)[0, 0].tolist() == [192, 0, 16]  # the upper 4 bits
+    assert apply("Solarize", colour)[0, 0].tolist() == [55, 248, 224]  # all of it inverted
+    assert apply("Brightness", colour)[0, 0].tolist() == [255, 13, 58]  # 1.9 times, cut off
+    square = apply("Cutout", Image.new("RGB", (200, 200))).any(
+        2
+    )  # on black; it lies off the border
+    rows, columns = np.nonzero(square)
+    assert (square.sum(), np.ptp(rows), np.ptp(columns)) == (400, 19, 19)
+
+
+def test_batches_shuffled_hold_an_image_at_most_once_and_depend_on_seed_and_epoch():
+    def epoch(sampler, number):
+        sampler.epoch = number
+        return list(sampler)
+
+    first = epoch(data.Batches(11, 4, shuffle=True, seed=2), 5)
+    keys = [key for batch in first for key in batch]
+    assert [len(batch) for batch in first] == [4, 4]  # the last 3 of 11 wait for another epoch
+    assert {key[0] for key in keys} == {5}
+    assert len({key[1] for key in keys} & set(range(11))) == 8
+    used = data.Batches(11, 4, shuffle=True, seed=2)
+    np.random.seed(1)  # noqa: NPY002
+    others = [epoch(used, 4), epoch(data.Batches(11, 4, shuffle=True, seed=3), 5)]
+    assert first == epoch(used, 5)
+    assert [[row for _, row in batch] for batch in first] not in [
+        [[row for _, row in batch] for batch in other] for other in others
+    ]
+
+
+def test_batches_in_order_hold_every_image_once():
+    rows = [[row for _, row in batch] for batch in data.Batches(11, 4)]
+    assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+def test_demo_scenes_of_one_seed_are_the_same_bytes_and_are_drawn_once(demo, tmp_path):
+    data.make_demo(tmp_path, seed=0, train=24, val=12)
+    files = [path.relative_to(demo) for path in sorted(demo.rglob("*.j*"))]
+    assert len(files) == 2 + 24 + 12
+    assert all((demo / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+    photo = tmp_path / files[-1]
+    photo.write_bytes(b"mine")
+    data.make_demo(tmp_path, seed=0, train=24, val=12)
+    assert photo.read_bytes() == b"mine"
+    data.make_demo(tmp_path, seed=1, train=24, val=12)
+    assert all((demo / file).read_bytes() != (tmp_path / file).read_bytes() for file in files)
+
+
+def test_demo_boxes_lie_inside_their_pictures_and_hold_all_that_was_drawn(demo):
+    document = json.loads((demo / "annotations/instances_train2014.json").read_text())
+    for entry in document["images"]:
+        with Image.open(demo / "train2014" / entry["file_name"]) as image:
+            brightness = np.asarray(image).max(2)  # (H, W)
+        for annotation in document["annotations"]:
+            if annotation["image_id"] == entry["id"]:
+                x, y, width, height = annotation["bbox"]
+                assert 0 <= x < x + width <= 160
+                assert 0 <= y < y + height <= 120
+                brightness[y : y + height, x : x + width] = 255
+        assert brightness.min() > 60  # the objects' outlines are darker, the background is not
+
+
+# metrics
+
+
+def brute_force_ap(scores, targets):
+    """Area under the precision-recall steps, one for every distinct threshold, high to low."""
+    area, recall = 0, 0
+    for threshold in sorted(set(scores), reverse=True):
+        found = [t for s, t in zip(scores, targets, strict=True) if s >= threshold]
+        area += (sum(found) / sum(targets) - recall) * sum(found) / len(found)
+        recall = sum(found) / sum(targets)
+    return area
+
+
+def brute_force_metrics(predicted, targets):
+    """CP to OF1 in percent by counting, from two (M, n) nested lists of 0/1."""
+    precisions, recalls, f1s, tp, fp, fn = [], [], [], 0, 0, 0
+    for column, truth in zip(zip(*predicted, strict=True), zip(*targets, strict=True), strict=True):
+        pairs = list(zip(column, truth, strict=True))
+        a, b, c = pairs.count((1, 1)), pairs.count((1, 0)), pairs.count((0, 1))
+        precisions.append(a / (a + b) if a + b else 0)
+        if a + c:
+            recalls.append(a / (a + c))
+            f1s.append(2 * a / (2 * a + b + c))
+        tp, fp, fn = tp + a, fp + b, fn + c
+    CP, CR = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    OP, OR = tp / (tp + fp) if tp + fp else 0, tp / (tp + fn)
+    result = {"CP": CP, "CR": CR, "CF1": sum(f1s) / len(f1s), "OP": OP, "OR": OR}
+    result["CF1_h"] = 2 * CP * CR / (CP + CR) if CP + CR else 0
+    result["OF1"] = 2 * tp / (2 * tp + fp + fn)
+    return {name: 100 * value for name, value in result.items()}
+
+
+def test_average_precision_matches_its_definition_for_every_labelling_of_five_images():
+    scores = np.array([0.9, 0.1, 0.8, 0.3, 0.5])
+    ranking = [0, 2, 4, 3, 1]
+    for labels in list(itertools.product([0, 1], repeat=5))[1:]:  # [0] has no positive
+        ranked = [labels[i] for i in ranking]
+        precisions = [sum(ranked[: k + 1]) / (k + 1) for k in range(5) if ranked[k]]
+        ap = metrics.average_precision(scores, np.array(labels))
+        assert ap == pytest.approx(sum(precisions) / len(precisions))
+
+
+def test_average_precision_with_ties_is_brute_force_and_does_not_see_the_order():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scores, targets = rng.integers(0, 4, size=(12, 3)) / 4, rng.random((12, 3)) < 0.4
+        targets[0] = True
+        ap = metrics.average_precision(scores, targets)
+        order = rng.permutation(12)
+        assert ap.tolist() == metrics.average_precision(scores[order], targets[order]).tolist()
+        expected = [brute_force_ap(scores[:, j], targets[:, j].tolist()) for j in range(3)]
+        assert ap.tolist() == pytest.approx(expected)
+
+
+def test_all_metrics_by_hand():
+    # Labels A and B; C, never predicted; D, without positives. The threshold is 0.5.
+    targets = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0]])
+    scores = np.array(
+        [[0.9, 0.6, 0.1, 0.7], [0.8, 0.1, 0.2, 0.1], [0.2, 0.5, 0.3, 0.1], [0.7, 0.3, 0.4, 0.1]]
+    )
+    # AP: A ranks 1 1 0 1: (1 + 1 + 3/4) / 3 = 11/12. B ranks 1 0 1 0: (1 + 2/3) / 2 = 10/12.
+    #   C ranks 0 1 0 0: 6/12. D is left out. mAP = 27/36.
+    # Predicted A 3, B 1 (0.5 is not above 0.5), C 0, D 1; right A 2, B 1; positives 3, 2, 1, 0.
+    # CP = (2/3 + 1/1 + 0 + 0/1) / 4 = 5/12. CR = (2/3 + 1/2 + 0) / 3 = 7/18.
+    # F1 of A 2/3, of B 2/3, of C 0: CF1 = 4/9. CF1_h = 2 (5/12) (7/18) / (5/12 + 7/18) = 35/87.
+    # OP = 3/5, OR = 3/6, OF1 = 2 * 3 / (5 + 6).
+    expected = {"mAP": 27 / 36, "CP": 5 / 12, "CR": 7 / 18, "CF1": 4 / 9, "CF1_h": 35 / 87}
+    expected |= {"OP": 3 / 5, "OR": 3 / 6, "OF1": 6 / 11}
+    ours = metrics.evaluate(scores, targets, 0.5)
+    assert ours.pop("left_out") == 1
+    assert ours == pytest.approx({name: 100 * value for name, value in expected.items()})
+
+
+def test_harmonic_cf1_of_ml_gcns_row_in_table_1_is_78():
+    # Label 1: 44 of 100 positives found, nothing else. Label 2: 500 found, 351 of them right, all
+    # there are. CP = (1 + 0.702) / 2 = 85.1 and CR = (0.44 + 1) / 2 = 72.0, as in the table.
+    predicted, targets = np.zeros((500, 2)), np.zeros((500, 2))
+    predicted[:44, 0] = targets[:100, 0] = predicted[:, 1] = targets[:351, 1] = 1
+    ours = metrics.precision_recall_f1(predicted, targets, 0.5)
+    assert (ours["CP"], ours["CR"]) == pytest.approx((85.1, 72.0))
+    assert round(ours["CF1_h"], 1) == 78.0
+    # The mean of F1 is another number: (0.88 / 1.44 + 1.404 / 1.702) / 2
+    assert ours["CF1"] == pytest.approx(71.80, abs=0.005)
+
+
+def test_scores_without_a_rank_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.average_precision(np.array([0.1, np.nan]), np.array([1, 0]))
+
+
+# run
+
+
+def argv(demo, out, *more):
+    fixed = "--dataset coco --backbone tresnet_tiny --image-size 32 --batch-size 8 --epochs 2"
+    fixed += f" --workers 0 --device cpu --data {demo} --out {out}"
+    return fixed.split() + " ".join(map(str, more)).split()  # of equal options the last counts
+
+
+@pytest.fixture(scope="session")
+def finished(demo, tmp_path_factory):
+    """A whole run."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert run.main(argv(demo, out)) == 0
+    return out
+
+
+def test_embeddings_are_those_of_the_training_photos_as_they_are(demo, finished):
+    model, _ = run.load_model(finished / "backbone.pt")
+    split = demo_split(demo, "train2014")
+    expected, counts = np.zeros((16, 512)), np.zeros(16)
+    for path, target in zip(split.paths, split.targets, strict=True):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)) / 255
+        with torch.no_grad():
+            feature = model.backbone(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
+        for j in np.flatnonzero(target):
+            expected[j] += feature[0].numpy()
+            counts[j] += 1
+    expected /= np.maximum(counts, 1)[:, None]
+    stored = torch.load(finished / "embeddings.pt", weights_only=True)
+    np.testing.assert_allclose(stored["image"].numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert stored["counts"].tolist() == counts.tolist()
+    gcn = torch.load(finished / "gcn-pca.pt", weights_only=True)["state_dict"]
+    assert torch.equal(gcn["head.nodes"], stored["pca"])
+    centred = stored["pca"] - stored["pca"].mean(0)  # distances survive a rotation
+    distances = np.linalg.norm(expected[:, None] - expected, axis=2)
+    np.testing.assert_allclose(torch.cdist(centred, centred).numpy(), distances, atol=1e-3)
+
+
+def test_phases_run_apart_with_workers_give_the_numbers_of_one_run_without(
+    demo, finished, tmp_path
+):
+    for phase in ("backbone", "embed", "gcn", "eval"):
+        assert run.main(argv(demo, tmp_path, "--workers 2 --phase", phase)) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {path.name for path in finished.iterdir()}
+    for name in ("backbone", "gcn-image", "gcn-pca"):
+        file = f"metrics-{name}.json"
+        assert (tmp_path / file).read_text() == (finished / file).read_text()
+        ours, other = (np.load(out / f"scores-{name}.npz") for out in (tmp_path, finished))
+        assert (ours["logits"] == other["logits"]).all()
+
+
+def test_a_run_stopped_after_every_epoch_ends_with_the_weights_of_an_unbroken_one(
+    demo, tmp_path, monkeypatch
+):
+    options = ["--nodes pca --ema 0.9"]
+    assert run.main(argv(demo, tmp_path / "unbroken", *options)) == 0
+    save, stops = run.save, 0
+
+    def save_and_stop(path, checkpoint):
+        save(path, checkpoint)
+        if path.name == "last.pt":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "save", save_and_stop)
+    for _ in range(6):
+        try:
+            assert run.main(argv(demo, tmp_path / "broken", *options)) == 0
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops == 4  # two models, two epochs
+    for name in ("backbone.pt", "gcn-pca.pt"):
+        broken, unbroken = (
+            torch.load(tmp_path / out / name, weights_only=True)["state_dict"]
+            for out in ("broken", "unbroken")
+        )
+        assert broken.keys() == unbroken.keys()
+        assert all(torch.equal(broken[key], unbroken[key]) for key in broken)
+
+
+@pytest.mark.parametrize("name", ["backbone", "gcn-image", "gcn-pca"])
+def test_stored_metrics_are_those_of_the_stored_scores(demo, finished, name):
+    report = json.loads((finished / f"metrics-{name}.json").read_text())
+    with np.load(finished / f"scores-{name}.npz", allow_pickle=False) as file:
+        logits, targets = file["logits"].tolist(), file["targets"].tolist()
+    assert targets == demo_split(demo, "val2014").targets.tolist()
+    columns = list(zip(zip(*logits, strict=True), zip(*targets, strict=True), strict=True))
+    AP = [100 * brute_force_ap(s, t) if any(t) else None for s, t in columns]
+    assert list(report["AP"].values()) == pytest.approx(AP)
+    defined = [ap for ap in AP if ap is not None]
+    assert report["mAP"] == pytest.approx(sum(defined) / len(defined))
+    assert report["left_out"] == AP.count(None)
+    for p in ("0.5", "0.8"):
+        # The sigmoid is (1 + tanh(s / 2)) / 2, which does not overflow.
+        predicted = [[int(math.tanh(s / 2) > 2 * float(p) - 1) for s in row] for row in logits]
+        assert report["thresholds"][p] == pytest.approx(brute_force_metrics(predicted, targets))
+    top3 = [[int(s in sorted(row)[-3:]) for s in row] for row in logits]
+    assert report["top3"] == pytest.approx(brute_force_metrics(top3, targets))
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(demo, finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    assert run.main(argv(demo, tmp_path, "--phase eval --batch-size 5")) == 0
+    for name in ("backbone", "gcn-pca"):
+        ours, other = (np.load(out / f"scores-{name}.npz") for out in (tmp_path, finished))
+        np.testing.assert_allclose(ours["logits"], other["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_learning_rate_falls_tenfold_after_each_quarter_of_the_epochs(demo, tmp_path):
+    assert run.main(argv(demo, tmp_path, "--phase backbone --epochs 8 --limit 8")) == 0
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    # 40 epochs, x0.1 at 10, 20 and 30: 8 epochs, x0.1 at 2, 4 and 6
+    expected = [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6]
+    assert [entry["lr"] for entry in log] == pytest.approx(expected)
+
+
+def test_images_without_a_label_are_dropped_unless_they_are_wanted(demo, tmp_path):
+    root = shutil.copytree(demo, tmp_path / "data")
+    path = root / "annotations/instances_val2014.json"
+    document = json.loads(path.read_text())
+    first = document["images"][0]["id"]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] != first]
+    path.write_text(json.dumps(document))
+    _, dropped = run.load_data(run.parse_args(argv(root, tmp_path)))
+    _, kept = run.load_data(run.parse_args(argv(root, tmp_path, "--keep-unlabelled")))
+    assert kept.paths[1:] == dropped.paths
+    assert (kept.targets.any(1).tolist(), len(kept)) == ([False] + [True] * 11, 12)
+
+
+def test_one_batch_can_be_overfitted(demo):
+    split = demo_split(demo, "train2014").select(np.arange(8))
+    images, targets, *_ = data.collate(
+        [data.MultiLabelImages(split, 32)[0, row] for row in range(8)]
+    )
+    torch.manual_seed(0)
+    A_hat = iml_gcn.normalise(iml_gcn.adjacency(*iml_gcn.cooccurrence(targets)))
+    head = iml_gcn.LabelGCN(torch.randn(16, 16), A_hat, 512)
+    model = iml_gcn.Classifier(tresnet.tresnet_tiny(), head)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(60):
+        logits = model(images.float() / 255)
+        loss = iml_gcn.asymmetric_loss(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.05 * losses[0]
+    ap = metrics.average_precision(logits.detach().numpy(), targets.numpy())
+    assert metrics.mean_average_precision(ap) > 99
+
+
+def test_logits_keep_float32s_precision_under_mixed_precision(demo, tmp_path):
+    assert run.main(argv(demo, tmp_path, "--amp --epochs 1 --nodes pca")) == 0
+    for name in ("backbone", "gcn-pca"):
+        with np.load(tmp_path / f"scores-{name}.npz") as file:
+            logits = torch.from_numpy(file["logits"])
+        assert (logits.bfloat16().float() != logits).float().mean() > 0.9
+        assert len(logits.unique()) > 0.95 * logits.numel()
+
+
+# run: bad input
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rename_a_label(annotations):
+    for path in annotations.iterdir():
+        path.write_text(path.read_text().replace('"person"', '"pedestrian"'))
+
+
+JSON, PHOTO = "annotations/instances_train2014.json", "val2014/demo_val2014_000001000003.jpg"
+BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, words of the message
+    (lambda d: shutil.rmtree(d / "data"), "", f"{JSON} instances_val2014.json train2014/"),
+    (lambda d: truncate(d / "data" / JSON), "", JSON),
+    (lambda d: (d / "data" / PHOTO).unlink(), "", PHOTO),
+    (lambda d: truncate(d / "data" / PHOTO), "--phase eval", PHOTO),
+    (lambda d: None, "--image-size 102", "102"),
+    (lambda d: (d / "out/embeddings.pt").unlink(), "--phase gcn", "out/embeddings.pt --phase"),
+    (lambda d: None, "--lr 0.002", "out/backbone.pt lr 0.001 0.002 --fresh"),
+    (lambda d: rename_a_label(d / "data/annotations"), "--phase embed", "out/backbone.pt labels"),
+    (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
+    (
+        lambda d: (d / "glove.txt").write_text("cup 1 2 3\ncar 1 2\n"),
+        "--nodes word --glove {d}/glove.txt",
+        "glove.txt line 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "more", "words"), BAD_INPUT)
+def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
+    demo, finished, tmp_path, capsys, spoil, more, words
+):
+    data_dir = shutil.copytree(demo, tmp_path / "data")
+    out = shutil.copytree(finished, tmp_path / "out")
+    spoil(tmp_path)
+    try:
+        code = run.main(argv(data_dir, out, more.format(d=tmp_path)))
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    sentence = error[error.index("error: ") :].strip()
+    lines = 3 if "val2014.json" in words else 1  # the folder tree takes two more
+    assert len(sentence.splitlines()) == lines
+    assert [word for word in words.split() if word not in sentence] == []
