@@ -67,8 +67,8 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     (without,) = next(iter(reports.values()))["mAP_without"]
     lines = [["model", "parameters", "mAP", f"mAP w/o {without}", "predicted", *columns]]
     lines.append(["chance", "", *(f"{mAP:.2f}" for mAP in chance(targets)), "", *[""] * 7])
-    for name, report in reports.items():
-        first = [MODELS[name], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
+    for report in reports.values():
+        first = [report["label"], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
         first += [f"{report['mAP_without'][without]:.2f}"]
         predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
         for how, values in (predictions | {"top 3": report["top3"]}).items():

@@ -33,14 +33,17 @@ import data
 import iml_gcn
 import metrics
 import report
+import resnet
 import tresnet
 
-BACKBONES = {
-    "tresnet_m": tresnet.tresnet_m,
-    "tresnet_l": tresnet.tresnet_l,
-    "tresnet_xl": tresnet.tresnet_xl,
-    "tresnet_tiny": tresnet.tresnet_tiny,
+BACKBONES = {  # name -> how to build it, the released weights it starts from
+    "tresnet_m": (tresnet.tresnet_m, "tresnet_m_21k"),  # the first author's later code: 21K too
+    "tresnet_l": (tresnet.tresnet_l, "tresnet_l_1k"),
+    "tresnet_xl": (tresnet.tresnet_xl, "none"),
+    "tresnet_tiny": (tresnet.tresnet_tiny, "none"),
+    "resnet101": (resnet.resnet101, "resnet101_1k"),
 }
+RELEASED = tresnet.RELEASED | resnet.RELEASED
 
 
 def load_demo(args) -> tuple[data.Split, data.Split]:
@@ -70,7 +73,12 @@ def load_coco(args) -> tuple[data.Split, data.Split]:
 
 DATASETS = {"demo": load_demo, "coco": load_coco}
 
-# What differs from the command line's defaults (the paper's) for a data set. All of demo's: ours.
+# What differs from the command line's defaults, the paper's, in ASL's training script [ASL] ...
+RECIPES = {
+    "paper": {},
+    "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
+}
+# ... and for a data set. All of demo's: ours.
 PRESETS = {
     "demo": {
         "backbone": "tresnet_tiny",
@@ -112,7 +120,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("what to run").add_argument
     add("--dataset", choices=DATASETS, default="demo", help="(%(default)s)")
     phases = ["all", "backbone", "embed", "gcn", "eval"]
-    add("--phase", choices=phases, default="all", help="(%(default)s) [Proposed Approach]")
+    text = "one or several, run in this order (all) [Proposed Approach]"
+    add("--phase", nargs="+", choices=phases, default=["all"], help=text)
     nodes = ["word", "image", "pca"]
     text = "node features, one or several (image pca) [F_W, F_I, F_PCA: Table 3]"
     add("--nodes", nargs="+", choices=nodes, default=["image", "pca"], help=text)
@@ -129,13 +138,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "keep images without a label [dropped by the protocol; difference 7]"
     add("--keep-unlabelled", action="store_true", help=text)
     add("--glove", metavar="FILE", help="GloVe-format text for --nodes word [ML-GCN: 840B, 300-d]")
-    add("--image-size", type=whole(32), default=448, help="(448; demo 96) px [ours, difference 9]")
+    add(
+        "--image-size",
+        type=whole(32),
+        default=448,
+        help="(448; asl 224; demo 96) px [difference 9]",
+    )
     add("--workers", type=whole(0), default=min(8, os.cpu_count() or 1), help="loaders [ours]")
 
     add = parser.add_argument_group("model").add_argument
     add("--backbone", choices=BACKBONES, default="tresnet_m", help="(tresnet_m; demo tiny) [paper]")
-    text = "weights to start from, a checkpoint of ours or 'none' (none: random) [paper: ImageNet]"
-    add("--weights", default="none", help=text)
+    add("--pool", choices=["avg", "max"], default="avg", help="(avg) [paper: GAP; ML-GCN: max]")
+    text = f"file, URL, 'none' (random) or one of {', '.join(RELEASED)} (M: tresnet_m_21k, L: "
+    text += "tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
+    add("--weights", help=text)
     text = "phase gcn starts from backbone.pt or again from --weights (backbone) [difference 13]"
     add("--init", choices=["backbone", "imagenet"], default="backbone", help=text)
     readings = ["paper", "mlgcn"]
@@ -147,14 +163,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=whole(1), default=40, help="a phase (40; demo 12) [Impl. details]")
     add("--batch-size", type=whole(1), default=64, help="(64; demo 32) [ours, paper is silent]")
-    text = "(1e-3) Adam, x0.1 after each quarter of the epochs: 10, 20, 30 of 40 [Impl. details]"
+    text = "Adam, x0.1 after epochs 10, 20, 30 of 40; or ASL's one-cycle (paper) [difference 18]"
+    add("--recipe", choices=RECIPES, default="paper", help=text)
+    text = "peak learning rate (1e-3; asl 1e-4) [Impl. details]"
     add("--lr", type=between(0, 1e3), default=1e-3, help=text)
-    text = "L2, on tensors of 2+ dimensions (5e-4) [Impl. details; difference 12]"
+    text = "L2, on tensors of 2+ dimensions (5e-4; asl 1e-4) [Impl. details; difference 12]"
     add("--weight-decay", type=between(0, 1e3), default=5e-4, help=text)
     add("--gamma-neg", type=between(0, 100), default=4.0, help="(4) [ASL]")
     add("--gamma-pos", type=between(0, 100), default=0.0, help="(0) [ASL]")
     add("--clip", type=between(0, 1), default=0.05, help="probability shift (0.05) [ASL]")
-    text = "decay of a moving average of the weights, e.g. 0.9997 (0: off) [paper has none]"
+    text = "decay of a moving average of the weights (0: off; asl 0.9997) [paper has none]"
     add("--ema", type=between(0, 1), default=0.0, help=text)
     add("--seed", type=whole(0), default=0, help="weights, order and augmentation (0) [ours]")
     text = "evaluate every N epochs while training, 0: never (1) [ours]"
@@ -168,11 +186,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--threshold", type=between(0.001, 0.999), nargs="+", default=[], help=text)
 
     known, _ = parser.parse_known_args(argv)
-    parser.set_defaults(**PRESETS[known.dataset])
+    parser.set_defaults(**RECIPES[known.recipe] | PRESETS[known.dataset])
     args = parser.parse_args(argv)
+    args.phase = phases[1:] if "all" in args.phase else [p for p in phases if p in args.phase]
+    # Only a file that was asked for is evaluated as it stands; a default would download for it.
+    args.evaluate = args.weights if args.phase == ["eval"] else None
+    args.weights = args.weights or BACKBONES[args.backbone][1]
     if args.image_size % 4:
         parser.error(f"--image-size {args.image_size} is not a multiple of 4, as TResNet needs")
-    if "word" in args.nodes and not args.glove and args.phase in ("all", "gcn"):
+    if "word" in args.nodes and not args.glove and "gcn" in args.phase:
         parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
     args.data = args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
@@ -235,6 +257,7 @@ def settings(args, name: str, backbone_id: str | None = None) -> dict:
     """The arguments that decide the numbers in <name>.pt; a changed one must not pass unseen."""
     unimportant = {"phase", "out", "fresh", "data", "workers", "device", "compile", "threshold"}
     unimportant |= {"eval_every", "nodes", "train_json", "train_images", "val_json", "val_images"}
+    unimportant |= {"evaluate"}
     if name == "backbone":
         unimportant |= {"glove", "init", "adjacency", "tau", "p"}
     if name != "gcn-word":
@@ -284,7 +307,7 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Classifier, dict]:
     """Any backbone.pt or gcn-*.pt as a Classifier in eval mode, and what else the file says."""
     checkpoint = tresnet.read_checkpoint(path)
     try:
-        backbone = BACKBONES[checkpoint["backbone"]]()
+        backbone = BACKBONES[checkpoint["backbone"]][0](checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])
         if "head.nodes" in state:
             hidden = state["head.W0"].shape[1]
@@ -423,8 +446,14 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
         lr=args.lr,
         fused=args.device.startswith(("cuda", "cpu")),
     )
-    quarters = [math.ceil(len(loader) * args.epochs * k / 4) for k in (1, 2, 3)]  # in steps
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
+    steps = len(loader) * args.epochs
+    if args.recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=args.lr, total_steps=2 * steps, pct_start=0.2
+        )
+    else:
+        quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
     average = None
     if args.ema:
         average = AveragedModel(
@@ -489,6 +518,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
             "name": name,
             "classes": splits[0].classes,
             "backbone": args.backbone,
+            "pool": args.pool,
             "image_size": args.image_size,
             "epochs": args.epochs,
             "backbone_id": weights_id(final.backbone),
@@ -508,11 +538,12 @@ def check_finite(losses: torch.Tensor, where: str, last: Path) -> None:
         )
 
 
-def new_backbone(args) -> torch.nn.Module:
-    backbone = BACKBONES[args.backbone]()
-    if args.weights != "none":
-        tresnet.load_weights(backbone, args.weights)
-    return backbone
+def new_backbone(args) -> tuple[torch.nn.Module, dict]:
+    """The backbone with --weights, and the classifier that came with them, if any."""
+    backbone = BACKBONES[args.backbone][0](args.pool)
+    if args.weights == "none":
+        return backbone, {}
+    return backbone, tresnet.load_weights(backbone, RELEASED.get(args.weights, args.weights))
 
 
 # The phases
@@ -524,7 +555,7 @@ def phase_backbone(args, splits) -> None:
     if trained_before(args, "backbone", current, splits[0].classes):
         return
     torch.manual_seed(args.seed)
-    backbone = new_backbone(args)
+    backbone, _ = new_backbone(args)
     head = iml_gcn.linear_head(backbone.num_features, len(splits[0].classes))
     train(args, "backbone", iml_gcn.Classifier(backbone, head), splits, current)
 
@@ -562,41 +593,49 @@ def phase_embed(args, splits) -> None:
 def phase_gcn(args, splits) -> None:
     """Phase 3: CNN and GCN trained jointly, once for every kind of node features (Table 3)."""
     classes = splits[0].classes
-    embeddings = load(args, "embeddings.pt", classes, "embed")
-    backbone_id = load(args, "backbone.pt", classes, "backbone")["backbone_id"]
-    if embeddings["settings"]["backbone_id"] != backbone_id:
-        raise ValueError(
-            f"{args.out}/embeddings.pt was made from another backbone.pt; run --phase embed again"
-        )
-    counted = embeddings["pairs"], embeddings["counts"]  # (n, n), (n,)
+    start = None
+    if args.init == "backbone":
+        start = load(args, "backbone.pt", classes, "backbone")["backbone_id"]
+    counted = iml_gcn.cooccurrence(torch.from_numpy(splits[0].targets))  # (n, n), (n,)
     A = iml_gcn.adjacency(*counted, args.tau, args.p, args.adjacency)  # (n, n), Eq. 3 and 4
     A_hat = iml_gcn.normalise(A, args.adjacency)  # (n, n)
     for kind in args.nodes:
-        name = f"gcn-{kind}"
-        current = settings(args, name, backbone_id)
-        if trained_before(args, name, current, classes):
-            continue
+        name, source = f"gcn-{kind}", start
         if kind == "word":
             nodes, _ = data.load_glove(args.glove, classes)  # (n, 300)
         else:
+            embeddings = load(args, "embeddings.pt", classes, "embed")
             nodes = embeddings[kind]  # (n, D) or (n, n)
+            source = embeddings["settings"]["backbone_id"]
+            if start not in (None, source):
+                raise ValueError(
+                    f"{args.out}/embeddings.pt was made from another backbone.pt; "
+                    "run --phase embed again"
+                )
+        current = settings(args, name, source)
+        if trained_before(args, name, current, classes):
+            continue
         torch.manual_seed(args.seed)
         if args.init == "backbone":  # difference 13
             backbone = load_model(args.out / "backbone.pt")[0].backbone
         else:
-            backbone = new_backbone(args)
+            backbone, _ = new_backbone(args)
         head = iml_gcn.LabelGCN(nodes, A_hat, backbone.num_features)
         train(args, name, iml_gcn.Classifier(backbone, head), splits, current)
 
 
 def phase_eval(args, splits) -> None:
-    """Every model in --out on the val photos: scores-*.npz, metrics-*.json and results.md."""
+    """Every model in --out, or the one of --weights, on the val photos: scores-*.npz,
+    metrics-*.json and the table, results.md."""
     split, reports = splits[1], {}
-    for name in report.MODELS:
-        path = args.out / f"{name}.pt"
-        if not path.is_file():
-            continue
-        model, checkpoint = load_model(path)
+    paths = {name: args.out / f"{name}.pt" for name in report.MODELS}
+    models = {name: load_model(path) for name, path in paths.items() if path.is_file()}
+    if args.evaluate:
+        models = {"weights": given_model(args, split.classes)}
+    if not models:
+        raise FileNotFoundError(f"no model in {args.out}; run --phase backbone or all first")
+    for name, (model, checkpoint) in models.items():
+        path = paths.get(name, args.weights)
         check_classes(path, checkpoint, split.classes)
         if checkpoint["image_size"] != args.image_size:
             raise ValueError(
@@ -608,17 +647,37 @@ def phase_eval(args, splits) -> None:
         scores = {"logits": logits, "targets": split.targets, "classes": np.array(split.classes)}
         with replacing(args.out / f"scores-{name}.npz") as file:
             np.savez_compressed(file, **scores)
-        about = {"name": name, "dataset": args.dataset, "classes": split.classes}
+        about = {"label": report.MODELS.get(name, str(path)), "dataset": args.dataset}
         about |= {"image_size": args.image_size, "parameters": count_parameters(model)}
-        about |= {"epochs": checkpoint["epochs"], "seed": checkpoint["settings"]["seed"]}
+        about |= {"epochs": checkpoint["epochs"], "settings": checkpoint["settings"]}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = about | report.summarise(logits, split.targets, split.classes, thresholds)
-        save_text(args.out / f"metrics-{name}.json", json.dumps(reports[name], indent=1))
-    if not reports:
-        raise FileNotFoundError(f"no model in {args.out}; run --phase backbone or all first")
+        text = json.dumps(reports[name], indent=1, default=str)
+        save_text(args.out / f"metrics-{name}.json", text)
     table = report.table(args.dataset, args.image_size, split.targets, reports)
-    save_text(args.out / "results.md", table)
-    print(f"\n{table}\nwritten to {args.out}/results.md")
+    path = args.out / ("results-weights.md" if args.evaluate else "results.md")
+    save_text(path, table)
+    print(f"\n{table}\nwritten to {path}")
+
+
+def given_model(args, classes: list[str]) -> tuple[iml_gcn.Classifier, dict]:
+    """--phase eval --weights FILE: a checkpoint of ours, or a released file with its classifier,
+    whose labels are taken to be the data set's in category id order (ASL's COCO files)."""
+    source = RELEASED.get(args.weights, args.weights)
+    if "classes" in tresnet.read_checkpoint(source):
+        return load_model(source)
+    backbone, state = new_backbone(args)
+    expected = (len(classes), backbone.num_features)
+    if "weight" not in state or state["weight"].shape != expected:
+        found = f"one of {tuple(state['weight'].shape)}" if "weight" in state else "none"
+        raise ValueError(
+            f"{source} should hold a classifier of {expected} to be evaluated, it has {found}; "
+            "use it as --weights of --phase backbone"
+        )
+    head = torch.nn.Linear(backbone.num_features, len(classes), bias="bias" in state)
+    head.load_state_dict(state)
+    about = {"classes": classes, "image_size": args.image_size, "epochs": None, "settings": None}
+    return iml_gcn.Classifier(backbone, head).eval(), about
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -634,17 +693,17 @@ def run(args) -> None:
         "gcn": phase_gcn,
         "eval": phase_eval,
     }
-    print(f"{args.dataset} on {args.device}, phase {args.phase}, into {args.out}")
+    print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
     splits = load_data(args)
     describe_graph(args, splits[0])
-    if "word" in args.nodes and args.phase in ("all", "gcn"):
+    if "word" in args.nodes and "gcn" in args.phase:
         nodes, unknown = data.load_glove(args.glove, splits[0].classes)
         width = nodes.shape[1]
         print(f"{args.glove}: {width}-d, {len(unknown)} words not found{listed(unknown)}")
     args.out.mkdir(parents=True, exist_ok=True)
     save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
     for name, phase in phases.items():
-        if args.phase in (name, "all"):
+        if name in args.phase:
             phase(args, splits)
 
 

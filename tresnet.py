@@ -14,7 +14,9 @@ Sizes and channels are M's; L and XL widen them. A Bottleneck puts out 4 x plane
 divided by 255 and nothing else: no mean, no standard deviation.
 """
 
+import http.client
 import re
+import urllib.error
 from pathlib import Path
 
 import torch
@@ -115,13 +117,15 @@ class Bottleneck(nn.Module):
 
 
 class TResNet(nn.Module):
-    """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, after average pooling.
+    """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, after `pool`.
 
+    pool is "avg", TResNet's, or "max", each channel's largest activation (ML-GCN's choice).
     H and W are multiples of 4 and at least 32 (five halvings); anything else is a ValueError.
     """
 
-    def __init__(self, layers: tuple[int, int, int, int], width: float = 1.0):
+    def __init__(self, layers: tuple[int, int, int, int], width: float = 1.0, pool: str = "avg"):
         super().__init__()
+        self.pool = pool
         planes = int(64 * width)
         self.conv1 = ConvABN(48, planes, 3, slope=1e-2)  # the stem's slope, not the blocks' 1e-3
         c_in = planes
@@ -163,36 +167,61 @@ class TResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.forward_features(images)  # (B, D, h, w)
         # F_GAP (B, D) leaves in float32 even under autocast: the head ranks what is left of it.
-        return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))
 
 
-def tresnet_m() -> TResNet:
+def tresnet_m(pool: str = "avg") -> TResNet:
     """D = 2048; 29,340,032 parameters."""
-    return TResNet((3, 4, 11, 3))
+    return TResNet((3, 4, 11, 3), pool=pool)
 
 
-def tresnet_l() -> TResNet:
-    """D = 2432."""
-    return TResNet((4, 5, 18, 3), width=1.2)
+def tresnet_l(pool: str = "avg") -> TResNet:
+    """D = 2432; 53,556,256 parameters."""
+    return TResNet((4, 5, 18, 3), width=1.2, pool=pool)
 
 
-def tresnet_xl() -> TResNet:
-    """D = 2656."""
-    return TResNet((4, 5, 24, 3), width=1.3)
+def tresnet_xl(pool: str = "avg") -> TResNet:
+    """D = 2656; 75,779,244 parameters."""
+    return TResNet((4, 5, 24, 3), width=1.3, pool=pool)
 
 
-def tresnet_tiny() -> TResNet:
+def tresnet_tiny(pool: str = "avg") -> TResNet:
     """D = 512. Ours, for the demo and the tests: the same parts, a fraction of blocks and width."""
-    return TResNet((1, 1, 2, 1), width=0.25)
+    return TResNet((1, 1, 2, 1), width=0.25, pool=pool)
+
+
+# The authors' released files, by the names --weights takes.
+ZOO = "https://miil-public-eu.oss-eu-central-1.aliyuncs.com/model-zoo/"
+RELEASED = {
+    "tresnet_m_21k": ZOO + "ImageNet_21K_P/models/tresnet_m_miil_21k.pth",
+    "tresnet_m_1k": ZOO + "tresnet/tresnet_m.pth",
+    "tresnet_m_1k_448": ZOO + "tresnet/tresnet_m_448.pth",
+    "tresnet_l_1k": ZOO + "tresnet/tresnet_l.pth",
+    "tresnet_m_coco_224": ZOO + "ASL/MS_COCO_TRresNet_M_224_81.8.pth",  # ASL's, 80 COCO labels
+}
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """torch.load of tensors and plain types only: a hostile pickle cannot run, it is an error."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; give the path of an existing .pt file")
+    """torch.load of tensors and plain types only: a hostile pickle cannot run, it is an error.
+
+    A URL is downloaded once, into torch.hub's folder.
+    """
+    url = str(path) if str(path).startswith(("http://", "https://")) else None
+    if not url and not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; give the path of an existing file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if url:
+            checkpoint = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", check_hash=True, weights_only=True
+            )
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise FileNotFoundError(
+            f"cannot download {url} ({error}); fetch it on another machine and put it into {folder}"
+        ) from error
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path} is not a checkpoint of plain tensors ({reason})") from error
@@ -206,11 +235,12 @@ INPLACE_ABN = re.compile(r"(.*(?:conv[123]|downsample\.1))\.(?:0\.(?=[01]\.))?([
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
-    """Load a backbone strictly from our own checkpoints, the released TResNet files or timm's.
+    """Load a backbone strictly: our checkpoints, released TResNet files, timm's, torchvision's.
 
-    Only a classifier (`head.*`) may be left over; it is returned, by its names in the file. Batch
-    counters and blur kernels are ignored. Anything else missing, unexpected or of another shape is
-    a ValueError that names it: a wrong file must not turn into random weights without a word.
+    `path` is a file or a URL. Only a classifier (`head.*`, torchvision's `fc.*`) may be left over;
+    it is returned, as "weight" and "bias" where it is a linear layer. Batch counters and blur
+    kernels are ignored. Anything else missing, unexpected or of another shape is a ValueError that
+    names it: a wrong file must not turn into random weights without a word.
     """
     checkpoint = read_checkpoint(path)
     state = next(
@@ -222,8 +252,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{path}: entry {key!r} is a {type(value).__name__}, not a tensor")
         name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
-        if name.startswith("head."):
-            head[name.removeprefix("head.")] = value
+        if name.startswith(("head.", "fc.")):
+            head[re.sub(r"^(head\.)?(fc\.)?", "", name)] = value
         elif not name.endswith((".filt", ".num_batches_tracked")):
             if match := INPLACE_ABN.fullmatch(name):
                 conv, part, tensor = match.groups()
@@ -241,7 +271,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     ]
     if problems:
         raise ValueError(
-            f"{path} does not fit this backbone, {len(problems)} of {len(expected)} tensors: "
+            f"{path} does not fit this backbone, {len(problems)} problems: "
             f"{', '.join(problems[:3])}{' ...' if len(problems) > 3 else ''}; "
             "choose the --backbone the file was made for"
         )

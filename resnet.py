@@ -1,0 +1,103 @@
+"""ResNet: the backbone of ML-GCN, images (B, 3, H, W) in [0, 1] -> features (B, D), D = 2048.
+
+Source: K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1. Names of
+parameters are torchvision's, so its released files load strictly once `fc.*`, the classifier, is
+taken out. As there, the 3x3 of a Bottleneck carries the stride (He et al.: its first 1x1).
+
+    stage    output at 224 px   block        101   planes   stride
+    stem     64 x 112 x 112     conv 7x7                    2
+             64 x 56 x 56       max 3x3                     2
+    layer1   256 x 56 x 56      Bottleneck   3     64       1
+    layer2   512 x 28 x 28      Bottleneck   4     128      2
+    layer3   1024 x 14 x 14     Bottleneck   23    256      2
+    layer4   2048 x 7 x 7       Bottleneck   3     512      2
+
+A Bottleneck puts out 4 x planes. The input is RGB divided by 255, as TResNet's: ImageNet's mean and
+standard deviation are subtracted and divided by inside `forward_features`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1, each with batch norm, added to the shortcut; ReLU after the addition."""
+
+    expansion = 4
+
+    def __init__(self, c_in: int, planes: int, stride: int):
+        super().__init__()
+        c_out = planes * self.expansion
+        self.conv1 = nn.Conv2d(c_in, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, c_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(c_out)
+        self.downsample = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            projection = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(c_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))  # (B, planes, h, w)
+        y = F.relu(self.bn2(self.conv2(y)))  # (B, planes, h / stride, w / stride)
+        y = self.bn3(self.conv3(y))  # (B, 4 planes, h / stride, w / stride)
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, after `pool`.
+
+    pool is "avg" (He et al.) or "max" (ML-GCN: each channel's largest activation). H and W are
+    anything from 32, the network's total stride; less is a ValueError.
+    """
+
+    def __init__(self, layers: tuple[int, int, int, int], pool: str = "avg"):
+        super().__init__()
+        if pool not in ("avg", "max"):
+            raise ValueError(f"pool is {pool!r}, ResNet has 'avg' and 'max'; choose one of them")
+        self.pool = pool
+        # ImageNet's, as torchvision's weights were trained with; not persistent: not in its files.
+        for name, rgb in [("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))]:
+            self.register_buffer(name, torch.tensor(rgb).view(3, 1, 1), persistent=False)
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        c_in = 64
+        for i, blocks in enumerate(layers):
+            stage = []
+            for j in range(blocks):
+                stage.append(Bottleneck(c_in, 64 * 2**i, stride=2 if i > 0 and j == 0 else 1))
+                c_in = 64 * 2**i * Bottleneck.expansion
+            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+        self.num_features = c_in
+        for module in self.modules():  # torchvision's; batch norm stays at PyTorch's 1 and 0
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """The feature map before pooling, (B, D, H / 32, W / 32) rounded up."""
+        B, C, H, W = images.shape
+        if C != 3 or min(H, W) < 32:
+            raise ValueError(
+                f"images are (B, {C}, {H}, {W}), ResNet needs 3 channels and H and W of at "
+                "least 32; choose another --image-size"
+            )
+        x = F.relu(self.bn1(self.conv1((images - self.mean) / self.std)))  # (B, 64, H / 2, W / 2)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H / 4, W / 4)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.forward_features(images)  # (B, D, h, w)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # as TResNet's, even under autocast
+        return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))  # (B, D)
+
+
+def resnet101(pool: str = "avg") -> ResNet:
+    """D = 2048; 42,500,160 parameters."""
+    return ResNet((3, 4, 23, 3), pool)
+
+
+# torchvision's IMAGENET1K_V1 file, by the name --weights takes.
+RELEASED = {"resnet101_1k": "https://download.pytorch.org/models/resnet101-63fe2227.pth"}
