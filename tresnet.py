@@ -194,8 +194,8 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"{path} is not a checkpoint of plain tensors ({reason})") from error
+        kind = type(error).__name__  # not its text: torch's advises to let the file run code
+        raise ValueError(f"{path} is not a checkpoint of plain tensors ({kind})") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected a dict of weights")
     return checkpoint
@@ -241,7 +241,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     ]
     if problems:
         raise ValueError(
-            f"{path} does not fit this backbone, {len(problems)} of {len(expected)} tensors: "
+            f"{path} does not fit this backbone, {len(problems)} problems: "
             f"{', '.join(problems[:3])}{' ...' if len(problems) > 3 else ''}; "
             "choose the --backbone the file was made for"
         )
