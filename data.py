@@ -57,7 +57,9 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
             raise ValueError(f"{json_path}: category {category!r:.80} needs an 'id' and a 'name'")
         category_id, name = _id(category.get("id"), "category", json_path), category["name"]
         if category_id in categories or name in categories.values():
-            raise ValueError(f"{json_path}: category {category_id}, {name!r:.80}, is there twice")
+            raise ValueError(
+                f"{json_path}: category id {category_id}, {name!r:.80}, is there twice"
+            )
         categories[category_id] = name
     ids = sorted(categories)  # difference 8: id order, not alphabetical
     columns = {category_id: j for j, category_id in enumerate(ids)}
