@@ -55,9 +55,12 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     for category in document["categories"]:
         if not isinstance(category, dict) or not isinstance(category.get("name"), str):
             raise ValueError(f"{json_path}: category {category!r:.80} needs an 'id' and a 'name'")
-        if category.get("id") in categories:
-            raise ValueError(f"{json_path}: category id {category['id']} stands there twice")
-        categories[_id(category.get("id"), "category", json_path)] = category["name"]
+        category_id, name = _id(category.get("id"), "category", json_path), category["name"]
+        if category_id in categories or name in categories.values():
+            raise ValueError(
+                f"{json_path}: category id {category_id}, {name!r:.80}, is there twice"
+            )
+        categories[category_id] = name
     ids = sorted(categories)  # difference 8: id order, not alphabetical
     columns = {category_id: j for j, category_id in enumerate(ids)}
 
@@ -65,9 +68,10 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     for image in document["images"]:
         if not isinstance(image, tuple) or not isinstance(image[1], str):
             raise ValueError(f"{json_path}: image {image!r:.80} needs an 'id' and a 'file_name'")
-        if image[0] in rows:
-            raise ValueError(f"{json_path}: image id {image[0]} stands there twice")
-        rows[_id(image[0], "image", json_path)] = len(paths)
+        image_id = _id(image[0], "image", json_path)
+        if image_id in rows:
+            raise ValueError(f"{json_path}: image id {image_id} is there twice")
+        rows[image_id] = len(paths)
         paths.append(os.path.join(image_dir, image[1]))
 
     targets = np.zeros((len(paths), len(ids)), np.uint8)  # (M, n)
@@ -80,7 +84,7 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
         try:
             targets[rows[annotation[0]], columns[annotation[1]]] = 1
         except (KeyError, TypeError):  # TypeError: an id that is a list or an object
-            kind = "category" if annotation[0] in rows else "image"
+            kind = "category" if annotation[0] in list(rows) else "image"
             value = annotation[kind == "category"]
             raise ValueError(
                 f"{json_path}: an annotation names {kind} id {value!r:.80}, which is not among the "
@@ -132,7 +136,7 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                values = line.split()
+                values = line.rstrip().split(" ")  # not split(): a few words are Unicode blanks
                 if number == 1 and len(values) == 2:  # word2vec's header: count and width
                     continue
                 width = width or len(values) - 1
@@ -222,6 +226,10 @@ def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image
 
 
+# What Pillow raises on damaged files.
+PILLOW_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+
+
 class MultiLabelImages(Dataset):
     """A split as (image, target, row, error) items, keyed by (epoch, row) pairs; see `Batches`.
 
@@ -241,7 +249,7 @@ class MultiLabelImages(Dataset):
         path, target = self.split.paths[row], self.split.targets[row]
         try:
             image = read_image(path, self.size)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three on bad files
+        except PILLOW_ERRORS as error:
             return None, target, row, f"cannot read photo {path} ({error}); replace the file"
         if self.augment:
             image = augment(image, np.random.default_rng((self.seed, epoch, row)))

@@ -85,7 +85,7 @@ def adjacency(
       "mlgcn": ML-GCN's released code, a column's edges share 0.25 beside an identity; no p.
     """
     P = pairs.double() / counts.double().clamp(min=1)[:, None]  # (n, n), zero rows stay zero
-    A = (P >= tau).double().fill_diagonal_(0)  # (n, n), Eq. 3
+    A = ((P >= tau) & (P > 0)).double().fill_diagonal_(0)  # (n, n), Eq. 3
     I = torch.eye(len(A), dtype=A.dtype)  # noqa: E741
     if reading == "paper":
         neighbours = A.sum(1, keepdim=True).clamp(min=1)  # (n, 1); an isolated label keeps 1 - p

@@ -253,8 +253,8 @@ def check_classes(path: Path, checkpoint: dict, classes: list[str]) -> None:
         )
 
 
-def settings(args, name: str, backbone_id: str | None = None) -> dict:
-    """The arguments that decide the numbers in <name>.pt; a changed one must not pass unseen."""
+def settings(args, name: str, split: data.Split, backbone_id: str | None = None) -> dict:
+    """What decides the numbers in <name>.pt: arguments, training data. No change passes unseen."""
     unimportant = {"phase", "out", "fresh", "data", "workers", "device", "compile", "threshold"}
     unimportant |= {"eval_every", "nodes", "train_json", "train_images", "val_json", "val_images"}
     unimportant |= {"evaluate"}
@@ -263,7 +263,12 @@ def settings(args, name: str, backbone_id: str | None = None) -> dict:
     if name != "gcn-word":
         unimportant |= {"glove"}
     kept = {k: v for k, v in vars(args).items() if k not in unimportant}
-    return kept | ({"backbone_id": backbone_id} if backbone_id else {})
+    return kept | {"training_data": split_id(split), "backbone_id": backbone_id}
+
+
+def split_id(split: data.Split) -> str:
+    names = "\n".join(os.path.basename(path) for path in split.paths)
+    return hashlib.sha256(names.encode() + split.targets.tobytes()).hexdigest()[:16]
 
 
 def unfinished(args, name: str) -> bool:
@@ -492,7 +497,9 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
                 average.update_parameters(model)
             losses[step] = loss.detach() / len(rows)
             if progress.due(len(rows)) or step + 1 == len(loader):
-                check_finite(losses[: step + 1], where, last)
+                finite = losses[: step + 1].isfinite()
+                if not finite.all():
+                    raise ValueError(diverged(where, int(finite.int().argmin()) + 1, last))
                 progress.show(f"loss {losses[step]:.2f} an image  ")
         speed = progress.close()
 
@@ -507,6 +514,8 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
         print(f"{line}  {speed}", flush=True)
         with open(args.out / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise ValueError(diverged(where, len(loader), last))
         states = {key: part.state_dict() for key, part in parts.items()}
         about = {"name": name, "classes": splits[0].classes, "settings": current}
         save(last, about | {"epochs": epoch + 1} | states)
@@ -529,13 +538,9 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
     last.unlink(missing_ok=True)
 
 
-def check_finite(losses: torch.Tensor, where: str, last: Path) -> None:
-    if not torch.isfinite(losses).all():
-        step = int((~torch.isfinite(losses)).float().argmax()) + 1
-        saved = f"{last} holds the epoch before" if last.is_file() else "nothing was saved yet"
-        raise ValueError(
-            f"the loss is not finite: {where}, step {step}; {saved}; try --fresh and a smaller --lr"
-        )
+def diverged(where: str, step: int, last: Path) -> str:
+    saved = f"{last} holds the epoch before" if last.is_file() else "nothing was saved yet"
+    return f"training diverged: {where}, step {step}; {saved}; try --fresh and a smaller --lr"
 
 
 def new_backbone(args) -> tuple[torch.nn.Module, dict]:
@@ -551,7 +556,7 @@ def new_backbone(args) -> tuple[torch.nn.Module, dict]:
 
 def phase_backbone(args, splits) -> None:
     """Phase 1: CNN and linear head, trained to convergence. This is the ASL row of Table 1."""
-    current = settings(args, "backbone")
+    current = settings(args, "backbone", splits[0])
     if trained_before(args, "backbone", current, splits[0].classes):
         return
     torch.manual_seed(args.seed)
@@ -565,8 +570,8 @@ def phase_embed(args, splits) -> None:
     """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6."""
     split = splits[0]
     backbone_id = load(args, "backbone.pt", split.classes, "backbone")["backbone_id"]
-    current = {"backbone_id": backbone_id, "limit": args.limit, "image_size": args.image_size}
-    current |= {"keep_unlabelled": args.keep_unlabelled, "amp": args.amp}
+    current = {"backbone_id": backbone_id, "training_data": split_id(split)}
+    current |= {"image_size": args.image_size, "amp": args.amp}
     path = args.out / "embeddings.pt"
     if path.is_file() and tresnet.read_checkpoint(path).get("settings") == current:
         if not args.fresh:
@@ -612,7 +617,7 @@ def phase_gcn(args, splits) -> None:
                     f"{args.out}/embeddings.pt was made from another backbone.pt; "
                     "run --phase embed again"
                 )
-        current = settings(args, name, source)
+        current = settings(args, name, splits[0], source)
         if trained_before(args, name, current, classes):
             continue
         torch.manual_seed(args.seed)

@@ -71,8 +71,8 @@ def test_asymmetric_loss_and_gradient_follow_the_definition(gamma_neg, gamma_pos
 def test_asymmetric_loss_and_gradient_are_finite_for_extreme_logits(
     dtype, gamma_neg, gamma_pos, clip
 ):
-    values = torch.tensor([-1e4, -1e3, -90, -20, 0, 20, 90, 1e3, 1e4])
-    for y in (0, 1):
+    values = torch.tensor([-1e4, -1e3, -90, -20, 0, 20, 90, 1e3, 1e4]).repeat(10)
+    for y in (0, 1):  # the sum of 90 losses is beyond float16's 65,504
         logits = values.to(dtype).requires_grad_()
         targets = torch.full_like(logits, y)
         loss = iml_gcn.asymmetric_loss(logits, targets, gamma_neg, gamma_pos, clip)
@@ -111,8 +111,6 @@ def test_cooccurrence_counts_what_loops_over_the_images_count():
 # With tau 0.1, inclusive, that makes the edges a-b, a-c, b-a, b-c and c-b, but not c-a.
 COUNTS = torch.tensor([10, 4, 20, 0])
 PAIRS = torch.tensor([[0, 1, 1, 0], [1, 0, 2, 0], [1, 2, 0, 0], [0, 0, 0, 0]])
-
-
 # Paper: a row's neighbours share p = 0.2, what is left stays; d without neighbours keeps 0.8.
 PAPER = [[0.8, 0.1, 0.1, 0], [0.1, 0.8, 0.1, 0], [0, 0.2, 0.8, 0], [0, 0, 0, 0.8]]
 # ML-GCN's code: a column's edges share 0.25: a has one (from b), b two (a, c), c two (a, b).
@@ -208,9 +206,8 @@ def test_label_gcn_gathers_from_the_rows_of_the_graph_in_both_layers():
 
 def test_label_gcn_with_an_identity_graph_is_a_plain_mlp_on_every_node():
     head = label_gcn(A_hat=torch.eye(5))
-    mlp = nn.Sequential(
-        nn.Linear(7, 9, bias=False), nn.LeakyReLU(0.2), nn.Linear(9, 6, bias=False)
-    ).double()
+    layers = nn.Linear(7, 9, bias=False), nn.LeakyReLU(0.2), nn.Linear(9, 6, bias=False)
+    mlp = nn.Sequential(*layers).double()
     mlp.load_state_dict({"0.weight": head.W0.T, "2.weight": head.W1.T})
     torch.testing.assert_close(head.classifiers(), mlp(head.nodes))
 
@@ -287,7 +284,7 @@ def test_blur_keeps_a_constant_and_spreads_an_impulse_by_1_2_1():
     assert torch.equal(tresnet.Blur()(corner), torch.tensor([[[[4.0, 2.0], [2.0, 1.0]]]]))
 
 
-@pytest.mark.parametrize(("C", "H", "W"), [(3, 102, 102), (3, 28, 28), (3, 64, 30), (4, 64, 64)])
+@pytest.mark.parametrize(("C", "H", "W"), [(3, 102, 64), (3, 64, 102), (3, 64, 28), (4, 64, 64)])
 def test_tresnet_refuses_images_it_cannot_halve_five_times(C, H, W):
     with pytest.raises(ValueError, match=f"{C}, {H}, {W}"):
         tresnet.tresnet_tiny()(torch.zeros(1, C, H, W))
@@ -355,19 +352,18 @@ def released_network(layers, planes, images):
     return state | head, timm | head, x.mean((2, 3))
 
 
-def some_images():
-    return torch.rand(2, 3, 68, 96, generator=torch.Generator().manual_seed(5))
+IMAGES = torch.rand(2, 3, 68, 96, generator=torch.Generator().manual_seed(5))
 
 
 def assert_computes(backbone, expected):
     with torch.no_grad():
-        ours = backbone.double().eval()(some_images().double())
+        ours = backbone.double().eval()(IMAGES.double())
     assert expected.std() > 0.1  # else everything were close to everything
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_released_tresnet_m_weights_load_and_compute_what_the_released_network_does(tmp_path):
-    state, _, features = released_network(*M, some_images())
+    state, _, features = released_network(*M, IMAGES)
     torch.save({"model": state}, tmp_path / "m.pth")
     backbone = tresnet.tresnet_m()
     head = tresnet.load_weights(backbone, tmp_path / "m.pth")
@@ -377,7 +373,7 @@ def test_released_tresnet_m_weights_load_and_compute_what_the_released_network_d
 
 
 def test_released_weights_load_with_module_prefix_other_top_key_and_blur_filters(tmp_path):
-    state, _, features = released_network(*TINY, some_images())
+    state, _, features = released_network(*TINY, IMAGES)
     entries = {f"module.{name}": value for name, value in state.items()}
     entries["module.body.layer2.0.conv1.1.filt"] = torch.rand(16, 1, 3, 3)
     torch.save({"epoch": 3, "state_dict": entries}, tmp_path / "tiny.pth")
@@ -390,7 +386,7 @@ def test_released_weights_load_with_module_prefix_other_top_key_and_blur_filters
 
 
 def test_timm_names_load_with_the_norm_weights_untouched(tmp_path):
-    _, state, _ = released_network(*TINY, some_images())
+    _, state, _ = released_network(*TINY, IMAGES)
     torch.save(state, tmp_path / "timm.pth")
     backbone = tresnet.tresnet_tiny()
     tresnet.load_weights(backbone, tmp_path / "timm.pth")
@@ -412,7 +408,7 @@ def test_timm_names_load_with_the_norm_weights_untouched(tmp_path):
 def test_weights_that_do_not_fit_are_refused_by_name_and_change_nothing(
     tmp_path, name, value, culprit
 ):
-    state = released_network(*TINY, some_images())[0] | {name: value}
+    state = released_network(*TINY, IMAGES)[0] | {name: value}
     torch.save({"model": {k: v for k, v in state.items() if v is not None}}, tmp_path / "bad.pth")
     backbone = tresnet.tresnet_tiny()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
@@ -482,13 +478,13 @@ IMAGE, CATEGORY = {"id": 7, "file_name": "7.jpg"}, {"id": 9, "name": "horse"}
         ("annotations", [{"image_id": 7, "category_id": {}}], r"category id \{\}"),
         ("annotations", [{"image_id": 7, "caption": "a horse"}], "a horse"),
         ("annotations", [{"category_id": 2}], "category_id"),
-        ("annotations", [None], "None"),
         ("images", [IMAGE], "image id 7"),
         ("images", [IMAGE | {"id": "seven"}], "seven"),
         ("images", [IMAGE | {"id": [7]}], r"image id \[7\]"),
         ("images", [{"id": 11}], "11"),
         ("images", [{"file_name": "11.jpg"}], "id None"),
         ("categories", [CATEGORY], "category id 9"),
+        ("categories", [CATEGORY | {"id": 11}], "id 11.*twice"),
         ("categories", [CATEGORY | {"id": [1]}], r"category id \[1\]"),
         ("categories", [{"id": 11}], "11"),
         ("categories", [{"name": "horse"}], "id None"),
@@ -509,7 +505,9 @@ def test_coco_reader_names_what_is_wrong(tmp_path, key, entry, culprit):
 
 
 def test_glove_nodes_are_the_means_of_their_words(tmp_path):
-    (tmp_path / "glove.txt").write_text("light 1 2 3\ntraffic 3 0 -1\nunused a b c\ntv 5 5 5.5\n")
+    # GloVe's own files hold words that are a no-break space, or have blanks in them.
+    text = "light 1 2 3\ntraffic 3 0 -1\n\u00a0 7 7 7\n. . 8 8 8\nunused a b c\ntv 5 5 5.5\n"
+    (tmp_path / "glove.txt").write_text(text, encoding="utf-8")
     nodes, unknown = data.load_glove(tmp_path / "glove.txt", ["Traffic light", "tv-set", "zebra"])
     assert nodes.tolist() == [[2, 1, 1], [5, 5, 5.5], [0, 0, 0]]  # ((3 0 -1) + (1 2 3)) / 2
     assert unknown == ["set", "zebra"]
@@ -572,6 +570,14 @@ def demo_split(demo, name):
     return data.load_coco(demo / f"annotations/instances_{name}.json", demo / name)
 
 
+def test_a_photo_that_pillow_refuses_is_an_error_that_names_it(demo, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 160 x 120 is a "decompression bomb" now
+    split = demo_split(demo, "val2014")
+    image, _, _, error = data.MultiLabelImages(split, 32)[0, 3]
+    assert image is None
+    assert split.paths[3] in error
+
+
 def test_augmentation_depends_on_seed_epoch_and_row_alone(demo):
     def pixels(seed, keys):
         images = data.MultiLabelImages(demo_split(demo, "train2014"), 32, augment=True, seed=seed)
@@ -598,30 +604,25 @@ def test_augmentation_at_its_strongest_by_hand():
     assert apply("Posterize", colour)[0, 0].tolist() == [192, 0, 16]  # the upper 4 bits
     assert apply("Solarize", colour)[0, 0].tolist() == [55, 248, 224]  # all of it inverted
     assert apply("Brightness", colour)[0, 0].tolist() == [255, 13, 58]  # 1.9 times, cut off
-    square = apply("Cutout", Image.new("RGB", (200, 200))).any(
-        2
-    )  # on black; it lies off the border
-    rows, columns = np.nonzero(square)
-    assert (square.sum(), np.ptp(rows), np.ptp(columns)) == (400, 19, 19)
+    hole = apply("Cutout", Image.new("RGB", (200, 200))).any(2)  # on black, off the border
+    rows, columns = np.nonzero(hole)
+    assert (hole.sum(), np.ptp(rows), np.ptp(columns)) == (400, 19, 19)
 
 
 def test_batches_shuffled_hold_an_image_at_most_once_and_depend_on_seed_and_epoch():
-    def epoch(sampler, number):
-        sampler.epoch = number
-        return list(sampler)
+    def rows(sampler, epoch):
+        sampler.epoch = epoch
+        assert [len(batch) for batch in sampler] == [4, 4]  # the other 3 of 11 wait for their turn
+        keys = [key for batch in sampler for key in batch]
+        assert {key[0] for key in keys} == {epoch}
+        return [key[1] for key in keys]
 
-    first = epoch(data.Batches(11, 4, shuffle=True, seed=2), 5)
-    keys = [key for batch in first for key in batch]
-    assert [len(batch) for batch in first] == [4, 4]  # the last 3 of 11 wait for another epoch
-    assert {key[0] for key in keys} == {5}
-    assert len({key[1] for key in keys} & set(range(11))) == 8
-    used = data.Batches(11, 4, shuffle=True, seed=2)
-    np.random.seed(1)  # noqa: NPY002
-    others = [epoch(used, 4), epoch(data.Batches(11, 4, shuffle=True, seed=3), 5)]
-    assert first == epoch(used, 5)
-    assert [[row for _, row in batch] for batch in first] not in [
-        [[row for _, row in batch] for batch in other] for other in others
-    ]
+    first = rows(data.Batches(11, 4, shuffle=True, seed=2), 5)
+    assert len(set(first) & set(range(11))) == 8
+    again = data.Batches(11, 4, shuffle=True, seed=2)
+    assert rows(again, 4) != first
+    assert rows(again, 5) == first
+    assert rows(data.Batches(11, 4, shuffle=True, seed=3), 5) != first
 
 
 def test_batches_in_order_hold_every_image_once():
@@ -781,9 +782,6 @@ def test_embeddings_are_those_of_the_training_photos_as_they_are(demo, finished)
     assert stored["counts"].tolist() == counts.tolist()
     gcn = torch.load(finished / "gcn-pca.pt", weights_only=True)["state_dict"]
     assert torch.equal(gcn["head.nodes"], stored["pca"])
-    centred = stored["pca"] - stored["pca"].mean(0)  # distances survive a rotation
-    distances = np.linalg.norm(expected[:, None] - expected, axis=2)
-    np.testing.assert_allclose(torch.cdist(centred, centred).numpy(), distances, atol=1e-3)
 
 
 def test_phases_run_apart_with_workers_give_the_numbers_of_one_run_without(
@@ -803,8 +801,8 @@ def test_phases_run_apart_with_workers_give_the_numbers_of_one_run_without(
 def test_a_run_stopped_after_every_epoch_ends_with_the_weights_of_an_unbroken_one(
     demo, tmp_path, monkeypatch
 ):
-    options = ["--nodes pca --ema 0.9"]
-    assert run.main(argv(demo, tmp_path / "unbroken", *options)) == 0
+    options = "--nodes pca --ema 0.9 --epochs 3 --limit 16 --eval-every 0"
+    assert run.main(argv(demo, tmp_path / "unbroken", options)) == 0
     save, stops = run.save, 0
 
     def save_and_stop(path, checkpoint):
@@ -813,13 +811,13 @@ def test_a_run_stopped_after_every_epoch_ends_with_the_weights_of_an_unbroken_on
             raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "save", save_and_stop)
-    for _ in range(6):
+    for _ in range(8):
         try:
-            assert run.main(argv(demo, tmp_path / "broken", *options)) == 0
+            assert run.main(argv(demo, tmp_path / "broken", options)) == 0
             break
         except KeyboardInterrupt:
             stops += 1
-    assert stops == 4  # two models, two epochs
+    assert stops == 6  # two models, three epochs
     for name in ("backbone.pt", "gcn-pca.pt"):
         broken, unbroken = (
             torch.load(tmp_path / out / name, weights_only=True)["state_dict"]
@@ -926,17 +924,17 @@ JSON, PHOTO = "annotations/instances_train2014.json", "val2014/demo_val2014_0000
 BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, words of the message
     (lambda d: shutil.rmtree(d / "data"), "", f"{JSON} instances_val2014.json train2014/"),
     (lambda d: truncate(d / "data" / JSON), "", JSON),
-    (lambda d: (d / "data" / PHOTO).unlink(), "", PHOTO),
+    (lambda d: (d / "data" / PHOTO).unlink(), "", f"missing {PHOTO}"),
     (lambda d: truncate(d / "data" / PHOTO), "--phase eval", PHOTO),
-    (lambda d: None, "--image-size 102", "102"),
+    (lambda d: None, "--image-size 102", "102 multiple"),
     (lambda d: (d / "out/embeddings.pt").unlink(), "--phase gcn", "out/embeddings.pt --phase"),
     (lambda d: None, "--lr 0.002", "out/backbone.pt lr 0.001 0.002 --fresh"),
     (lambda d: rename_a_label(d / "data/annotations"), "--phase embed", "out/backbone.pt labels"),
     (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
     (
-        lambda d: (d / "glove.txt").write_text("cup 1 2 3\ncar 1 2\n"),
-        "--nodes word --glove {d}/glove.txt",
-        "glove.txt line 2",
+        lambda d: (d / "g").write_text("cup 1 2\ncar 1\n"),
+        "--nodes word --glove {d}/g",
+        "/g, line 2",
     ),
 ]
 
@@ -954,7 +952,6 @@ def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
         code = stop.code
     error = capsys.readouterr().err
     assert code == 2
-    sentence = error[error.index("error: ") :].strip()
-    lines = 3 if "val2014.json" in words else 1  # the folder tree takes two more
-    assert len(sentence.splitlines()) == lines
+    sentence = error[error.index("error: ") :].strip()  # after argparse's usage
+    assert len(sentence.splitlines()) == (3 if "val2014.json" in words else 1)  # 2 for the tree
     assert [word for word in words.split() if word not in sentence] == []
