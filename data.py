@@ -13,7 +13,9 @@ al. 2021a; README, differences 9 and 10).
 import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +122,174 @@ def read_json(path: str | Path, object_hook=None):
         raise ValueError(
             f"{path} is not valid JSON ({error}); download or export it again"
         ) from None
+
+
+def cached(cache: str | Path | None, read: Callable[..., Split], *arguments: str | Path) -> Split:
+    """read(*arguments), kept in the npz file `cache` for the next start; None keeps nothing.
+
+    The file is used if it was made by the same code from the same arguments, of which those that
+    are files have the size and time of change they had. If not, or damaged, it is made anew.
+    """
+    if cache is None:
+        return read(*arguments)
+    key = []
+    for path in (__file__, *arguments):
+        stat = os.stat(path) if os.path.isfile(path) else None
+        key.append([str(path), stat and [stat.st_size, stat.st_mtime_ns]])
+    try:
+        with np.load(cache, allow_pickle=False) as file:
+            found, paths, classes = json.loads(file["names"].tobytes())
+            if found == key:
+                targets = np.unpackbits(file["targets"], axis=1, count=len(classes))  # (M, n)
+                return Split(paths, targets, classes)
+    except Exception:  # noqa: BLE001 (a damaged npz raises any of a dozen kinds)
+        found = None
+    split = read(*arguments)
+    names = json.dumps([key, split.paths, split.classes]).encode()
+    os.makedirs(os.path.dirname(os.path.abspath(cache)), exist_ok=True)
+    temporary = f"{cache}.{os.getpid()}.tmp"  # several processes may start at once
+    with open(temporary, "wb") as file:
+        bits = np.packbits(split.targets, axis=1)  # (M, n / 8)
+        np.savez_compressed(file, names=np.frombuffer(names, np.uint8), targets=bits)
+    os.replace(temporary, cache)
+    return split
+
+
+VG_LABELS = 500
+
+
+def load_vg500(root: str | Path, cache: str | Path | None = None) -> tuple[Split, Split]:
+    """VG-500 as (train, test), from the files of its release or from Visual Genome's own:
+
+    <root>/VG_100K/*.jpg   <root>/VG_100K_2/*.jpg   <root>/test_list_500.txt   and either
+    <root>/train_list_500.txt   <root>/vg_category_500_labels_index.json   or
+    <root>/objects.json   <root>/image_data.json
+
+    The release (SSGRL, Chen et al. 2019) numbers its labels without naming them. Where its index
+    is not there `count_vg_names` makes labels anew, kept in the file `cache`, and every image that
+    is not a test image is a training image.
+    """
+    root = Path(root)
+    index, test_list = root / "vg_category_500_labels_index.json", root / "test_list_500.txt"
+    if index.is_file():
+        train, test = read_list(root / "train_list_500.txt"), read_list(test_list)
+        both = set(train) & set(test)
+        if both:
+            raise ValueError(f"{root}: {len(both)} images are in both lists ({min(both)}, ...)")
+        split = read_vg_index(index, train + test)
+    elif (root / "objects.json").is_file():
+        sources = root / "objects.json", root / "image_data.json", test_list
+        split = cached(cache, count_vg_names, *sources)
+        test = choose_vg_test(test_list, split.paths)
+    else:
+        raise FileNotFoundError(
+            f"{root} has neither {index.name} nor objects.json; expected there\n"
+            "  VG_100K/*.jpg  VG_100K_2/*.jpg  test_list_500.txt  and either\n"
+            f"  train_list_500.txt  {index.name}  or\n"
+            "  objects.json  image_data.json"
+        )
+    is_test = np.isin(split.paths, test)  # (M,)
+    second = set(os.listdir(root / "VG_100K_2")) if (root / "VG_100K_2").is_dir() else set()
+    folders = ["VG_100K_2" if name in second else "VG_100K" for name in split.paths]
+    split.paths = [os.path.join(root, *path) for path in zip(folders, split.paths, strict=True)]
+    return split.select(np.flatnonzero(~is_test)), split.select(np.flatnonzero(is_test))
+
+
+def read_list(path: Path) -> list[str]:
+    """The photos of a released list, one a line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; VG-500's release has it")
+    names = path.read_text(encoding="utf-8", errors="replace").split()
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path} has {len(names):,} lines, {len(set(names)):,} of them different; expected "
+            "<id>.jpg lines, each once; download it again"
+        )
+    return names
+
+
+def read_vg_index(path: Path, names: list[str]) -> Split:
+    """The released labels of these photos: {"<id>.jpg": [0, 17, ...], ...}, numbered from 0."""
+    index = read_json(path)
+    missing = [name for name in names if not isinstance(index, dict) or name not in index]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing):,} of the {len(names):,} photos of the lists "
+            f"({missing[0]}, ...); lists and index must be of one release"
+        )
+    targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
+    for row, name in enumerate(names):
+        labels = index[name]
+        if not isinstance(labels, list) or any(label not in range(VG_LABELS) for label in labels):
+            raise ValueError(
+                f"{path}: {name} has {labels!r:.80}, expected a list of label numbers, 0 to "
+                f"{VG_LABELS - 1}; download it again"
+            )
+        targets[row, np.array(labels, int)] = 1
+    return Split(names, targets, [f"label {j}" for j in range(VG_LABELS)])
+
+
+def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> Split:
+    """Every image of Visual Genome, by id, with the 500 names most training images show [ours].
+
+    Names are in lower case and of single blanks; every name of an object counts, once an image;
+    ties go by name. The images are those of `image_data`, or of `objects` where it is not there.
+    """
+    shown = {}  # image id -> names
+
+    def collect(item: dict) -> list | None:
+        """Shrinks an object to its names and takes an image's: parsed whole they take 3 GB."""
+        if "objects" not in item:
+            return item.get("names")
+        names = {" ".join(name.lower().split()) for names in item["objects"] for name in names}
+        shown[item["image_id"]] = [sys.intern(name) for name in names if name]
+
+    try:
+        count = len(read_json(objects, object_hook=collect))
+        images = read_json(image_data) if image_data.is_file() else []
+        ids = [image["image_id"] for image in images] or shown
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{objects} or image_data.json is not as Visual Genome has it ({error!r}); expected "
+            "[{'image_id': 1, 'objects': [{'names': ['tree']}, ...]}, ...], [{'image_id': 1}, ...]"
+        ) from None
+    if count != len(shown):
+        raise ValueError(f"{objects} has {count:,} images of {len(shown):,} ids; download it again")
+
+    ids = sorted({_id(image_id, "image", objects) for image_id in ids})
+    paths = [f"{image_id}.jpg" for image_id in ids]
+    test = set(choose_vg_test(test_list, paths))
+    counts = Counter()  # name -> training images that show it
+    for image_id, path in zip(ids, paths, strict=True):
+        if path not in test:
+            counts.update(shown.get(image_id, []))
+    classes = sorted(counts, key=lambda name: (-counts[name], name))[:VG_LABELS]
+    if len(classes) < VG_LABELS:
+        raise ValueError(
+            f"{objects}: training images show {len(classes)} names, expected {VG_LABELS} or more; "
+            "give Visual Genome's whole file"
+        )
+    columns = {name: j for j, name in enumerate(classes)}
+    targets = np.zeros((len(ids), VG_LABELS), np.uint8)  # (M, n)
+    for row, image_id in enumerate(ids):
+        targets[row, [columns[name] for name in shown.get(image_id, []) if name in columns]] = 1
+    return Split(paths, targets, classes)
+
+
+def choose_vg_test(test_list: Path, names: list[str]) -> list[str]:
+    """The released test photos; without that list 10,000 drawn with seed 0, or a tenth of fewer
+    than 20,000 [ours]."""
+    if not test_list.is_file():
+        size = 10_000 if len(names) >= 20_000 else len(names) // 10
+        return [names[i] for i in np.random.default_rng(0).permutation(len(names))[:size]]
+    test = read_list(test_list)
+    absent = set(test).difference(names)
+    if absent:
+        raise ValueError(
+            f"{test_list} names {len(absent):,} photos that Visual Genome's files here do not have "
+            f"({min(absent)}, ...); give the version it was made for, or take out those lines"
+        )
+    return test
 
 
 def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list[str]]:

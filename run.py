@@ -67,11 +67,15 @@ def load_coco(args) -> tuple[data.Split, data.Split]:
                 f"  annotations/instances_train{args.year}.json  train{args.year}/*.jpg\n"
                 f"  annotations/instances_val{args.year}.json    val{args.year}/*.jpg"
             )
-        splits.append(data.load_coco(json_path, images))
+        splits.append(data.cached(args.out / f"{split}.npz", data.load_coco, json_path, images))
     return splits[0], splits[1]
 
 
-DATASETS = {"demo": load_demo, "coco": load_coco}
+def load_vg500(args) -> tuple[data.Split, data.Split]:
+    return data.load_vg500(args.data, args.out / "objects.npz")
+
+
+DATASETS = {"demo": load_demo, "coco": load_coco, "vg500": load_vg500}
 
 # What differs from the command line's defaults, the paper's, in ASL's training script [ASL] ...
 RECIPES = {
@@ -87,6 +91,7 @@ PRESETS = {
         "epochs": 12,
     },
     "coco": {},
+    "vg500": {},
 }
 
 
@@ -253,16 +258,18 @@ def check_classes(path: Path, checkpoint: dict, classes: list[str]) -> None:
         )
 
 
+# Arguments that change no number of a trained model; what they say of the data is in split_id.
+UNIMPORTANT = {"phase", "evaluate", "nodes", "out", "fresh", "data", "year", "limit", "workers"}
+UNIMPORTANT |= {"train_json", "train_images", "val_json", "val_images", "keep_unlabelled"}
+UNIMPORTANT |= {"dataset", "eval_every", "device", "compile", "threshold"}
+
+
 def settings(args, name: str, split: data.Split, backbone_id: str | None = None) -> dict:
     """What decides the numbers in <name>.pt: arguments, training data. No change passes unseen."""
-    unimportant = {"phase", "out", "fresh", "data", "workers", "device", "compile", "threshold"}
-    unimportant |= {"eval_every", "nodes", "train_json", "train_images", "val_json", "val_images"}
-    unimportant |= {"evaluate"}
+    ignored = UNIMPORTANT | (set() if name == "gcn-word" else {"glove"})
     if name == "backbone":
-        unimportant |= {"glove", "init", "adjacency", "tau", "p"}
-    if name != "gcn-word":
-        unimportant |= {"glove"}
-    kept = {k: v for k, v in vars(args).items() if k not in unimportant}
+        ignored |= {"init", "adjacency", "tau", "p"}
+    kept = {k: v for k, v in vars(args).items() if k not in ignored}
     return kept | {"training_data": split_id(split), "backbone_id": backbone_id}
 
 

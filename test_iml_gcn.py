@@ -4,11 +4,15 @@ Every expected value comes from outside the code under test: brute force from th
 calculation (in a comment), another library, a published number or an invariant.
 """
 
+import functools
+import http.server
 import itertools
 import json
 import math
 import pickle
+import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from torch import nn
 import data
 import iml_gcn
 import metrics
+import resnet
 import run
 import tresnet
 
@@ -435,6 +440,104 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path, 
     assert not (tmp_path / "ran").exists()
 
 
+RESNET_101 = (3, 4, 23, 3)
+
+
+def torchvision_names():
+    """torchvision's 624 key names of ResNet-101 and the shapes He et al.'s Table 1 gives them."""
+
+    def norm(name, channels):
+        return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean")} | {
+            f"{name}.running_var": (channels,),
+            f"{name}.num_batches_tracked": (),
+        }
+
+    shapes = {"conv1.weight": (64, 3, 7, 7)} | norm("bn1", 64)
+    c_in = 64
+    for stage, blocks in enumerate(RESNET_101, 1):
+        planes = 32 * 2**stage
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            convs = [(planes, c_in, 1, 1), (planes, planes, 3, 3), (4 * planes, planes, 1, 1)]
+            for k, shape in enumerate(convs, 1):
+                shapes |= {f"{name}.conv{k}.weight": shape} | norm(f"{name}.bn{k}", shape[0])
+            if block == 0:
+                shapes[f"{name}.downsample.0.weight"] = (4 * planes, c_in, 1, 1)
+                shapes |= norm(f"{name}.downsample.1", 4 * planes)
+            c_in = 4 * planes
+    return shapes | {"fc.weight": (1000, 2048), "fc.bias": (1000,)}
+
+
+def test_torchvisions_resnet101_file_loads_strictly_and_returns_its_classifier(tmp_path):
+    names = torchvision_names()
+    state = {k: torch.randn(s) if s else torch.tensor(0) for k, s in names.items()}
+    torch.save(state, tmp_path / "resnet101.pth")
+    backbone = resnet.resnet101()
+    head = tresnet.load_weights(backbone, tmp_path / "resnet101.pth")
+    assert head["weight"].equal(state["fc.weight"])
+    assert head["bias"].equal(state["fc.bias"])
+    ours = backbone.state_dict()
+    assert set(ours) == {k for k in names if not k.startswith("fc.")}
+    assert all(ours[k].equal(state[k]) for k in ours if "num_batches" not in k)
+    del state["layer3.22.conv2.weight"]
+    torch.save(state, tmp_path / "resnet101.pth")
+    with pytest.raises(ValueError, match=r"missing layer3\.22\.conv2\.weight"):
+        tresnet.load_weights(backbone, tmp_path / "resnet101.pth")
+
+
+def test_resnet_normalises_with_imagenets_mean_and_deviation():
+    backbone = resnet.ResNet((1, 1, 1, 1)).eval()
+    seen = []
+    backbone.conv1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    backbone(
+        torch.tensor([0.485, 0.456 + 0.224, 0.406 - 0.225]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    )
+    assert seen[0][0, :, 5, 7].tolist() == pytest.approx([0, 1, -1], abs=1e-6)
+
+
+@pytest.mark.parametrize("make", [tresnet.tresnet_tiny, lambda pool: resnet.ResNet((1,) * 4, pool)])
+def test_max_pooling_keeps_the_largest_activation_of_every_channel(make):
+    backbone = make(pool="max").eval()
+    images = torch.rand(2, 3, 64, 64)
+    features, maps = backbone(images).tolist(), backbone.forward_features(images).tolist()
+    for b, c in itertools.product(range(2), (0, 7, 100)):
+        assert features[b][c] == max(max(row) for row in maps[b][c])
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine for the files in tmp_path/www, and what it is asked for."""
+    requests, folder = [], tmp_path / "www"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, form, *values):
+            requests.append(self.path)
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}", folder, requests
+        httpd.shutdown()
+
+
+def test_weights_are_downloaded_once_and_a_failure_says_where_to_put_them(
+    server, tmp_path, monkeypatch
+):
+    url, folder, requests = server
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    there, here = tresnet.tresnet_tiny(), tresnet.tresnet_tiny()
+    torch.save({"model": there.state_dict()}, folder / "tiny.pth")
+    for _ in range(2):
+        assert tresnet.load_weights(here, f"{url}/tiny.pth") == {}
+    assert all(a.equal(b) for a, b in zip(here.parameters(), there.parameters(), strict=True))
+    assert requests == ["/tiny.pth"]
+    with pytest.raises(FileNotFoundError) as error:
+        tresnet.load_weights(here, f"{url}/absent.pth")
+    assert f"{url}/absent.pth" in str(error.value)
+    assert str(tmp_path / "hub" / "checkpoints") in str(error.value)
+
+
 # data
 
 
@@ -502,6 +605,102 @@ def test_coco_reader_names_what_is_wrong(tmp_path, key, entry, culprit):
         document[key] = [*document[key], *entry] if isinstance(entry, list) else entry
     with pytest.raises(ValueError, match=rf"instances\.json.*{culprit}"):
         data.load_coco(write_coco(tmp_path, document), tmp_path)
+
+
+def vg_photos(root, names):
+    """Small photos, every second one in the second folder."""
+    for i, name in enumerate(names):
+        folder = root / ("VG_100K_2" if i % 2 else "VG_100K")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (20 * i % 255, 50, 99)).save(folder / name)
+
+
+def test_released_vg500_by_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "VG_LABELS", 3)
+    vg_photos(tmp_path, ["7.jpg", "8.jpg", "12.jpg"])
+    (tmp_path / "train_list_500.txt").write_bytes(b"12.jpg\r\n7.jpg\r\n")
+    (tmp_path / "test_list_500.txt").write_bytes(b"8.jpg")  # no newline at the end
+    index = tmp_path / "vg_category_500_labels_index.json"
+    index.write_text('{"7.jpg": [2], "8.jpg": [0, 2, 2], "12.jpg": [], "99.jpg": [1]}')
+    train, test = data.load_vg500(tmp_path)
+    assert train.paths == [f"{tmp_path}/VG_100K/12.jpg", f"{tmp_path}/VG_100K/7.jpg"]
+    assert test.paths == [f"{tmp_path}/VG_100K_2/8.jpg"]
+    assert train.targets.tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert test.targets.tolist() == [[1, 0, 1]]
+    assert len(train.classes) == 3
+    for wrong, culprit in [
+        ('{"7.jpg": [3], "8.jpg": [], "12.jpg": []}', "7.jpg"),
+        ("{}", "12.jpg"),
+    ]:
+        index.write_text(wrong)
+        with pytest.raises(ValueError, match=culprit):
+            data.load_vg500(tmp_path)
+
+
+NAMES = [
+    "man",
+    "Tree",
+    "tree ",
+    "traffic  light",
+    "TRAFFIC light",
+    "cup",
+    "sky",
+    "sign",
+    "a b",
+    " ",
+]
+
+
+def write_vg(root, images=60, seed=0):
+    """objects.json with names that normalise to one another; returns names by image, brute force."""
+    rng, shown, document = np.random.default_rng(seed), {}, []
+    for i in range(images):
+        drawn = [[NAMES[k] for k in rng.integers(10, size=2)] for _ in range(rng.integers(4))]
+        objects = [{"object_id": 9, "names": names, "synsets": [], "x": 1} for names in drawn]
+        document.append({"image_id": 100 - i, "objects": objects})
+        shown[100 - i] = {re.sub(" +", " ", n).strip().lower() for names in drawn for n in names}
+    (root / "objects.json").write_text(json.dumps(document))
+    (root / "image_data.json").write_text(json.dumps([{"image_id": i, "url": "u"} for i in shown]))
+    return {image_id: names - {""} for image_id, names in shown.items()}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_vg500_from_visual_genomes_files_is_what_brute_force_counts(tmp_path, monkeypatch, listed):
+    monkeypatch.setattr(data, "VG_LABELS", 4)
+    shown = write_vg(tmp_path)
+    if listed:
+        (tmp_path / "test_list_500.txt").write_text("100.jpg\n50.jpg\n41.jpg\n")
+    train, test = data.load_vg500(tmp_path, tmp_path / "cache.npz")
+    rows = {"train": train, "test": test}
+    ids = {k: [int(re.findall(r"(\d+)\.jpg", p)[0]) for p in s.paths] for k, s in rows.items()}
+    assert sorted(ids["train"] + ids["test"]) == list(range(41, 101))
+    assert (ids["test"] == [41, 50, 100]) if listed else (len(ids["test"]) == 6)  # a tenth
+    counts = {}
+    for image_id in ids["train"]:
+        for name in shown[image_id]:
+            counts[name] = counts.get(name, 0) + 1
+    expected = sorted(counts, key=lambda name: (-counts[name], name))[:4]
+    assert train.classes == test.classes == expected
+    for k, split in rows.items():
+        for image_id, row in zip(ids[k], split.targets.tolist(), strict=True):
+            assert row == [int(name in shown[image_id]) for name in expected]
+
+
+def test_a_parsed_data_set_is_kept_until_its_files_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "VG_LABELS", 4)
+    write_vg(tmp_path)
+    cache, parsed, read_json = tmp_path / "cache.npz", [], data.read_json
+    monkeypatch.setattr(data, "read_json", lambda *a, **k: parsed.append(a) or read_json(*a, **k))
+    first, second = data.load_vg500(tmp_path, cache), data.load_vg500(tmp_path, cache)
+    assert len(parsed) == 2  # objects and images, once
+    for a, b in zip(first, second, strict=True):
+        assert (a.paths, a.classes, a.targets.tolist()) == (b.paths, b.classes, b.targets.tolist())
+    truncate(cache)  # a damaged cache is made anew
+    assert data.load_vg500(tmp_path, cache)[0].targets.tolist() == first[0].targets.tolist()
+    assert len(parsed) == 4
+    write_vg(tmp_path, images=50, seed=1)
+    assert len(data.load_vg500(tmp_path, cache)[0]) == 45
+    assert len(parsed) == 6
 
 
 def test_glove_nodes_are_the_means_of_their_words(tmp_path):
@@ -906,6 +1105,73 @@ def test_logits_keep_float32s_precision_under_mixed_precision(demo, tmp_path):
             logits = torch.from_numpy(file["logits"])
         assert (logits.bfloat16().float() != logits).float().mean() > 0.9
         assert len(logits.unique()) > 0.95 * logits.numel()
+
+
+def test_a_released_file_is_evaluated_as_it_stands(demo, finished, tmp_path):
+    state = torch.load(finished / "backbone.pt", weights_only=True)["state_dict"]
+    names = {"backbone.": "body.", "head.": "head.fc."}
+    renamed = {re.sub(r"^\w+\.", lambda m: names[m[0]], k): v for k, v in state.items()}
+    torch.save({"state_dict": renamed}, tmp_path / "released.pth")
+    more = f"--phase eval --weights {tmp_path}/released.pth"
+    assert run.main(argv(demo, tmp_path / "out", more)) == 0
+    ours, theirs = finished / "scores-backbone.npz", tmp_path / "out/scores-weights.npz"
+    with np.load(ours) as a, np.load(theirs) as b:
+        assert np.array_equal(a["logits"], b["logits"])
+
+
+def test_asls_recipe_warms_up_and_anneals_along_two_cosines(demo, tmp_path):
+    more = "--recipe asl --epochs 10 --phase backbone --limit 8 --batch-size 4 --eval-every 0"
+    assert run.main(argv(demo, tmp_path, more)) == 0
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    lrs = [json.loads(line)["lr"] for line in lines]
+    # One cycle over 20 epochs of 2 steps, 40 steps, left after 20: from 1e-4 / 25 up to 1e-4 at
+    # step 0.2 * 40 - 1 = 7, then down to 1e-4 / 25 / 1e4 at step 39, both along half a cosine.
+    low, high, end, expected = 4e-6, 1e-4, 4e-10, []
+    for step in range(0, 20, 2):  # the first of every epoch
+        if step <= 7:
+            expected.append(high + (low - high) * (1 + math.cos(math.pi * step / 7)) / 2)
+        else:
+            rest = (step - 7) / (39 - 7)
+            expected.append(end + (high - end) * (1 + math.cos(math.pi * rest)) / 2)
+    assert lrs == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_moving_average_that_forgets_nothing_stays_at_the_first_step(demo, tmp_path):
+    states = []
+    for more in ("--epochs 2 --ema 1", "--epochs 1"):
+        more += " --phase backbone --limit 8 --batch-size 8 --eval-every 0 --fresh"
+        assert run.main(argv(demo, tmp_path, more)) == 0
+        states.append(torch.load(tmp_path / "backbone.pt", weights_only=True)["state_dict"])
+    for a, b in zip(states[0].values(), states[1].values(), strict=True):
+        assert a.equal(b)
+
+
+def test_ml_gcns_row_trains_without_a_backbone_phase(demo, tmp_path):
+    (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\nlight 0 0 1\n")
+    more = "--backbone resnet101 --pool max --nodes word --adjacency mlgcn --tau 0.4 --epochs 1"
+    more += f" --init imagenet --weights none --glove {tmp_path}/glove.txt --limit 4"
+    assert run.main(argv(demo, tmp_path, more, "--phase gcn eval")) == 0
+    checkpoint = torch.load(tmp_path / "gcn-word.pt", weights_only=True)
+    nodes = dict(
+        zip(checkpoint["classes"], checkpoint["state_dict"]["head.nodes"].tolist(), strict=True)
+    )
+    assert nodes["car"] == [2, 1, 0]
+    assert nodes["traffic light"] == [0, 0, 1]
+    assert nodes["tree"] == [0, 0, 0]
+    report = json.loads((tmp_path / "metrics-gcn-word.json").read_text())
+    # ResNet-101's published 44,549,160 less its 1000-way classifier, 3 -> 1024 -> 2048, 16 x 16
+    assert report["parameters"] == 44_549_160 - 2_049_000 + 3 * 1024 + 1024 * 2048 + 256
+
+
+def test_vg500_runs_all_its_phases(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "VG_LABELS", 4)
+    shown = write_vg(tmp_path)
+    vg_photos(tmp_path, [f"{image_id}.jpg" for image_id in shown])
+    more = "--dataset vg500 --epochs 1 --weights none --keep-unlabelled"
+    assert run.main(argv(tmp_path, tmp_path / "out", more)) == 0
+    with np.load(tmp_path / "out/scores-gcn-pca.npz") as file:
+        assert file["targets"].shape == (6, 4)
+    assert "34.5" in (tmp_path / "out/results.md").read_text()  # Table 2's last row
 
 
 # run: bad input
