@@ -15,8 +15,6 @@ Symbols: B images in a batch, M images in a split, n labels, D image feature siz
 """
 
 import argparse
-import contextlib
-import hashlib
 import json
 import math
 import os
@@ -30,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 import data
+import files
 import iml_gcn
 import metrics
 import report
@@ -214,107 +213,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-# Helpers: files
-
-
-@contextlib.contextmanager
-def replacing(path: Path):
-    """Write a file whole or not at all: to a temporary name, synced, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def save(path: Path, checkpoint: dict) -> None:
-    with replacing(path) as file:
-        torch.save(checkpoint, file)
-
-
-def save_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def load(args, name: str, classes: list[str], phase: str) -> dict:
-    """A file of an earlier phase; a ValueError says which to run, or that the labels differ."""
-    path = args.out / name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; run --phase {phase} first (or --phase all)")
-    checkpoint = tresnet.read_checkpoint(path)
-    check_classes(path, checkpoint, classes)
-    return checkpoint
-
-
-def check_classes(path: Path, checkpoint: dict, classes: list[str]) -> None:
-    stored = checkpoint.get("classes")
-    if stored != classes:
-        what = f"{len(stored)} labels" if isinstance(stored, list) else "no list of labels"
-        raise ValueError(
-            f"{path} has {what}, the data set {len(classes)}, and they are not the same; "
-            "give the --out of this data set, or --fresh to start over"
-        )
-
-
-# Arguments that change no number of a trained model; what they say of the data is in split_id.
-UNIMPORTANT = {"phase", "evaluate", "nodes", "out", "fresh", "data", "year", "limit", "workers"}
-UNIMPORTANT |= {"train_json", "train_images", "val_json", "val_images", "keep_unlabelled"}
-UNIMPORTANT |= {"dataset", "eval_every", "device", "compile", "threshold"}
-
-
-def settings(args, name: str, split: data.Split, backbone_id: str | None = None) -> dict:
-    """What decides the numbers in <name>.pt: arguments, training data. No change passes unseen."""
-    ignored = UNIMPORTANT | (set() if name == "gcn-word" else {"glove"})
-    if name == "backbone":
-        ignored |= {"init", "adjacency", "tau", "p"}
-    kept = {k: v for k, v in vars(args).items() if k not in ignored}
-    return kept | {"training_data": split_id(split), "backbone_id": backbone_id}
-
-
-def split_id(split: data.Split) -> str:
-    names = "\n".join(os.path.basename(path) for path in split.paths)
-    return hashlib.sha256(names.encode() + split.targets.tobytes()).hexdigest()[:16]
-
-
-def unfinished(args, name: str) -> bool:
-    """Whether last.pt was left by a training of this model that did not come to its end."""
-    last = args.out / "last.pt"
-    return last.is_file() and tresnet.read_checkpoint(last).get("name") == name
-
-
-def trained_before(args, name: str, current: dict, classes: list[str]) -> bool:
-    if unfinished(args, name) or not begun(args, args.out / f"{name}.pt", current, classes):
-        return False
-    print(f"{name}: trained before ({name}.pt); --fresh trains it again")
-    return True
-
-
-def begun(args, path: Path, current: dict, classes: list[str]) -> dict | None:
-    """What `path` holds, if made with the same settings; None if there is nothing to go on."""
-    if args.fresh or not path.is_file():
-        return None
-    checkpoint = tresnet.read_checkpoint(path)
-    check_classes(path, checkpoint, classes)
-    stored = checkpoint.get("settings", {})
-    for key in current:
-        if stored.get(key) != current[key]:
-            raise ValueError(
-                f"{path} was made with {key.replace('_', '-')} {stored.get(key)}, now it is "
-                f"{current[key]}; give another --out, or --fresh to redo this phase"
-            )
-    return checkpoint
-
-
-def weights_id(model: torch.nn.Module) -> str:
-    """Tells whether embeddings.pt and backbone.pt belong together."""
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def load_model(path: str | Path) -> tuple[iml_gcn.Classifier, dict]:
     """Any backbone.pt or gcn-*.pt as a Classifier in eval mode, and what else the file says."""
     checkpoint = tresnet.read_checkpoint(path)
@@ -334,9 +232,6 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Classifier, dict]:
         reason = str(error).split("\n")[0][:200]
         raise ValueError(f"{path} is not a model this program wrote ({reason})") from error
     return model.eval(), checkpoint
-
-
-# Helpers: data and loops
 
 
 def load_data(args) -> tuple[data.Split, data.Split]:
@@ -477,7 +372,10 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     parts |= {"average": average} if average else {}
     last = args.out / "last.pt"
-    if unfinished(args, name) and (checkpoint := begun(args, last, current, splits[0].classes)):
+    checkpoint = None
+    if files.unfinished(args, name):
+        checkpoint = files.begun(args, last, current, splits[0].classes)
+    if checkpoint:
         for key, part in parts.items():
             part.load_state_dict(checkpoint[key])
         first = checkpoint["epochs"]
@@ -525,10 +423,10 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
             raise ValueError(diverged(where, len(loader), last))
         states = {key: part.state_dict() for key, part in parts.items()}
         about = {"name": name, "classes": splits[0].classes, "settings": current}
-        save(last, about | {"epochs": epoch + 1} | states)
+        files.save(last, about | {"epochs": epoch + 1} | states)
 
     final = average.module if average else model
-    save(
+    files.save(
         args.out / f"{name}.pt",
         {
             "name": name,
@@ -537,7 +435,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
             "pool": args.pool,
             "image_size": args.image_size,
             "epochs": args.epochs,
-            "backbone_id": weights_id(final.backbone),
+            "backbone_id": files.weights_id(final.backbone),
             "settings": current,
             "state_dict": final.state_dict(),
         },
@@ -563,8 +461,8 @@ def new_backbone(args) -> tuple[torch.nn.Module, dict]:
 
 def phase_backbone(args, splits) -> None:
     """Phase 1: CNN and linear head, trained to convergence. This is the ASL row of Table 1."""
-    current = settings(args, "backbone", splits[0])
-    if trained_before(args, "backbone", current, splits[0].classes):
+    current = files.settings(args, "backbone", splits[0])
+    if files.trained_before(args, "backbone", current, splits[0].classes):
         return
     torch.manual_seed(args.seed)
     backbone, _ = new_backbone(args)
@@ -576,8 +474,8 @@ def phase_backbone(args, splits) -> None:
 def phase_embed(args, splits) -> None:
     """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6."""
     split = splits[0]
-    backbone_id = load(args, "backbone.pt", split.classes, "backbone")["backbone_id"]
-    current = {"backbone_id": backbone_id, "training_data": split_id(split)}
+    backbone_id = files.load(args, "backbone.pt", split.classes, "backbone")["backbone_id"]
+    current = {"backbone_id": backbone_id, "training_data": files.split_id(split)}
     current |= {"image_size": args.image_size, "amp": args.amp}
     path = args.out / "embeddings.pt"
     if path.is_file() and tresnet.read_checkpoint(path).get("settings") == current:
@@ -599,7 +497,7 @@ def phase_embed(args, splits) -> None:
     pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(split.targets))
     print(f"embed: F_I {tuple(F_I.shape)}, F_PCA {tuple(F_PCA.shape)}  {progress.close()}")
     checkpoint = {"classes": split.classes, "settings": current, "image": F_I, "pca": F_PCA}
-    save(path, checkpoint | {"pairs": pairs, "counts": counts})
+    files.save(path, checkpoint | {"pairs": pairs, "counts": counts})
 
 
 def phase_gcn(args, splits) -> None:
@@ -607,7 +505,7 @@ def phase_gcn(args, splits) -> None:
     classes = splits[0].classes
     start = None
     if args.init == "backbone":
-        start = load(args, "backbone.pt", classes, "backbone")["backbone_id"]
+        start = files.load(args, "backbone.pt", classes, "backbone")["backbone_id"]
     counted = iml_gcn.cooccurrence(torch.from_numpy(splits[0].targets))  # (n, n), (n,)
     A = iml_gcn.adjacency(*counted, args.tau, args.p, args.adjacency)  # (n, n), Eq. 3 and 4
     A_hat = iml_gcn.normalise(A, args.adjacency)  # (n, n)
@@ -616,7 +514,7 @@ def phase_gcn(args, splits) -> None:
         if kind == "word":
             nodes, _ = data.load_glove(args.glove, classes)  # (n, 300)
         else:
-            embeddings = load(args, "embeddings.pt", classes, "embed")
+            embeddings = files.load(args, "embeddings.pt", classes, "embed")
             nodes = embeddings[kind]  # (n, D) or (n, n)
             source = embeddings["settings"]["backbone_id"]
             if start not in (None, source):
@@ -624,8 +522,8 @@ def phase_gcn(args, splits) -> None:
                     f"{args.out}/embeddings.pt was made from another backbone.pt; "
                     "run --phase embed again"
                 )
-        current = settings(args, name, splits[0], source)
-        if trained_before(args, name, current, classes):
+        current = files.settings(args, name, splits[0], source)
+        if files.trained_before(args, name, current, classes):
             continue
         torch.manual_seed(args.seed)
         if args.init == "backbone":  # difference 13
@@ -648,7 +546,7 @@ def phase_eval(args, splits) -> None:
         raise FileNotFoundError(f"no model in {args.out}; run --phase backbone or all first")
     for name, (model, checkpoint) in models.items():
         path = paths.get(name, args.weights)
-        check_classes(path, checkpoint, split.classes)
+        files.check_classes(path, checkpoint, split.classes)
         if checkpoint["image_size"] != args.image_size:
             raise ValueError(
                 f"{path} was trained at {checkpoint['image_size']} px, now it is "
@@ -657,7 +555,7 @@ def phase_eval(args, splits) -> None:
         model = model.to(args.device, memory_format=torch.channels_last)
         logits = predict_logits(args, model, make_loader(args, split, False), f"eval {name}")
         scores = {"logits": logits, "targets": split.targets, "classes": np.array(split.classes)}
-        with replacing(args.out / f"scores-{name}.npz") as file:
+        with files.replacing(args.out / f"scores-{name}.npz") as file:
             np.savez_compressed(file, **scores)
         about = {"label": report.MODELS.get(name, str(path)), "dataset": args.dataset}
         about |= {"image_size": args.image_size, "parameters": count_parameters(model)}
@@ -665,10 +563,10 @@ def phase_eval(args, splits) -> None:
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = about | report.summarise(logits, split.targets, split.classes, thresholds)
         text = json.dumps(reports[name], indent=1, default=str)
-        save_text(args.out / f"metrics-{name}.json", text)
+        files.save_text(args.out / f"metrics-{name}.json", text)
     table = report.table(args.dataset, args.image_size, split.targets, reports)
     path = args.out / ("results-weights.md" if args.evaluate else "results.md")
-    save_text(path, table)
+    files.save_text(path, table)
     print(f"\n{table}\nwritten to {path}")
 
 
@@ -713,7 +611,7 @@ def run(args) -> None:
         width = nodes.shape[1]
         print(f"{args.glove}: {width}-d, {len(unknown)} words not found{listed(unknown)}")
     args.out.mkdir(parents=True, exist_ok=True)
-    save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
+    files.save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
     for name, phase in phases.items():
         if name in args.phase:
             phase(args, splits)

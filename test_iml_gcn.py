@@ -22,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 import data
+import files
 import iml_gcn
 import metrics
 import resnet
@@ -652,7 +653,7 @@ NAMES = [
 
 
 def write_vg(root, images=60, seed=0):
-    """objects.json with names that normalise to one another; returns names by image, brute force."""
+    """objects.json with names that normalise to one another; returns each image's names."""
     rng, shown, document = np.random.default_rng(seed), {}, []
     for i in range(images):
         drawn = [[NAMES[k] for k in rng.integers(10, size=2)] for _ in range(rng.integers(4))]
@@ -1002,14 +1003,14 @@ def test_a_run_stopped_after_every_epoch_ends_with_the_weights_of_an_unbroken_on
 ):
     options = "--nodes pca --ema 0.9 --epochs 3 --limit 16 --eval-every 0"
     assert run.main(argv(demo, tmp_path / "unbroken", options)) == 0
-    save, stops = run.save, 0
+    save, stops = files.save, 0
 
     def save_and_stop(path, checkpoint):
         save(path, checkpoint)
         if path.name == "last.pt":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "save", save_and_stop)
+    monkeypatch.setattr(files, "save", save_and_stop)
     for _ in range(8):
         try:
             assert run.main(argv(demo, tmp_path / "broken", options)) == 0
