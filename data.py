@@ -18,11 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset, Sampler
+
+from demo import make_demo  # noqa: F401  (data.make_demo, beside the other data sets)
 
 
 @dataclass
@@ -48,16 +51,26 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     other, boxes and polygons are not looked at. An image of several annotations of one category
     has that label once.
     """
-    document = read_json(json_path, object_hook=_keep_labels)
+    document = read_lists(
+        json_path,
+        {
+            "images": lambda item: (item["id"], item["file_name"]),
+            "annotations": lambda item: (item["image_id"], item["category_id"]),
+            "categories": lambda item: (item["id"], item["name"]),
+        },
+    )
     for key in ("images", "annotations", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise ValueError(f"{json_path} has no list {key!r}; expected COCO's instances_*.json")
+        if key not in document:
+            raise ValueError(
+                f"{json_path} has no list {key!r}; expected COCO's instances_*.json, with lists of "
+                "images, annotations and categories"
+            )
 
     categories = {}  # id -> name
-    for category in document["categories"]:
-        if not isinstance(category, dict) or not isinstance(category.get("name"), str):
-            raise ValueError(f"{json_path}: category {category!r:.80} needs an 'id' and a 'name'")
-        category_id, name = _id(category.get("id"), "category", json_path), category["name"]
+    for value, name in document["categories"]:
+        category_id = _id(value, "category", json_path)
+        if not isinstance(name, str):
+            raise ValueError(f"{json_path}: the name of category {category_id} is {name!r:.80}")
         if category_id in categories or name in categories.values():
             raise ValueError(
                 f"{json_path}: category id {category_id}, {name!r:.80}, is there twice"
@@ -67,42 +80,27 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     columns = {category_id: j for j, category_id in enumerate(ids)}
 
     rows, paths = {}, []  # image id -> row
-    for image in document["images"]:
-        if not isinstance(image, tuple) or not isinstance(image[1], str):
-            raise ValueError(f"{json_path}: image {image!r:.80} needs an 'id' and a 'file_name'")
-        image_id = _id(image[0], "image", json_path)
+    for value, file_name in document["images"]:
+        image_id = _id(value, "image", json_path)
+        if not isinstance(file_name, str):
+            raise ValueError(f"{json_path}: file_name of image {image_id} is {file_name!r:.80}")
         if image_id in rows:
             raise ValueError(f"{json_path}: image id {image_id} is there twice")
         rows[image_id] = len(paths)
-        paths.append(os.path.join(image_dir, image[1]))
+        paths.append(os.path.join(image_dir, file_name))
 
     targets = np.zeros((len(paths), len(ids)), np.uint8)  # (M, n)
-    for annotation in document["annotations"]:
-        if not isinstance(annotation, tuple):
-            raise ValueError(
-                f"{json_path}: annotation {annotation!r:.80} needs an 'image_id' and a "
-                "'category_id'; captions and panoptic files have none, use instances_*.json"
-            )
+    for image_id, category_id in document["annotations"]:
         try:
-            targets[rows[annotation[0]], columns[annotation[1]]] = 1
+            targets[rows[image_id], columns[category_id]] = 1
         except (KeyError, TypeError):  # TypeError: an id that is a list or an object
-            kind = "category" if annotation[0] in list(rows) else "image"
-            value = annotation[kind == "category"]
+            known = image_id in list(rows)
+            kind, value = ("category", category_id) if known else ("image", image_id)
             raise ValueError(
                 f"{json_path}: an annotation names {kind} id {value!r:.80}, which is not among the "
                 f"{len(ids)} categories and {len(rows)} images; the file is damaged or cut by hand"
             ) from None
     return Split(paths, targets, [categories[i] for i in ids])
-
-
-def _keep_labels(item: dict) -> dict | tuple:
-    """Shrinks an annotation to (image_id, category_id) and an image to (id, file_name) as soon as
-    it is parsed, so that no polygon outlives its annotation: COCO's file parses to several GB."""
-    if "image_id" in item and "category_id" in item:
-        return item["image_id"], item["category_id"]
-    if "file_name" in item:
-        return item.get("id"), item["file_name"]
-    return item
 
 
 def _id(value: object, kind: str, path: str | Path) -> int:
@@ -111,17 +109,107 @@ def _id(value: object, kind: str, path: str | Path) -> int:
     return value
 
 
-def read_json(path: str | Path, object_hook=None):
-    """json.load with one clear sentence for a file that is missing, cut short or not JSON."""
+def read_lists(path: str | Path, keep: dict[str, Callable]) -> dict[str, list]:
+    """The lists of a JSON file's object that `keep` names, as {name: [keep[name](item), ...]}.
+
+    The name "" is for a file that is one list. Memory is what `keep` keeps and some MB: COCO's
+    annotations parse to several GB, of which the labels are a hundredth. A file that is not JSON,
+    or an item that `keep` cannot use, is a ValueError.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no file {path}")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file, object_hook=object_hook)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); download or export it again"
-        ) from None
+    lists, name, item = {}, "", None
+    with open(path, encoding="utf-8-sig") as file:
+        window = JSONWindow(file)
+        try:
+            if window.peek() == "[":
+                names = [""] if "" in keep else []
+            else:
+                names = window.names()
+            for name in names:
+                if name not in keep or window.peek() != "[":
+                    window.value()
+                    continue
+                lists[name] = []
+                for item in window.items():
+                    lists[name].append(keep[name](item))
+            if names and window.peek():
+                raise ValueError("there is more after its end")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: an item of {name or 'the list'}, {item!r:.80}, lacks what it should hold "
+                f"({error}); is it a file of another kind?"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
+    return lists
+
+
+class JSONWindow:
+    """Walks a JSON text file value by value, holding a piece of it; the values are parsed by json.
+
+    `peek` looks at the next character, `value`, `names` and `items` consume a value, an object (the
+    caller consumes each value after its name) and a list.
+    """
+
+    def __init__(self, file: TextIO, piece: int = 1 << 22):
+        self.file, self.piece, self.text, self.at = file, piece, "", 0
+        self.decode = json.JSONDecoder().raw_decode
+
+    def peek(self) -> str:
+        """The next character that is not white space; "" at the end of the file."""
+        while True:
+            self.at = JSON_BLANKS.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            self.text, self.at = self.file.read(self.piece), 0
+            if not self.text:
+                return ""
+
+    def take(self, expected: str) -> str:
+        """Consume one of the expected characters."""
+        character = self.peek()
+        if not character or character not in expected:
+            raise ValueError(f"found {character or 'its end'} for {' or '.join(expected)}")
+        self.at += 1
+        return character
+
+    def value(self) -> object:
+        self.peek()
+        while True:
+            error = ValueError("it is cut short")
+            try:
+                value, end = self.decode(self.text, self.at)
+                if end < len(self.text):  # else, a number may go on behind the window
+                    self.at = end
+                    return value
+            except json.JSONDecodeError as wrong:  # at the window's end, or in the file itself
+                error = ValueError(wrong.msg)
+            more = self.file.read(max(self.piece, len(self.text)))  # doubles: no quadratic time
+            if not more:
+                raise error
+            self.text, self.at = self.text[self.at :] + more, 0
+
+    def names(self) -> Iterator[str]:
+        self.take("{")
+        while self.peek() != "}":
+            name = self.value()
+            self.take(":")
+            yield name
+            if self.peek() != "}":
+                self.take(",")
+        self.take("}")
+
+    def items(self) -> Iterator[object]:
+        self.take("[")
+        while self.peek() != "]":
+            yield self.value()
+            if self.peek() != "]":
+                self.take(",")
+        self.take("]")
+
+
+JSON_BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 def cached(cache: str | Path | None, read: Callable[..., Split], *arguments: str | Path) -> Split:
@@ -210,22 +298,22 @@ def read_list(path: Path) -> list[str]:
 
 def read_vg_index(path: Path, names: list[str]) -> Split:
     """The released labels of these photos: {"<id>.jpg": [0, 17, ...], ...}, numbered from 0."""
-    index = read_json(path)
-    missing = [name for name in names if not isinstance(index, dict) or name not in index]
+    rows = {name: row for row, name in enumerate(names)}
+    index = read_lists(path, dict.fromkeys(names, lambda label: label))
+    missing = [name for name in names if name not in index]
     if missing:
         raise ValueError(
             f"{path} lacks {len(missing):,} of the {len(names):,} photos of the lists "
             f"({missing[0]}, ...); lists and index must be of one release"
         )
     targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
-    for row, name in enumerate(names):
-        labels = index[name]
-        if not isinstance(labels, list) or any(label not in range(VG_LABELS) for label in labels):
+    for name, labels in index.items():
+        if any(label not in range(VG_LABELS) for label in labels):
             raise ValueError(
-                f"{path}: {name} has {labels!r:.80}, expected a list of label numbers, 0 to "
-                f"{VG_LABELS - 1}; download it again"
+                f"{path}: {name} has {labels!r:.80}, expected label numbers, 0 to {VG_LABELS - 1}; "
+                "download it again"
             )
-        targets[row, np.array(labels, int)] = 1
+        targets[rows[name], np.array(labels, int)] = 1
     return Split(names, targets, [f"label {j}" for j in range(VG_LABELS)])
 
 
@@ -237,24 +325,17 @@ def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> Split:
     """
     shown = {}  # image id -> names
 
-    def collect(item: dict) -> list | None:
-        """Shrinks an object to its names and takes an image's: parsed whole they take 3 GB."""
-        if "objects" not in item:
-            return item.get("names")
-        names = {" ".join(name.lower().split()) for names in item["objects"] for name in names}
-        shown[item["image_id"]] = [sys.intern(name) for name in names if name]
+    def collect(image: dict) -> None:
+        names = {n for thing in image["objects"] for n in map(normal_name, thing["names"]) if n}
+        if image["image_id"] in shown:
+            raise KeyError(f"image id {image['image_id']} for itself alone")
+        shown[image["image_id"]] = [sys.intern(name) for name in names]
 
-    try:
-        count = len(read_json(objects, object_hook=collect))
-        images = read_json(image_data) if image_data.is_file() else []
-        ids = [image["image_id"] for image in images] or shown
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{objects} or image_data.json is not as Visual Genome has it ({error!r}); expected "
-            "[{'image_id': 1, 'objects': [{'names': ['tree']}, ...]}, ...], [{'image_id': 1}, ...]"
-        ) from None
-    if count != len(shown):
-        raise ValueError(f"{objects} has {count:,} images of {len(shown):,} ids; download it again")
+    if "" not in read_lists(objects, {"": collect}):
+        raise ValueError(f"{objects} is not a list of images, as Visual Genome's is")
+    ids = shown
+    if image_data.is_file():
+        ids = read_lists(image_data, {"": lambda image: image["image_id"]}).get("", [])
 
     ids = sorted({_id(image_id, "image", objects) for image_id in ids})
     paths = [f"{image_id}.jpg" for image_id in ids]
@@ -274,6 +355,10 @@ def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> Split:
     for row, image_id in enumerate(ids):
         targets[row, [columns[name] for name in shown.get(image_id, []) if name in columns]] = 1
     return Split(paths, targets, classes)
+
+
+def normal_name(name: str) -> str:
+    return " ".join(name.lower().split())
 
 
 def choose_vg_test(test_list: Path, names: list[str]) -> list[str]:
@@ -460,164 +545,3 @@ class Batches(Sampler):
         for i in range(len(self)):
             rows = order[i * self.batch_size : (i + 1) * self.batch_size]
             yield [(self.epoch, int(row)) for row in rows]
-
-
-# The demo: cartoon scenes, written as a COCO 2014 tree and read like the real one. All of it: ours.
-
-SCENE_WIDTH, SCENE_HEIGHT, JPEG_QUALITY = 160, 120, 90
-SUPERSAMPLING = 3  # objects are drawn this much larger, then shrunk
-STRAY_RATE, PARTNER_RATE = 0.06, 0.5
-COUNT_RATES = [0.01, 0.11, 0.22, 0.27, 0.20, 0.12, 0.07]  # of 0, 1, ... 6 objects in a scene
-
-# Each object is a list of "kind colour x y x y ..." on a square of 100 x 100, in painting order.
-# The colour "own" stands for the colour drawn at random for that one object.
-OBJECTS = {
-    "person": "line tan 14 60 50 32 86 60, box navy 33 62 49 99, box navy 51 62 67 99, "
-    "box own 29 30 71 68, disc saddlebrown 32 0 68 30, disc tan 36 8 64 34",
-    "bicycle": "disc black 0 46 44 90, disc white 7 53 37 83, disc black 55 46 99 90, "
-    "disc white 62 53 92 83, line own 78 68 64 24, line own 22 68 38 38 67 38 48 68 22 68, "
-    "line own 48 68 36 28, line black 54 24 74 24, line black 28 27 46 27",
-    "car": "poly own 18 48 32 22 68 22 84 48, poly lightcyan 27 46 36 28 65 28 75 46, "
-    "line own 51 26 51 48, box own 1 46 99 72, disc black 12 56 38 82, disc black 62 56 88 82",
-    "traffic light": "box gray 44 66 56 99, box black 30 1 70 74, disc red 39 5 61 27, "
-    "disc gold 39 27 61 49, disc lime 39 49 61 71",
-    "boat": "line sienna 50 4 50 70, poly white 54 6 54 62 92 62, poly own 46 16 46 62 14 62, "
-    "poly own 2 68 98 68 80 96 20 96",
-    "umbrella": "line sienna 50 50 50 99, poly own 1 56 10 28 28 10 50 4 72 10 90 28 99 56, "
-    "poly white 22 56 28 28 50 4 72 28 78 56, poly own 38 56 42 22 50 4 58 22 62 56",
-    "kite": "line dimgray 50 68 40 78 56 88 46 99, poly own 50 0 86 32 50 72 14 32, "
-    "poly gold 50 0 86 32 50 32, poly gold 14 32 50 32 50 72",
-    "ball": "disc own 4 4 96 96, disc white 22 4 78 96, disc own 38 4 62 96",
-    "bottle": "poly own 41 8 59 8 59 32 72 48 72 99 28 99 28 48 41 32, box white 28 56 72 82, "
-    "box black 39 1 61 14",
-    "cup": "line own 70 36 92 36 90 68 68 74, poly own 8 22 74 22 66 94 16 94, "
-    "disc white 8 10 74 34, disc saddlebrown 15 14 67 32",
-    "knife": "poly silver 1 62 14 44 64 38 64 62, box own 62 38 99 56",
-    "apple": "line saddlebrown 48 32 54 4, disc own 6 22 94 98, disc limegreen 54 6 84 22",
-    "laptop": "box black 14 8 86 64, box own 20 14 80 58, poly silver 14 64 86 64 99 88 1 88, "
-    "poly dimgray 22 68 78 68 84 78 16 78",
-    "book": "poly own 1 24 50 34 99 24 99 88 50 98 1 88, poly white 7 14 50 28 50 90 7 78, "
-    "poly white 93 14 50 28 50 90 93 78, line gray 16 40 42 50, line gray 84 40 58 50",
-    "lamp": "disc yellow 36 36 64 64, line dimgray 50 54 50 90, box own 24 86 76 98, "
-    "poly own 32 4 68 4 92 50 8 50",
-    "tree": "box brown 42 56 58 99, disc own 2 28 54 72, disc own 46 28 98 72, disc own 18 2 82 60",
-}
-HUES = {"apple": (0, 100), "tree": (80, 145)}  # in degrees; every other object takes any hue
-
-# A context: its colours of ground, partly shared so that they are only a hint, and the weights of
-# its objects. The partner of an object often comes right after it, in any context.
-SKIES = ["lightblue", "linen", "lightgray", "wheat"]
-CONTEXTS = {
-    "kitchen": ("burlywood silver", {"cup": 5, "apple": 4, "knife": 3, "bottle": 2, "person": 1}),
-    "desk": ("burlywood peru", {"laptop": 5, "book": 4, "lamp": 3, "cup": 3, "apple": 1}),
-    "street": ("silver gray", {"car": 5, "traffic light": 3, "person": 3, "bicycle": 3, "tree": 2}),
-    "park": ("darkseagreen tan", {"tree": 6, "person": 3, "kite": 2, "ball": 2, "bicycle": 2}),
-    "beach": ("wheat tan", {"umbrella": 4, "boat": 3, "ball": 3, "person": 3, "bottle": 1}),
-}
-PARTNERS = {"cup": "bottle", "laptop": "book", "traffic light": "car", "umbrella": "ball"}
-# 1, 2, 3, 5, 6, 7, 9, ...: COCO's ids have gaps too, and the reader must cope with them.
-CATEGORY_IDS = {name: 1 + k + k // 3 for k, name in enumerate(OBJECTS)}
-
-
-def choose_objects(rng, weights):
-    rates = np.array(list(weights.values())) / sum(weights.values())
-    names = []
-    for _ in range(rng.choice(len(COUNT_RATES), p=COUNT_RATES)):
-        if names and names[-1] in PARTNERS and rng.random() < PARTNER_RATE:
-            names.append(PARTNERS[names[-1]])
-        elif rng.random() < STRAY_RATE:
-            names.append(rng.choice(list(OBJECTS)))
-        else:
-            names.append(rng.choice(list(weights), p=rates))
-    return names
-
-
-def draw_background(rng, ground):
-    scene = Image.new("RGB", (SCENE_WIDTH, SCENE_HEIGHT), rng.choice(SKIES))
-    horizon = SCENE_HEIGHT * rng.uniform(0.3, 0.6)
-    ImageDraw.Draw(scene).rectangle((0, horizon, SCENE_WIDTH, SCENE_HEIGHT), ground)
-    tint = rng.normal(0, 12, size=3)
-    pixels = np.asarray(scene) + rng.normal(tint, 7, size=(SCENE_HEIGHT, SCENE_WIDTH, 3))
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def draw_object(rng, name):
-    """One object of random colour, size and tilt on a transparent tile, cropped to the object."""
-    low, high = HUES.get(name, (0, 360))
-    hue, saturation, value = rng.integers((low, 55, 60), (high, 95, 95))
-    own = f"hsv({hue}, {saturation}%, {value}%)"
-    side = SUPERSAMPLING * int(rng.integers(20, 48))
-    tile = Image.new("RGBA", (side, side))
-    draw = ImageDraw.Draw(tile)
-    filled = {"box": draw.rectangle, "disc": draw.ellipse, "poly": draw.polygon}
-    for shape in OBJECTS[name].split(", "):
-        kind, colour, *numbers = shape.split()
-        colour = own if colour == "own" else colour
-        points = [int(number) * side / 100 for number in numbers]
-        if kind == "line":
-            draw.line(points, colour, width=side // 14, joint="curve")
-        else:
-            filled[kind](points, colour, outline="#282828", width=side // 36)
-    tile = tile.rotate(rng.uniform(-25, 25), Image.Resampling.BILINEAR, expand=True)
-    tile = tile.reduce(SUPERSAMPLING)
-    return tile.crop(tile.getbbox())
-
-
-def too_close(box, other):
-    """Whether two boxes share more than a third of the smaller one."""
-    (x, y, w, h), (u, v, s, t) = box, other
-    across, down = min(x + w, u + s) - max(x, u), min(y + h, v + t) - max(y, v)
-    return max(across, 0) * max(down, 0) > min(w * h, s * t) / 3
-
-
-def draw_scene(rng):
-    """A picture and its objects as (name, [x, y, width, height])."""
-    grounds, weights = CONTEXTS[rng.choice(list(CONTEXTS))]
-    scene = draw_background(rng, rng.choice(grounds.split()))
-    objects = []
-    for name in choose_objects(rng, weights):
-        tile = draw_object(rng, name)
-        for _ in range(20):  # an object that finds no free place is left out
-            # Up to a fifth of it may lie beyond the border, each way.
-            x = int(rng.uniform(-0.2 * tile.width, SCENE_WIDTH - 0.8 * tile.width))
-            y = int(rng.uniform(-0.2 * tile.height, SCENE_HEIGHT - 0.8 * tile.height))
-            left, right = max(x, 0), min(x + tile.width, SCENE_WIDTH)
-            top, bottom = max(y, 0), min(y + tile.height, SCENE_HEIGHT)
-            box = [left, top, right - left, bottom - top]
-            if not any(too_close(box, other) for _, other in objects):
-                scene.paste(tile, (x, y), tile)
-                objects.append((name, box))
-                break
-    return scene, objects
-
-
-def make_demo(root: str | Path, seed: int = 0, train: int = 1200, val: int = 400) -> None:
-    """Draw the demo under `root`, unless it is there already."""
-    for split, (folder, count) in enumerate([("train2014", train), ("val2014", val)]):
-        path = Path(root, "annotations", f"instances_{folder}.json")
-        info = {"description": f"demo scenes, seed {seed}", "pictures": count}
-        if path.exists():
-            found = json.loads(path.read_text()).get("info")
-            if found == info:
-                continue
-            if "demo scenes" not in str(found):
-                raise FileExistsError(f"{path} is not of the demo and is left alone")
-            path.unlink()  # a half-drawn demo must not pass for a finished one
-        Path(root, folder).mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
-        for i in range(count):
-            scene, objects = draw_scene(np.random.default_rng((seed, split, i)))
-            image_id = 1 + i + 1_000_000 * split
-            file_name = f"demo_{folder}_{image_id:012}.jpg"
-            scene.save(Path(root, folder, file_name), quality=JPEG_QUALITY)
-            size = {"width": SCENE_WIDTH, "height": SCENE_HEIGHT}
-            images.append({"id": image_id, "file_name": file_name, **size})
-            for name, box in objects:
-                entry = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}
-                entry |= {"category_id": CATEGORY_IDS[name], "bbox": box, "area": box[2] * box[3]}
-                annotations.append(entry)
-        categories = [{"id": CATEGORY_IDS[n], "name": n, "supercategory": "thing"} for n in OBJECTS]
-        content = {"info": info, "images": images, "annotations": annotations}
-        path.parent.mkdir(exist_ok=True)
-        path.with_suffix(".tmp").write_text(json.dumps({**content, "categories": categories}))
-        os.replace(path.with_suffix(".tmp"), path)

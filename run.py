@@ -22,13 +22,13 @@ import sys
 import time
 from pathlib import Path
 
+import files
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 import data
-import files
 import iml_gcn
 import metrics
 import report
