@@ -1153,13 +1153,13 @@ def test_a_moving_average_that_forgets_nothing_stays_at_the_first_step(demo, tmp
 def test_pooling_is_trained_kept_and_evaluated_as_asked(demo, tmp_path):
     states = []
     for pool in ("avg", "max"):
-        more = f"--phase backbone eval --epochs 1 --limit 8 --pool {pool}"
+        more = f"--phase backbone eval --epochs 1 --limit 8 --image-size 64 --pool {pool}"
         assert run.main(argv(demo, tmp_path / pool, more)) == 0
         states.append(torch.load(tmp_path / pool / "backbone.pt", weights_only=True)["state_dict"])
     assert not states[0]["head.weight"].equal(states[1]["head.weight"])
     model = iml_gcn.Classifier(tresnet.tresnet_tiny(), nn.Linear(512, 16)).eval()
     model.load_state_dict(states[1])
-    photo = data.MultiLabelImages(demo_split(demo, "val2014"), 32)[(0, 0)][0]
+    photo = data.MultiLabelImages(demo_split(demo, "val2014"), 64)[(0, 0)][0]
     image = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         expected = model.head(model.backbone.forward_features(image).amax((2, 3)))[0]
