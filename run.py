@@ -1,8 +1,9 @@
 """Reproduce IML-GCN: train the backbone, embed the labels, train the GCN, evaluate.  Typical use:
 
     python run.py                                # demo scenes, drawn on the spot -> runs/demo
-    python run.py --dataset coco --data DIR      # the paper's Table 1 and 3      -> runs/coco
+    python run.py --dataset coco --data DIR      # the paper's Tables 1 and 3     -> runs/coco
     python run.py --dataset coco --data DIR --limit 64 --epochs 1                 # a dry run
+    python run.py --dataset coco --data DIR --phase backbone eval                 # Table 1's ASL row
 
 Three phases (Section "Proposed Approach"), which speak to each other through files in --out only:
 

@@ -255,6 +255,27 @@ def test_models_have_the_published_number_of_parameters(make_head, expected):
     assert run.count_parameters(model) == expected
 
 
+@pytest.mark.parametrize(
+    ("make", "labels", "printed"),
+    [  # Table 1's other rows; "44.5 M" counts ImageNet's 1000 classes
+        (tresnet.tresnet_l, 80, 53.8),
+        (resnet.resnet101, 1000, 44.5),
+        (tresnet.tresnet_m, 80, 29.5),
+    ],
+)
+def test_direct_models_have_the_parameters_that_table_1_prints(make, labels, printed):
+    with torch.device("meta"):
+        backbone = make()
+        model = iml_gcn.Classifier(backbone, iml_gcn.linear_head(backbone.num_features, labels))
+    assert round(run.count_parameters(model) / 1e6, 1) == printed
+
+
+def test_ml_gcn_has_the_parameters_that_table_1_prints():
+    with torch.device("meta"):
+        model = iml_gcn.Classifier(resnet.resnet101("max"), gcn_head(80, 300))
+    assert round(run.count_parameters(model) / 1e6, 1) == 44.9
+
+
 def test_tresnet_m_maps_224_pixels_to_2048_channels_of_7_by_7():
     with torch.device("meta"):
         features = tresnet.tresnet_m().forward_features(torch.zeros(1, 3, 224, 224))
