@@ -3,7 +3,7 @@
     python run.py                                # demo scenes, drawn on the spot -> runs/demo
     python run.py --dataset coco --data DIR      # the paper's Tables 1 and 3     -> runs/coco
     python run.py --dataset coco --data DIR --limit 64 --epochs 1                 # a dry run
-    python run.py --dataset coco --data DIR --phase backbone eval                 # Table 1's ASL row
+    python run.py --dataset coco --data DIR --phase backbone eval                 # the ASL row
 
 Three phases (Section "Proposed Approach"), which speak to each other through files in --out only:
 
@@ -23,13 +23,13 @@ import sys
 import time
 from pathlib import Path
 
-import files
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 import data
+import files
 import iml_gcn
 import metrics
 import report
