@@ -164,6 +164,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--adjacency", choices=readings, default="paper", help=text)
     add("--tau", type=between(0, 1), default=0.1, help="edges from P >= tau (0.1) [Eq. 3]")
     add("--p", type=between(0, 1), default=0.2, help="weight of neighbours (0.2) [difference 1]")
+    text = "mean length of image and pca nodes, 0: as they come (1) [ours, difference 25]"
+    add("--node-norm", type=between(0, 1e6), default=1.0, help=text)
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=whole(1), default=40, help="a phase (40; demo 12) [Impl. details]")
@@ -517,6 +519,8 @@ def phase_gcn(args, splits) -> None:
         else:
             embeddings = files.load(args, "embeddings.pt", classes, "embed")
             nodes = embeddings[kind]  # (n, D) or (n, n)
+            if args.node_norm:  # difference 25
+                nodes = nodes * (args.node_norm / nodes.norm(dim=1).mean())
             source = embeddings["settings"]["backbone_id"]
             if start not in (None, source):
                 raise ValueError(

@@ -394,7 +394,7 @@ def test_released_tresnet_m_weights_load_and_compute_what_the_released_network_d
     torch.save({"model": state}, tmp_path / "m.pth")
     backbone = tresnet.tresnet_m()
     head = tresnet.load_weights(backbone, tmp_path / "m.pth")
-    assert torch.equal(head["fc.weight"], state["head.fc.weight"])
+    assert torch.equal(head["weight"], state["head.fc.weight"])
     assert len(state) == 434  # as many as the released files have
     assert_computes(backbone, features)
 
