@@ -1004,8 +1004,18 @@ def test_embeddings_are_those_of_the_training_photos_as_they_are(demo, finished)
     stored = torch.load(finished / "embeddings.pt", weights_only=True)
     np.testing.assert_allclose(stored["image"].numpy(), expected, rtol=1e-4, atol=1e-5)
     assert stored["counts"].tolist() == counts.tolist()
-    gcn = torch.load(finished / "gcn-pca.pt", weights_only=True)["state_dict"]
-    assert torch.equal(gcn["head.nodes"], stored["pca"])
+
+
+@pytest.mark.parametrize("kind", ["image", "pca"])
+def test_nodes_reach_the_gcn_at_unit_length_or_as_they_come(demo, finished, tmp_path, kind):
+    raw = torch.load(finished / "embeddings.pt", weights_only=True)[kind]
+    length = sum(math.sqrt(sum(x * x for x in row)) for row in raw.tolist()) / 16
+    out = shutil.copytree(finished, tmp_path / "out")
+    for norm, factor in [(1, 1 / length), (0, 1), (3, 3 / length)]:
+        more = f"--phase gcn --nodes {kind} --epochs 1 --eval-every 0 --fresh --node-norm {norm}"
+        assert run.main(argv(demo, out, more)) == 0
+        nodes = torch.load(out / f"gcn-{kind}.pt", weights_only=True)["state_dict"]["head.nodes"]
+        torch.testing.assert_close(nodes, raw * factor)
 
 
 def test_phases_run_apart_with_workers_give_the_numbers_of_one_run_without(
