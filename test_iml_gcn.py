@@ -6,6 +6,7 @@ calculation (in a comment), another library, a published number or an invariant.
 
 import functools
 import http.server
+import io
 import itertools
 import json
 import math
@@ -726,6 +727,17 @@ def test_a_parsed_data_set_is_kept_until_its_files_change(tmp_path, monkeypatch)
     write_vg(tmp_path, images=50, seed=1)
     assert len(data.load_vg500(tmp_path, cache)[0]) == 45
     assert len(parsed) == 6
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 1000])
+def test_json_walked_through_a_window_is_what_json_reads_whatever_the_window(piece):
+    text = '{"a": {"b": [1, 2.5e3, "\\u00e9 \\"]"]}, "list" : [ {"id": 12}, 345 ,"x,]", [], {}], '
+    text += '"n": null}\n'
+    window, found = data.JSONWindow(io.StringIO(text), piece), {}
+    for name in window.names():
+        found[name] = list(window.items()) if name == "list" else window.value()
+    assert found == json.loads(text)
+    assert window.peek() == ""
 
 
 def test_glove_nodes_are_the_means_of_their_words(tmp_path):
