@@ -1,6 +1,7 @@
 """Data sets as `Split(paths, targets, classes)`, and the pipeline from photo to training batch.
 
-The rest of the code knows nothing of a data set but its `Split`. COCO is read from its usual tree:
+The rest of the code knows nothing of a data set but its `Split`. COCO is read from its usual tree,
+Visual Genome from the one `load_vg500` shows:
 
     <root>/annotations/instances_train2014.json   <root>/annotations/instances_val2014.json
     <root>/train2014/*.jpg                        <root>/val2014/*.jpg
@@ -47,9 +48,9 @@ class Split:
 def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     """Read any COCO-format `instances` JSON; every image in it, labelled or not, in file order.
 
+    Boxes and polygons are dropped as they are parsed: the file's size does not show in memory.
     Classes are in category id order (ids have gaps: column != id). Crowd annotations count as any
-    other, boxes and polygons are not looked at. An image of several annotations of one category
-    has that label once.
+    other. An image of several annotations of one category has that label once.
     """
     document = read_lists(
         json_path,
