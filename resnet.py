@@ -84,7 +84,8 @@ class ResNet(nn.Module):
                 f"images are (B, {C}, {H}, {W}), ResNet needs 3 channels and H and W of at "
                 "least 32; choose another --image-size"
             )
-        x = F.relu(self.bn1(self.conv1((images - self.mean) / self.std)))  # (B, 64, H / 2, W / 2)
+        x = ((images - self.mean) / self.std).to(self.conv1.weight.dtype)
+        x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H / 2, W / 2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H / 4, W / 4)
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 

@@ -298,7 +298,7 @@ def batches(args, loader: DataLoader):
         if errors:
             raise ValueError(errors[0])
         images = images.to(args.device, non_blocking=True)  # (B, 3, S, S) uint8
-        yield images.float() / 255, targets.to(args.device, non_blocking=True), rows
+        yield images.float().div_(255), targets.to(args.device, non_blocking=True), rows
 
 
 class Progress:
@@ -332,7 +332,7 @@ class Progress:
 @torch.inference_mode()
 def predict_logits(args, model: torch.nn.Module, loader: DataLoader, what: str) -> np.ndarray:
     """Logits (M, n) float32 of the loader's split, in the split's order."""
-    model.eval()
+    model = tresnet.fold(model)
     split = loader.dataset.split
     logits = np.full(split.targets.shape, np.nan, np.float32)  # (M, n)
     progress = Progress(what, len(split))
@@ -486,7 +486,7 @@ def phase_embed(args, splits) -> None:
             print("embed: done before (embeddings.pt); --fresh does it again")
             return
     model, _ = load_model(args.out / "backbone.pt")
-    backbone = model.backbone.to(args.device, memory_format=torch.channels_last)
+    backbone = tresnet.fold(model.backbone).to(args.device)
     means = iml_gcn.LabelMeans(len(split.classes), backbone.num_features)
     loader = make_loader(args, split, train=False)
     progress = Progress("embed", len(split))

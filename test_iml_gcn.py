@@ -4,6 +4,7 @@ Every expected value comes from outside the code under test: brute force from th
 calculation (in a comment), another library, a published number or an invariant.
 """
 
+import copy
 import functools
 import http.server
 import io
@@ -559,6 +560,156 @@ def test_weights_are_downloaded_once_and_a_failure_says_where_to_put_them(
         tresnet.load_weights(here, f"{url}/absent.pth")
     assert f"{url}/absent.pth" in str(error.value)
     assert str(tmp_path / "hub" / "checkpoints") in str(error.value)
+
+
+def plain_abn(x, weight, bias, slope):
+    """Batch norm by the batch's own statistics and leaky ReLU, as autograd differentiates them."""
+    return F.leaky_relu(F.batch_norm(x, None, None, weight, bias, training=True), slope)
+
+
+def gradients(function, *inputs):
+    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    output = function(*inputs)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape).cos()
+    return output.detach(), torch.autograd.grad((output * weights).sum(), inputs)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("slope", [1e-2, 1e-3])
+def test_in_place_abn_has_the_gradients_of_batch_norm_and_leaky_relu(slope, layout):
+    norm = tresnet.ABN(5, slope).double()
+    x = random(4, 5, 6, 3).to(memory_format=layout)
+    weight, bias = torch.tensor([1.3, -0.4, 0.1, 2, 1e-3]).double(), random(5, seed=1)
+
+    def in_place(x, weight, bias):
+        parameters = {"weight": weight, "bias": bias}
+        return torch.func.functional_call(norm, parameters, x)
+
+    expected = gradients(lambda *inputs: plain_abn(*inputs, slope), x, weight, bias)
+    torch.testing.assert_close(gradients(in_place, x, weight, bias), expected, rtol=0, atol=1e-10)
+    twin = nn.BatchNorm2d(5).double()
+    twin(x)
+    assert all(torch.equal(a, b) for a, b in zip(norm.buffers(), twin.buffers(), strict=True))
+    inputs = [t.clone().requires_grad_() for t in (x[:2, :, :2, :2], weight, bias)]
+    assert torch.autograd.gradcheck(in_place, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_place_abn_is_stable_where_a_weight_is_next_to_nothing(dtype):
+    # Below the rounding of the bias, x is lost in the output: what is left of it, at most 1/2 off
+    # once normalised, must not blow up any gradient. float64 knows what they are.
+    x, bias = random(16, 6, 8, 8), torch.tensor([0.0, 0.51, -0.51, 0.3, 1.7, -2.3]).double()
+    weight = torch.tensor([0.0, 0.0, 1e-8, -1e-6, 1e-5, -1e-4]).double()
+    floor = torch.finfo(dtype).eps * bias.abs() + 1e-5
+    raised = weight.abs().maximum(floor).copysign(weight)
+    _, expected = gradients(lambda *inputs: plain_abn(*inputs, 1e-2), x, raised, bias)
+    norm = tresnet.ABN(6, 1e-2)
+    x, weight, bias = x.to(dtype), weight.float(), bias.float()
+
+    def in_place(x, weight, bias):
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, x)
+
+    _, found = gradients(in_place, x, weight, bias)
+    # What rounding of the output does to x, normalised: a bound on every channel's error.
+    worst = torch.finfo(dtype).eps * bias.abs() / raised.abs() + 1e-3
+    grad_x, grad_weight, grad_bias = (tensor.double() for tensor in found)
+    assert ((grad_x - expected[0]).abs().amax((0, 2, 3)) < 2 * raised.abs() * worst + 1e-3).all()
+    assert ((grad_weight - expected[1]).abs() < worst * 16 * 64).all()
+    torch.testing.assert_close(grad_bias, expected[2], rtol=0.02, atol=0.5)
+
+
+def steps(backbone, images, lean, monkeypatch):
+    """Two SGD steps from the same weights: losses, gradients and the state after them."""
+    model = copy.deepcopy(backbone).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    with monkeypatch.context() as patch:
+        if not lean:
+            patch.setattr(tresnet, "lean", lambda module: False)
+        for _ in range(2):
+            loss = (model(images) * torch.linspace(-1, 1, model.num_features)).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+    return losses, [p.grad for p in model.parameters()], model.state_dict()
+
+
+def test_training_that_keeps_less_takes_the_same_steps(monkeypatch):
+    # Ours by hand and by recomputation, against autograd through the plain layers.
+    torch.manual_seed(0)
+    backbone = tresnet.tresnet_tiny().double().to(memory_format=torch.channels_last)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    images = random(3, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    expected = steps(backbone, images, False, monkeypatch)
+    found = steps(backbone, images, True, monkeypatch)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert found[2]["layer4.0.conv3.bn.num_batches_tracked"] == 2
+
+
+def saved_bytes(model, images):
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes(), tensor  # the tensor, so no pointer comes again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images)
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    return sum(size for pointer, (size, _) in kept.items() if pointer not in own)
+
+
+def test_training_keeps_what_its_parts_need_and_no_more():
+    # A block keeps the inputs of its two convolutions, the second's output, and its own output, the
+    # next block's input: four maps and some vectors. Not the norm's output, nor the gated one.
+    images = random(2, 16, 8, 8).float()
+    block = tresnet.BasicBlock(16, 16, stride=1, se=True)
+    maps = images.nbytes * 4
+    assert maps <= saved_bytes(block, images) < maps + 1024
+    conv = tresnet.ConvABN(16, 16, 3, stride=2)
+    maps = images.nbytes * 2  # the convolution's input, its activated norm's output
+    assert maps <= saved_bytes(conv, images) < maps + 2048
+
+
+def test_compiled_training_takes_the_steps_of_uncompiled(monkeypatch):
+    torch.manual_seed(0)
+    backbone = tresnet.tresnet_tiny().double()
+    images = random(2, 3, 32, 32).repeat(1, 1, 2, 2)
+    expected = steps(backbone, images, True, monkeypatch)[1]
+    backbone.compile(backend="aot_eager")  # torch's tracing without its C++ compiler
+    torch.testing.assert_close(steps(backbone, images, True, monkeypatch)[1], expected)
+
+
+@pytest.mark.parametrize(
+    "make", [tresnet.tresnet_tiny, functools.partial(resnet.ResNet, (1, 1, 2, 1))]
+)
+def test_the_deploy_form_computes_the_same_logits_with_no_norm_and_no_graph(make):
+    torch.manual_seed(0)
+    backbone = make()
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    head = iml_gcn.LabelGCN(random(7, 5), torch.rand(7, 7), backbone.num_features)
+    model = iml_gcn.Classifier(backbone, head).eval()
+    images = torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(images)
+        folded = tresnet.fold(model)
+        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(images), expected, rtol=0, atol=0)  # it is a copy
+        rounded = tresnet.fold(model, torch.bfloat16)(images)
+    assert rounded.dtype == torch.float32
+    scale = expected.std(0).mean()
+    assert 0 < (rounded - expected).abs().max() < 0.05 * expected.abs().max() + scale
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    direct = iml_gcn.Classifier(backbone, nn.Linear(backbone.num_features, 7, bias=False))
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (folded, tresnet.fold(direct))]
+    assert sizes[0] == sizes[1]
 
 
 # data

@@ -14,26 +14,114 @@ Sizes and channels are M's; L and XL widen them. A Bottleneck puts out 4 x plane
 divided by 255 and nothing else: no mean, no standard deviation.
 """
 
+import contextlib
+import copy
 import http.client
+import itertools
 import re
 import urllib.error
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
 
 class ABN(nn.BatchNorm2d):
-    """Activated batch norm: batch norm, then leaky ReLU; slope 1 is the identity."""
+    """Activated batch norm: batch norm, then leaky ReLU; slope 1 is the identity.
+
+    Its weights and state are those of nn.BatchNorm2d. Slope 1, the end of a block, stays plain: its
+    weights start at 0, which cannot be inverted.
+    """
 
     def __init__(self, channels: int, slope: float):
         super().__init__(channels)
         self.slope = slope
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = super().forward(x)
-        return x if self.slope == 1 else F.leaky_relu(x, self.slope)
+        if self.slope == 1:
+            return super().forward(x)
+        if lean(self):
+            self.num_batches_tracked.add_(1)
+            parts = self.weight, self.bias, self.running_mean, self.running_var
+            return InPlaceABN.apply(x, *parts, self.momentum, self.eps, self.slope)
+        return F.leaky_relu(super().forward(x), self.slope)
+
+
+class InPlaceABN(torch.autograd.Function):
+    """Training's ABN of x (B, C, H, W): keeps its output for backward, not x nor what lies between.
+
+    Backward inverts leaky ReLU and batch norm (Rota Bulo et al., "In-Place Activated BatchNorm for
+    Memory-Optimized Training of DNNs", CVPR 2018). Batch norm's inverse is a batch norm too, with
+    other constants, so both directions run on torch's own kernels.
+
+    What rounding does to x, normalised, grows with |bias / weight|. A weight too small to be told
+    from the rounding of its output is raised to eps |bias|, then the error is at most 1/2; and to
+    1e-5 at least, in-place ABN's own floor. No weight of the released files is below that.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, momentum, eps, slope):
+        least = torch.finfo(x.dtype).eps * bias.abs() + 1e-5  # (C,)
+        weight = weight.abs().maximum(least).copysign(weight)  # (C,)
+        y, _, inv_std = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
+        y = F.leaky_relu_(y, slope)  # (B, C, H, W)
+        ctx.save_for_backward(y, weight, bias, inv_std)
+        ctx.slope = slope
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        y, weight, bias, inv_std = ctx.saved_tensors
+        grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
+        y = F.leaky_relu(y, 1 / ctx.slope)  # batch norm's output
+        # Its backward with "mean" bias and "inverse deviation" 1 / weight normalises y back to
+        # (y - bias) / weight; its factor, "weight" times "inverse deviation", comes out right.
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, y, weight**2 * inv_std, None, None, bias, 1 / weight, True, 0.0, [True] * 3
+        )  # (B, C, H, W), (C,), (C,)
+        return *grads, None, None, None, None, None
+
+
+def lean(module: nn.Module) -> bool:
+    """Whether to spend on keeping less for backward; torch.compile plans that by itself."""
+    return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def recompute(block: nn.Module, end: Callable, *inputs: torch.Tensor) -> torch.Tensor:
+    """end(*inputs), the end of a block, of which backward keeps the inputs and computes the rest
+    again: 1x1 convolutions, norms and SE, the widest maps of a block and cheap to make."""
+    if not lean(block):
+        return end(*inputs)
+    return checkpoint(
+        end,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (contextlib.nullcontext(), counted(block)),
+    )
+
+
+@contextlib.contextmanager
+def counted(block: nn.Module):
+    """Inside, norms at the end of a block see a batch that their running statistics hold already.
+
+    A momentum of 0 leaves those as they are.
+    """
+    norms = [m for m in block.modules() if isinstance(m, ABN) and m.slope == 1 and m.training]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked -= 1
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 class ConvABN(nn.Sequential):
@@ -56,9 +144,32 @@ class Blur(nn.Module):
         self.register_buffer("kernel", row[:, None] * row, persistent=False)  # no weight: not saved
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        C = x.shape[1]
-        kernel = self.kernel.to(x.dtype).expand(C, 1, 3, 3)
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=C)
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
+        return LeanBlur.apply(x, kernel) if lean(self) else blur(x, kernel)
+
+
+def blur(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1])
+
+
+class LeanBlur(torch.autograd.Function):
+    """`blur` by a filter that is not trained: backward needs no more of x than its shape."""
+
+    @staticmethod
+    def forward(ctx, x, kernel):
+        ctx.save_for_backward(kernel)
+        ctx.shape = x.shape
+        return blur(x, kernel)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (kernel,) = ctx.saved_tensors
+        B, C, H, W = ctx.shape
+        padded = B, C, H + 2, W + 2
+        grad = torch.nn.grad.conv2d_input(padded, kernel, grad, stride=2, groups=C)
+        x = grad.new_empty(1).expand(ctx.shape)  # for its shape; takes no memory
+        return torch.ops.aten.reflection_pad2d_backward(grad, x, [1, 1, 1, 1]), None
 
 
 class SE(nn.Module):
@@ -95,7 +206,10 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(c_in, planes, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.se(self.conv2(self.conv1(x))) + self.downsample(x))
+        return F.relu_(recompute(self, self.end, self.conv2.conv(self.conv1(x)), x))
+
+    def end(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self.se(self.conv2.bn(z)).add_(self.downsample(x))
 
 
 class Bottleneck(nn.Module):
@@ -113,7 +227,10 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(c_in, c_out, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.conv3(self.se(self.conv2(self.conv1(x)))) + self.downsample(x))
+        return F.relu_(recompute(self, self.end, self.conv2(self.conv1(x)), x))
+
+    def end(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self.conv3(self.se(y)).add_(self.downsample(x))
 
 
 class TResNet(nn.Module):
@@ -159,7 +276,7 @@ class TResNet(nn.Module):
             )
         # Space to depth: channels in the released weights' order, (row in block, column, RGB).
         x = images.reshape(B, 3, H // 4, 4, W // 4, 4).permute(0, 3, 5, 1, 2, 4)
-        x = x.reshape(B, 48, H // 4, W // 4)
+        x = x.reshape(B, 48, H // 4, W // 4).to(self.conv1.conv.weight.dtype)
         if images.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)
         return self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
@@ -278,3 +395,24 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     backbone.load_state_dict(weights, strict=False)  # strict above: only batch counters are left
     print(f"{path}: loaded {len(weights)} of {len(expected)} backbone tensors")
     return head
+
+
+def fold(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The deploy form, a copy in eval mode: same logits, fewer operations and parameters.
+
+    Every batch norm goes into the convolution before it (TResNet's, ResNet's), a GCN head becomes
+    the linear layer it amounts to, weights lie in channels_last. The backbone computes in `dtype`,
+    pooling and head stay in float32.
+    """
+    model = copy.deepcopy(model).eval()
+    if hasattr(getattr(model, "head", None), "to_linear"):
+        model.head = model.head.to_linear()
+    for parent in model.modules():
+        for (name, conv), (after, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                slope = getattr(norm, "slope", 1)
+                act = nn.Identity() if slope == 1 else nn.LeakyReLU(slope, inplace=True)
+                setattr(parent, after, act)
+    getattr(model, "backbone", model).to(dtype, memory_format=torch.channels_last)
+    return model
