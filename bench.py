@@ -1,6 +1,6 @@
 """Speed and memory on this machine's CPU, beside the peers that are installed.  Typical use:
 
-    python bench.py                  # every section, about 10 minutes on 2 cores
+    python bench.py                  # every section, 10 to 15 minutes on 2 cores
     python bench.py model train      # some of: model train input reader metrics graph
     pip install timm torchvision scikit-learn torchmetrics pycocotools    # the peers, all optional
 
@@ -89,7 +89,10 @@ def child(function: str, *arguments):
     """bench.<function>(*arguments) in a process of its own, whose peak memory is its alone."""
     code = f"import json, bench; print(json.dumps(bench.{function}(*{arguments!r})))"
     command, here = [sys.executable, "-c", code], Path(__file__).resolve().parent
-    done = subprocess.run(command, cwd=here, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        raise ValueError(f"bench.{function} gave no figures: {reason}")
     return json.loads(done.stdout)
 
 
@@ -437,7 +440,8 @@ def describe_machine(args) -> None:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     add, names = parser.add_argument, ["all", *SECTIONS]
     add("sections", nargs="*", choices=names, default="all", help="one or several (all)")
     add("--rounds", type=int, default=5, help="(5: a median over two disturbed rounds)")
@@ -456,7 +460,7 @@ def main(argv=None) -> int:
             if name in args.sections or "all" in args.sections:
                 print(f"\n### {name}: {section.__doc__}", flush=True)
                 section(args)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{time.monotonic() - start:.0f} s in all")

@@ -1339,6 +1339,11 @@ def test_bench_says_which_peers_are_missing_and_measures_without_them(monkeypatc
     assert re.fullmatch(r"\| 50 x 3, s \| 0\.\d+ \|  \|  \|  \|  \|", measured)
 
 
+def test_a_measurement_that_fails_in_its_own_process_is_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="bench.read_ours gave no figures: .*no file .*nope"):
+        bench.child("read_ours", str(tmp_path / "nope"), str(tmp_path / "cache.npz"))
+
+
 def test_saved_bytes_are_those_of_each_stored_activation_once():
     weight = torch.ones(5, requires_grad=True)
     x = torch.ones(4, 5)
