@@ -1340,7 +1340,7 @@ def test_bench_says_which_peers_are_missing_and_measures_without_them(monkeypatc
 
 
 def test_a_measurement_that_fails_in_its_own_process_is_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match="bench.read_ours gave no figures: .*no file .*nope"):
+    with pytest.raises(ValueError, match=r"bench.read_ours gave no figures: .*no file .*nope"):
         bench.child("read_ours", str(tmp_path / "nope"), str(tmp_path / "cache.npz"))
 
 
