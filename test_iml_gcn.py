@@ -619,6 +619,8 @@ IMAGE, CATEGORY = {"id": 7, "file_name": "7.jpg"}, {"id": 9, "name": "horse"}
         ("categories", "text", "'categories'"),
         (None, json.dumps(coco_document())[:-40], "not valid JSON"),
         (None, '{"info": ' + "[" * 100_000, "not valid JSON"),
+        (None, json.dumps(coco_document()).replace("}]", "},]"), "not valid JSON"),
+        (None, json.dumps(coco_document()) + "]", "not valid JSON"),
         (None, "[]", "'images'"),
     ],
 )
@@ -729,15 +731,43 @@ def test_a_parsed_data_set_is_kept_until_its_files_change(tmp_path, monkeypatch)
     assert len(parsed) == 6
 
 
+def walk(text, piece):
+    """The top object of a JSON text, its lists item by item."""
+    window, found = data.JSONWindow(io.StringIO(text), piece), {}
+    for name in window.members("{}"):
+        found[name] = list(window.members("[]")) if window.peek() == "[" else window.value()
+    assert window.peek() == ""
+    return found
+
+
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 1000])
 def test_json_walked_through_a_window_is_what_json_reads_whatever_the_window(piece):
     text = '{"a": {"b": [1, 2.5e3, "\\u00e9 \\"]"]}, "list" : [ {"id": 12}, 345 ,"x,]", [], {}], '
     text += '"n": null}\n'
-    window, found = data.JSONWindow(io.StringIO(text), piece), {}
-    for name in window.names():
-        found[name] = list(window.items()) if name == "list" else window.value()
-    assert found == json.loads(text)
-    assert window.peek() == ""
+    assert walk(text, piece) == json.loads(text)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 10_000])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("sort_keys", [False, True])  # sorted, the polygons end their object
+def test_polygons_are_taken_out_and_nothing_else(piece, indent, sort_keys):
+    polygons = [[[1, 2.5, -3, 4e-05]], [[1, 2], [3, 4]], [[5], []]]
+    others = [[], {"counts": [4, 2], "size": [2, 3]}, {"counts": "a]b["}, None]
+    quoted = '"segmentation": [[1, 2]], "id": 3 } ]'
+    items = [
+        {"segmentation": value, "id": i, "bbox": [1, 2, 3], "name": quoted}
+        for i, value in enumerate(polygons + others + polygons)
+    ]
+    document = {"annotations": items, "more": {"segmentation": [7], "x": [1]}, "categories": [8]}
+    found = walk(json.dumps(document, indent=indent, sort_keys=sort_keys), piece)
+    if piece == 10_000:  # else, many a list is parsed before the window shows that it is whole
+        cut = [item["segmentation"] for item in found["annotations"]]
+        assert cut == [0, 0, 0, *others, 0, 0, 0]
+    for one in (document, found):
+        for item in [*one["annotations"], one["more"]]:
+            if isinstance(item["segmentation"], list):
+                item["segmentation"] = 0
+    assert found == document
 
 
 def test_glove_nodes_are_the_means_of_their_words(tmp_path):
