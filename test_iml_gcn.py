@@ -773,6 +773,8 @@ IMAGE, CATEGORY = {"id": 7, "file_name": "7.jpg"}, {"id": 9, "name": "horse"}
         ("categories", "text", "'categories'"),
         (None, json.dumps(coco_document())[:-40], "not valid JSON"),
         (None, '{"info": ' + "[" * 100_000, "not valid JSON"),
+        (None, json.dumps(coco_document()).replace("}]", "},]"), "not valid JSON"),
+        (None, json.dumps(coco_document()) + "]", "not valid JSON"),
         (None, "[]", "'images'"),
     ],
 )
@@ -883,15 +885,43 @@ def test_a_parsed_data_set_is_kept_until_its_files_change(tmp_path, monkeypatch)
     assert len(parsed) == 6
 
 
+def walk(text, piece):
+    """The top object of a JSON text, its lists item by item."""
+    window, found = data.JSONWindow(io.StringIO(text), piece), {}
+    for name in window.members("{}"):
+        found[name] = list(window.members("[]")) if window.peek() == "[" else window.value()
+    assert window.peek() == ""
+    return found
+
+
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 1000])
 def test_json_walked_through_a_window_is_what_json_reads_whatever_the_window(piece):
     text = '{"a": {"b": [1, 2.5e3, "\\u00e9 \\"]"]}, "list" : [ {"id": 12}, 345 ,"x,]", [], {}], '
     text += '"n": null}\n'
-    window, found = data.JSONWindow(io.StringIO(text), piece), {}
-    for name in window.names():
-        found[name] = list(window.items()) if name == "list" else window.value()
-    assert found == json.loads(text)
-    assert window.peek() == ""
+    assert walk(text, piece) == json.loads(text)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 10_000])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("sort_keys", [False, True])  # sorted, the polygons end their object
+def test_polygons_are_taken_out_and_nothing_else(piece, indent, sort_keys):
+    polygons = [[[1, 2.5, -3, 4e-05]], [[1, 2], [3, 4]], [[5], []]]
+    others = [[], {"counts": [4, 2], "size": [2, 3]}, {"counts": "a]b["}, None]
+    quoted = '"segmentation": [[1, 2]], "id": 3 } ]'
+    items = [
+        {"segmentation": value, "id": i, "bbox": [1, 2, 3], "name": quoted}
+        for i, value in enumerate(polygons + others + polygons)
+    ]
+    document = {"annotations": items, "more": {"segmentation": [7], "x": [1]}, "categories": [8]}
+    found = walk(json.dumps(document, indent=indent, sort_keys=sort_keys), piece)
+    if piece == 10_000:  # else, many a list is parsed before the window shows that it is whole
+        cut = [item["segmentation"] for item in found["annotations"]]
+        assert cut == [0, 0, 0, *others, 0, 0, 0]
+    for one in (document, found):
+        for item in [*one["annotations"], one["more"]]:
+            if isinstance(item["segmentation"], list):
+                item["segmentation"] = 0
+    assert found == document
 
 
 def test_glove_nodes_are_the_means_of_their_words(tmp_path):
@@ -934,9 +964,10 @@ def palette_image():
 )
 def test_images_of_every_mode_become_the_right_rgb(tmp_path, image, options, expected):
     image.save(tmp_path / "photo", **{"format": "PNG"} | options)
-    photo = data.read_image(tmp_path / "photo", 4)
-    assert photo.mode == "RGB"
-    assert photo.getcolors() == [(16, expected)]
+    for draft in (False, True):
+        photo = data.read_image(tmp_path / "photo", 4, draft)
+        assert photo.mode == "RGB"
+        assert photo.getcolors() == [(16, expected)]
 
 
 def test_photos_are_squashed_bilinearly(tmp_path):
@@ -947,6 +978,52 @@ def test_photos_are_squashed_bilinearly(tmp_path):
     # area 2; the pixel at 3.5 weighs (1 - 0.5 / 2) / 2 = 3/8 in column 1 and 1/8 in column 2.
     squashed = np.asarray(data.read_image(tmp_path / "photo.png", 4))
     assert squashed[..., 0].tolist() == [[0, 90, 30, 0]] * 4
+
+
+def grey_blocks(path):
+    """A JPEG of 8 x 8 blocks of 8 x 8 equal pixels, in which every scale of it is exact."""
+    blocks = np.random.default_rng(0).integers(40, 210, size=(8, 8), dtype=np.uint8)
+    Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(path, "JPEG", quality=100)
+    return blocks.astype(int)
+
+
+def test_drafts_of_large_jpegs_are_decoded_small(tmp_path):
+    blocks = grey_blocks(tmp_path / "photo.jpg")
+    for size, repeats in [(8, 1), (16, 2), (32, 4)]:  # the bilinear filter would blend the blocks
+        draft = np.asarray(data.read_image(tmp_path / "photo.jpg", size, draft=True))[..., 0]
+        assert np.abs(draft - blocks.repeat(repeats, 0).repeat(repeats, 1)).max() <= 2
+
+
+@pytest.mark.parametrize(("width", "height", "size"), [(64, 64, 33), (64, 63, 32), (63, 64, 32)])
+def test_drafts_of_smaller_photos_are_a_grey_level_at_most_from_pillows(
+    tmp_path, width, height, size
+):
+    pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    with Image.open(tmp_path / "photo.jpg") as image:
+        expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+    draft = np.asarray(data.read_image(tmp_path / "photo.jpg", size, draft=True))
+    assert np.abs(draft - expected).max() == 1  # 0 would be Pillow itself
+
+
+def test_photos_are_drafts_for_training_and_whole_for_evaluation_unless_asked(
+    tmp_path, monkeypatch
+):
+    path = str(tmp_path / "photo.jpg")
+    blocks = grey_blocks(path)
+    with Image.open(path) as image:
+        whole = image.convert("RGB").resize((8, 8), Image.Resampling.BILINEAR)
+    monkeypatch.setattr(data, "augment", lambda image, rng: image)
+    split = data.Split([path], np.zeros((1, 1), np.uint8), ["label"])
+    for options, is_draft in [
+        ({}, False),
+        ({"augment": True}, True),
+        ({"draft": True}, True),
+        ({"augment": True, "draft": False}, False),
+    ]:
+        pixels = data.MultiLabelImages(split, 8, **options)[0, 0][0]
+        assert (np.abs(pixels[..., 0] - blocks).max() <= 2) == is_draft
+        assert (pixels.tobytes() == whole.tobytes()) == (not is_draft)
 
 
 @pytest.fixture(scope="session")
@@ -980,23 +1057,59 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(demo):
 
 def test_augmentation_at_its_strongest_by_hand():
     rng = np.random.default_rng(0)
-    white = Image.new("RGB", (331, 4), "white")
     strongest = {name: (f, high) for name, (f, _, high, _) in data.OPERATIONS.items()}
 
     def apply(name, image):
         operation, magnitude = strongest[name]
         return np.asarray(operation(image, magnitude, rng))
 
-    moved = apply("TranslateX", white)  # by 150 of 331 columns; grey comes in from the right
-    assert (moved[:, :180] == 255).all()
-    assert (moved[:, 182:] == 128).all()
+    # Translations, by 150 / 331 of 330, are of 149.55 pixels: the nearest is 150 away, the last
+    # 150 are grey.
+    pixels = np.random.default_rng(0).integers(256, size=(330, 4, 3), dtype=np.uint8)
+    expected = np.concatenate([pixels[150:], np.full((150, 4, 3), 128, np.uint8)])
+    assert (apply("TranslateY", Image.fromarray(pixels)) == expected).all()
+    across = Image.fromarray(pixels.swapaxes(0, 1).copy())
+    assert (apply("TranslateX", across) == expected.swapaxes(0, 1)).all()
+    # Half a pixel of shear, bicubic with Pillow's a = -1: -1/8, 5/8, 5/8, -1/8 of a line of 100.
+    line = np.full((1, 9, 3), 100, np.uint8)
+    line[:, 4] = 200
+    for name, turn in [("ShearX", (0, 1)), ("ShearY", (1, 0))]:
+        image = Image.fromarray(line.transpose(*turn, 2).copy())
+        sheared = np.asarray(strongest[name][0](image, 1, rng)).reshape(9, 3)
+        assert sheared[2:6, 0] == pytest.approx([87.5, 162.5, 162.5, 87.5], abs=1)
     colour = Image.new("RGB", (8, 8), (200, 7, 31))
     assert apply("Posterize", colour)[0, 0].tolist() == [192, 0, 16]  # the upper 4 bits
     assert apply("Solarize", colour)[0, 0].tolist() == [55, 248, 224]  # all of it inverted
     assert apply("Brightness", colour)[0, 0].tolist() == [255, 13, 58]  # 1.9 times, cut off
-    hole = apply("Cutout", Image.new("RGB", (200, 200))).any(2)  # on black, off the border
+    cut = apply("Cutout", Image.new("RGB", (200, 200)))  # on black, off the border
+    hole = cut.any(2)
+    assert (cut[hole] == (125, 122, 113)).all()
     rows, columns = np.nonzero(hole)
     assert (hole.sum(), np.ptp(rows), np.ptp(columns)) == (400, 19, 19)
+
+
+def test_two_operations_are_drawn_apart_each_applied_half_the_time(monkeypatch):
+    applied = []
+    kinds = {"a": (0, 9, True), "b": (18, 0, False), "c": (0, 0, False)}
+    operations = {k: (lambda im, m, _, k=k: applied.append((k, m)) or im, *kinds[k]) for k in kinds}
+    monkeypatch.setattr(data, "OPERATIONS", operations)
+    rng, image, times = np.random.default_rng(0), Image.new("RGB", (1, 1)), 4000
+    counts, pairs = np.zeros(3), 0
+    for _ in range(times):
+        applied.append(None)
+        data.augment(image, rng)
+        new = applied[len(applied) - applied[::-1].index(None) :]
+        counts[len(new)] += 1
+        pairs += len(new) == 2 and new[0][0] == new[1][0]
+    assert counts / times == pytest.approx([1 / 4, 1 / 2, 1 / 4], abs=0.03)
+    assert pairs / counts[2] == pytest.approx(1 / 3, abs=0.05)  # drawn with replacement
+    found = {k: [one[1] for one in applied if one and one[0] == k] for k in kinds}
+    assert [len(found[k]) / times for k in kinds] == pytest.approx([1 / 3] * 3, abs=0.03)
+    levels = {k: np.unique(np.round(found[k], 9), return_counts=True) for k in kinds}
+    assert levels["a"][0].tolist() == [*range(-9, 0), *range(1, 10)]
+    assert levels["a"][1] / len(found["a"]) == pytest.approx(np.full(18, 1 / 18), abs=0.02)
+    assert levels["b"][0].tolist() == [*range(0, 18, 2)]  # 18 less two a level
+    assert levels["c"][0].tolist() == [0]
 
 
 def test_batches_shuffled_hold_an_image_at_most_once_and_depend_on_seed_and_epoch():
