@@ -94,8 +94,9 @@ def lean(module: nn.Module) -> bool:
 
 def recompute(block: nn.Module, end: Callable, *inputs: torch.Tensor) -> torch.Tensor:
     """end(*inputs), the end of a block, of which backward keeps the inputs and computes the rest
-    again: 1x1 convolutions, norms and SE, the widest maps of a block and cheap to make."""
-    if not lean(block):
+    again: 1x1 convolutions, norms and SE, the widest maps of a block and cheap to make. In the last
+    stage, without SE, they are half as wide at the same arithmetic, and are kept."""
+    if not lean(block) or isinstance(block.se, nn.Identity):
         return end(*inputs)
     return checkpoint(
         end,
