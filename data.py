@@ -9,12 +9,20 @@ Visual Genome from the one `load_vg500` shows:
 Symbols: M images in a split, n labels, B images in a batch, S the side images are squashed to.
 JSON is read with `json` and photos with Pillow. Augmentation follows ASL's training code (Ridnik et
 al. 2021a; README, differences 9 and 10).
+
+Whatever is read may be damaged or hostile: that is a ValueError of one sentence, no file outside
+the image folder is read for a photo, and no text of a file reaches a message but by `printable`.
 """
 
+import functools
 import json
 import os
+import posixpath
 import re
+import reprlib
+import stat
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,8 +54,84 @@ class Split:
         return Split([self.paths[i] for i in rows], self.targets[rows], self.classes)
 
 
-def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
-    """Read any COCO-format `instances` JSON; every image in it, labelled or not, in file order.
+def printable(text: object, width: int = 80) -> str:
+    """Text from a file for a terminal: one line of at most `width`, its middle left out if longer.
+
+    Whatever moves the cursor, turns the direction or cannot be seen is escaped, as in a string's
+    repr: names that differ only by such characters look different.
+    """
+    text = str(text)
+    if len(text) > 2 * width:
+        text = text[:width] + text[-width:]  # no time is spent on what is left out
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(text) <= width:
+        return text
+    tail = (width - 3) // 2
+    return f"{text[: width - 3 - tail]}...{text[-tail:]}"
+
+
+REPR = reprlib.Repr()  # of huge or deeply nested values it makes no more than it shows
+REPR.maxstring = REPR.maxother = 80
+
+
+def brief(value: object) -> str:
+    """A value from a file as Python writes it, cut for a message."""
+    return printable(REPR.repr(value))
+
+
+def check_name(name: str, source: str | Path) -> str:
+    """The name of a photo, which leads to no place but one inside the image folder.
+
+    On any system: a backslash and a drive letter mean what they mean on Windows.
+    """
+    plain = name.replace("\\", "/")
+    first = posixpath.normpath(plain).split("/")[0]  # "" of an absolute path
+    if first in ("", "..", ".") or DRIVE.match(plain) or "\0" in plain or len(plain) > 4096:
+        raise ValueError(
+            f"{source}: photo {brief(name)} is not a file in the image folder; expected a path "
+            "relative to it, without leading .., drive letter or NUL; correct the name"
+        )
+    return name
+
+
+DRIVE = re.compile("[A-Za-z]:")
+
+
+def check_inside(paths: list[str], *folders: str | Path) -> None:
+    """A ValueError if a symbolic link leads a photo out of all these folders.
+
+    The folders may be links themselves. Photos that are not there pass. It costs one lstat a photo.
+    """
+    roots = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
+    real = functools.cache(os.path.realpath)  # once a folder, not once a photo
+    for path in paths:
+        folder, name = os.path.split(path)
+        try:
+            link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except (OSError, ValueError):  # ValueError: no file can have such a name
+            continue
+        target = os.path.realpath(path) if link else os.path.join(real(folder), name)
+        if not target.startswith(roots):
+            raise ValueError(
+                f"photo {printable(path, 200)} is a link, or in a linked folder, to "
+                f"{printable(target)}, outside the image folder; put a copy in its place"
+            )
+
+
+def load_coco(
+    json_path: str | Path, image_dir: str | Path, cache: str | Path | None = None
+) -> Split:
+    """Any COCO-format `instances` JSON and its photos; see `read_coco` and, of `cache`, `cached`.
+
+    image_dir only leads to the photos: it is no part of the cache.
+    """
+    split = cached(cache, read_coco, json_path)
+    split.paths = [os.path.join(image_dir, name) for name in split.paths]
+    return split
+
+
+def read_coco(json_path: str | Path) -> Split:
+    """Every image of a COCO-format JSON, labelled or not, in file order; paths as they are in it.
 
     Boxes and polygons are dropped as they are parsed: the file's size does not show in memory.
     Classes are in category id order (ids have gaps: column != id). Crowd annotations count as any
@@ -68,16 +152,21 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
                 "images, annotations and categories"
             )
 
-    categories = {}  # id -> name
+    categories, names = {}, set()  # id -> name
     for value, name in document["categories"]:
         category_id = _id(value, "category", json_path)
-        if not isinstance(name, str):
-            raise ValueError(f"{json_path}: the name of category {category_id} is {name!r:.80}")
-        if category_id in categories or name in categories.values():
+        if not isinstance(name, str) or not name.strip() or len(name) > 1000:
             raise ValueError(
-                f"{json_path}: category id {category_id}, {name!r:.80}, is there twice"
+                f"{json_path}: the name of category {brief(category_id)} is {brief(name)}, "
+                "expected a text of 1 to 1,000 characters; correct the name"
+            )
+        if category_id in categories or name in names:
+            raise ValueError(
+                f"{json_path}: category id {brief(category_id)}, {brief(name)}, is there twice; "
+                "give each id and each name to one category"
             )
         categories[category_id] = name
+        names.add(name)
     ids = sorted(categories)  # difference 8: id order, not alphabetical
     columns = {category_id: j for j, category_id in enumerate(ids)}
 
@@ -85,21 +174,28 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     for value, file_name in document["images"]:
         image_id = _id(value, "image", json_path)
         if not isinstance(file_name, str):
-            raise ValueError(f"{json_path}: file_name of image {image_id} is {file_name!r:.80}")
+            raise ValueError(
+                f"{json_path}: file_name of image {brief(image_id)} is {brief(file_name)}, "
+                "expected a text; export it again"
+            )
         if image_id in rows:
-            raise ValueError(f"{json_path}: image id {image_id} is there twice")
+            raise ValueError(
+                f"{json_path}: image id {brief(image_id)} is there twice; give each image its own"
+            )
         rows[image_id] = len(paths)
-        paths.append(os.path.join(image_dir, file_name))
+        paths.append(check_name(file_name, json_path))
 
     targets = np.zeros((len(paths), len(ids)), np.uint8)  # (M, n)
     for image_id, category_id in document["annotations"]:
         try:
+            if type(image_id) is bool or type(category_id) is bool:  # equal to 0 or 1
+                raise KeyError
             targets[rows[image_id], columns[category_id]] = 1
         except (KeyError, TypeError):  # TypeError: an id that is a list or an object
-            known = image_id in list(rows)
+            known = image_id in list(rows) and type(image_id) is not bool
             kind, value = ("category", category_id) if known else ("image", image_id)
             raise ValueError(
-                f"{json_path}: an annotation names {kind} id {value!r:.80}, which is not among the "
+                f"{json_path}: an annotation names {kind} id {brief(value)}, not among the "
                 f"{len(ids)} categories and {len(rows)} images; the file is damaged or cut by hand"
             ) from None
     return Split(paths, targets, [categories[i] for i in ids])
@@ -107,7 +203,7 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
 
 def _id(value: object, kind: str, path: str | Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{path}: {kind} id {value!r:.80} is not a whole number")
+        raise ValueError(f"{path}: {kind} id {brief(value)} is not a whole number; export it again")
     return value
 
 
@@ -125,6 +221,8 @@ def read_lists(path: str | Path, keep: dict[str, Callable]) -> dict[str, list]:
         window = JSONWindow(file)
         try:
             for name in [""] if window.peek() == "[" else window.members("{}"):
+                if name in lists:
+                    raise ValueError(f"{brief(name)} is there twice")
                 if window.peek() != "[":
                     window.value()
                     continue
@@ -138,11 +236,12 @@ def read_lists(path: str | Path, keep: dict[str, Callable]) -> dict[str, list]:
                 raise ValueError("there is more after its end")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}: an item of {name or 'the list'}, {item!r:.80}, lacks what it should hold "
-                f"({error}); is it a file of another kind?"
+                f"{path}: an item of {printable(name) or 'the list'}, {brief(item)}, lacks what it "
+                f"should hold ({printable(error)}); is it a file of another kind?"
             ) from None
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
+            reason = printable(error, 120)
+            raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
     return lists
 
 
@@ -193,7 +292,7 @@ class JSONWindow:
         while True:
             try:
                 value, end = self.decode(self.text, self.at)
-                if end < len(self.text):  # else, a number may go on behind the window
+                if NUMBER.match(self.text, end).end() < len(self.text):  # else, it may go on
                     self.at = end
                     return value
                 error = "it is cut short"
@@ -216,6 +315,7 @@ class JSONWindow:
 
 
 JSON_BLANKS = re.compile(r"[ \t\n\r]*")
+NUMBER = re.compile(r"[\d.eE+-]*")  # the rest of a number that the window's end cut
 
 
 def cached(cache: str | Path | None, read: Callable[..., Split], *arguments: str | Path) -> Split:
@@ -231,11 +331,12 @@ def cached(cache: str | Path | None, read: Callable[..., Split], *arguments: str
         stat = os.stat(path) if os.path.isfile(path) else None
         key.append([str(path), stat and [stat.st_size, stat.st_mtime_ns]])
     try:
-        with np.load(cache, allow_pickle=False) as file:
-            found, paths, classes = json.loads(file["names"].tobytes())
-            if found == key:
-                targets = np.unpackbits(file["targets"], axis=1, count=len(classes))  # (M, n)
-                return Split(paths, targets, classes)
+        with open(cache, "rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, on a damaged header
+            with np.load(stream, allow_pickle=False) as file:
+                found, paths, classes = json.loads(file["names"].tobytes())
+                if found == key:
+                    return unpacked(paths, classes, file["targets"])
     except Exception:  # noqa: BLE001 (a damaged npz raises any of a dozen kinds)
         found = None
     split = read(*arguments)
@@ -247,6 +348,17 @@ def cached(cache: str | Path | None, read: Callable[..., Split], *arguments: str
         np.savez_compressed(file, names=np.frombuffer(names, np.uint8), targets=bits)
     os.replace(temporary, cache)
     return split
+
+
+def unpacked(paths: list[str], classes: list[str], bits: np.ndarray) -> Split:
+    """A split from its npz, which anyone may have written."""
+    texts = all(isinstance(text, str) and text.strip() for text in [*paths, *classes])
+    if not texts or not isinstance(classes, list) or len(set(classes)) < len(classes):
+        raise ValueError("names that no reader gives")
+    if bits.shape != (len(paths), -(-len(classes) // 8)):
+        raise ValueError("names and targets do not belong together")
+    paths = [check_name(path, "cache") for path in paths]
+    return Split(paths, np.unpackbits(bits, axis=1, count=len(classes)), classes)  # (M, n)
 
 
 VG_LABELS = 500
@@ -269,7 +381,10 @@ def load_vg500(root: str | Path, cache: str | Path | None = None) -> tuple[Split
         train, test = read_list(root / "train_list_500.txt"), read_list(test_list)
         both = set(train) & set(test)
         if both:
-            raise ValueError(f"{root}: {len(both)} images are in both lists ({min(both)}, ...)")
+            raise ValueError(
+                f"{root}: {len(both):,} images are in both lists ({brief(min(both))}, ...), "
+                "expected each in one; download them again"
+            )
         split = read_vg_index(index, train + test)
     elif (root / "objects.json").is_file():
         sources = root / "objects.json", root / "image_data.json", test_list
@@ -282,7 +397,8 @@ def load_vg500(root: str | Path, cache: str | Path | None = None) -> tuple[Split
             f"  train_list_500.txt  {index.name}  or\n"
             "  objects.json  image_data.json"
         )
-    is_test = np.isin(split.paths, test)  # (M,)
+    test = set(test)
+    is_test = np.array([name in test for name in split.paths], bool)  # (M,)
     second = set(os.listdir(root / "VG_100K_2")) if (root / "VG_100K_2").is_dir() else set()
     folders = ["VG_100K_2" if name in second else "VG_100K" for name in split.paths]
     split.paths = [os.path.join(root, *path) for path in zip(folders, split.paths, strict=True)]
@@ -299,7 +415,7 @@ def read_list(path: Path) -> list[str]:
             f"{path} has {len(names):,} lines, {len(set(names)):,} of them different; expected "
             "<id>.jpg lines, each once; download it again"
         )
-    return names
+    return [check_name(name, path) for name in names]
 
 
 def read_vg_index(path: Path, names: list[str]) -> Split:
@@ -310,14 +426,14 @@ def read_vg_index(path: Path, names: list[str]) -> Split:
     if missing:
         raise ValueError(
             f"{path} lacks {len(missing):,} of the {len(names):,} photos of the lists "
-            f"({missing[0]}, ...); lists and index must be of one release"
+            f"({brief(missing[0])}, ...); lists and index must be of one release"
         )
     targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
     for name, labels in index.items():
-        if any(label not in range(VG_LABELS) for label in labels):
+        if any(type(label) is not int or not 0 <= label < VG_LABELS for label in labels):
             raise ValueError(
-                f"{path}: {name} has {labels!r:.80}, expected label numbers, 0 to {VG_LABELS - 1}; "
-                "download it again"
+                f"{path}: {brief(name)} has {brief(labels)}, expected label numbers, 0 to "
+                f"{VG_LABELS - 1}; download it again"
             )
         targets[rows[name], np.array(labels, int)] = 1
     return Split(names, targets, [f"label {j}" for j in range(VG_LABELS)])
@@ -332,18 +448,26 @@ def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> Split:
     shown = {}  # image id -> names
 
     def collect(image: dict) -> None:
-        names = {n for thing in image["objects"] for n in map(normal_name, thing["names"]) if n}
+        names = set()
+        for thing in image["objects"]:
+            if type(thing["names"]) is not list:  # a text would be read as its letters
+                raise TypeError("names is no list")
+            names.update(map(normal_name, thing["names"]))
         if image["image_id"] in shown:
             raise KeyError(f"image id {image['image_id']} for itself alone")
-        shown[image["image_id"]] = [sys.intern(name) for name in names]
+        shown[image["image_id"]] = [sys.intern(name) for name in names if name]
 
-    if "" not in read_lists(objects, {"": collect}):
-        raise ValueError(f"{objects} is not a list of images, as Visual Genome's is")
-    ids = shown
+    source, sources = objects, {objects: collect}
     if image_data.is_file():
-        ids = read_lists(image_data, {"": lambda image: image["image_id"]}).get("", [])
-
-    ids = sorted({_id(image_id, "image", objects) for image_id in ids})
+        source, sources[image_data] = image_data, lambda image: image["image_id"]
+    for path, keep in sources.items():
+        items = read_lists(path, {"": keep}).get("")
+        if items is None:
+            raise ValueError(f"{path} is not a list of images; give Visual Genome's own file")
+    ids = [_id(value, "image", source) for value in (shown if source == objects else items)]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{source}: image ids are there twice; give Visual Genome's own file")
+    ids.sort()
     paths = [f"{image_id}.jpg" for image_id in ids]
     test = set(choose_vg_test(test_list, paths))
     counts = Counter()  # name -> training images that show it
@@ -378,9 +502,12 @@ def choose_vg_test(test_list: Path, names: list[str]) -> list[str]:
     if absent:
         raise ValueError(
             f"{test_list} names {len(absent):,} photos that Visual Genome's files here do not have "
-            f"({min(absent)}, ...); give the version it was made for, or take out those lines"
+            f"({brief(min(absent))}, ...); give the version it was made for, or cut those lines"
         )
     return test
+
+
+GLOVE_LINE = 1 << 20  # characters; a line of 300 numbers has about 3,000
 
 
 def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list[str]]:
@@ -388,33 +515,41 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
 
     A label's vector is the mean over its words' (ML-GCN); words are lower case, split at blanks,
     hyphens and underscores. Returns the words not found too; a label of no known word gets zeros.
+    Of a word that is there twice the first vector counts. Lines of other words are not parsed.
     """
     words = [[w for w in re.split(r"[\s_-]+", name.lower()) if w] for name in classes]
     wanted = {w for ws in words for w in ws}
-    vectors, width = {}, None
+    vectors, width, number = {}, None, 0
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no GloVe file {path}; give --glove a text file of word vectors")
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(iter(lambda: file.readline(GLOVE_LINE), ""), 1):
                 values = line.rstrip().split(" ")  # not split(): a few words are Unicode blanks
+                if len(line) == GLOVE_LINE:
+                    raise ValueError(f"is longer than {GLOVE_LINE - 1:,} characters")
                 if number == 1 and len(values) == 2:  # word2vec's header: count and width
                     continue
                 width = width or len(values) - 1
                 if len(values) - 1 < width or width < 2:  # more: some of GloVe's words hold blanks
                     raise ValueError(f"has {len(values) - 1} numbers, line 1 has {width}")
-                if values[0] in wanted and len(values) - 1 == width:
-                    vectors[values[0]] = np.array(values[1:], dtype=np.float64)  # (d,)
-                    if not np.isfinite(vectors[values[0]]).all():
-                        raise ValueError("holds a number that is not finite")
+                word, *values = values
+                if word in wanted and word not in vectors and len(values) == width:
+                    vectors[word] = np.array([float(value) for value in values])  # (d,)
+                    if not np.abs(vectors[word]).max() <= FLOAT32_MAX:  # false of NaN, too
+                        raise ValueError("holds a number that is not finite in float32")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); expected GloVe's .txt") from None
     except ValueError as error:
         raise ValueError(
-            f"{path}, line {number}: {error}; expected a word and the same count of numbers a line"
+            f"{path}, line {number}: {printable(error)}; expected a word and the same count of "
+            "numbers a line"
         ) from None
     if not vectors:
-        raise ValueError(f"{path} holds none of the words of the {len(classes)} labels")
+        raise ValueError(
+            f"{path} holds none of the words of the {len(classes)} labels; give word vectors of "
+            "their language"
+        )
     nodes = np.zeros((len(classes), width))  # (n, d)
     for j, ws in enumerate(words):
         known = [vectors[w] for w in ws if w in vectors]
@@ -423,21 +558,37 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
     return torch.from_numpy(nodes).float(), sorted(wanted - vectors.keys())
 
 
+FLOAT32_MAX = np.finfo(np.float32).max
+
+# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+
 def read_image(path: str | Path, size: int, draft: bool = False) -> Image.Image:
     """The photo as RGB, squashed to size x size (bilinear, aspect not kept; difference 9).
 
     As a draft it takes less time: a JPEG of twice the size or more, both ways, is decoded at a
     half, a quarter or an eighth of it, and torch squashes, a grey level at most from Pillow.
+    A photo that cannot be read, or has more pixels than Image.MAX_IMAGE_PIXELS, is a ValueError.
     """
-    with Image.open(path) as image:
-        if draft:
-            image.draft(None, (size, size))  # stays at least this large
-        image = to_rgb(image)
-    if not draft:
-        return image.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W) uint8
-    pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)  # (1, 3, S, S)
-    return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on damaged metadata: no pixel depends on it
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                if draft:
+                    image.draft(None, (size, size))  # stays at least this large
+                image = to_rgb(image)
+            if not draft:
+                return image.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+            return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())  # (S, S, 3)
+    except Exception as error:  # Pillow on a damaged file: any of a dozen kinds
+        reason = printable(error, 120) or type(error).__name__
+        raise ValueError(
+            f"cannot read photo {printable(path, 200)} ({reason}); replace the file"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -507,10 +658,6 @@ def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-# What Pillow raises on damaged files.
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
-
-
 class MultiLabelImages(Dataset):
     """A split as (image, target, row, error) items, keyed by (epoch, row) pairs; see `Batches`.
 
@@ -539,8 +686,8 @@ class MultiLabelImages(Dataset):
         path, target = self.split.paths[row], self.split.targets[row]
         try:
             image = read_image(path, self.size, self.draft)
-        except PILLOW_ERRORS as error:
-            return None, target, row, f"cannot read photo {path} ({error}); replace the file"
+        except ValueError as error:
+            return None, target, row, str(error)
         if self.augment:
             image = augment(image, np.random.default_rng((self.seed, epoch, row)))
         return np.asarray(image), target, row, None

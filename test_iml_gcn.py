@@ -4,6 +4,7 @@ Every expected value comes from outside the code under test: brute force from th
 calculation (in a comment), another library, a published number or an invariant.
 """
 
+import contextlib
 import copy
 import functools
 import http.server
@@ -11,11 +12,18 @@ import io
 import itertools
 import json
 import math
+import os
 import pickle
 import re
 import shutil
+import signal
 import sys
 import threading
+import traceback
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -1158,6 +1166,884 @@ def test_demo_boxes_lie_inside_their_pictures_and_hold_all_that_was_drawn(demo):
                 assert 0 <= y < y + height <= 120
                 brightness[y : y + height, x : x + width] = 255
         assert brightness.min() > 60  # the objects' outlines are darker, the background is not
+
+
+# hostile files
+
+
+OUTSIDE = [
+    "/etc/passwd",
+    "../x.jpg",
+    "a/../../x.jpg",
+    "a\\..\\..\\x.jpg",
+    "\\\\server\\x.jpg",
+    "\\x.jpg",
+    "C:\\x.jpg",
+    "c:x.jpg",
+    "x.jpg\0.png",
+    "",
+    ".",
+    "..",
+    "a/..",
+    "x" * 5000,
+]
+INSIDE = ["x.jpg", "a/x.jpg", "./x.jpg", "a/../x.jpg", "..x.jpg", "a..b/x..jpg", "x\udc80.jpg"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_photo_name_leads_out_of_the_image_folder(tmp_path, name):
+    document = coco_document()
+    document["images"][1]["file_name"] = name
+    path = write_coco(tmp_path, document)
+    with pytest.raises(ValueError, match=r"instances\.json: photo '.*' is not a file in") as error:
+        data.load_coco(path, tmp_path)
+    assert_sentence(error.value)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_photo_names_that_stay_inside_are_taken_as_they_are(tmp_path, name):
+    document = coco_document()
+    document["images"][1]["file_name"] = name
+    split = data.load_coco(write_coco(tmp_path, document), "photos")
+    assert split.paths == ["photos/40.jpg", f"photos/{name}", "photos/7.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../8.jpg", "/etc/8.jpg", "C:8.jpg", "a\\..\\..\\8.jpg"])
+def test_no_name_of_vg500s_lists_leads_out(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(data, "VG_LABELS", 3)
+    (tmp_path / "train_list_500.txt").write_text("7.jpg")
+    (tmp_path / "test_list_500.txt").write_text(name)
+    index = tmp_path / "vg_category_500_labels_index.json"
+    index.write_text(json.dumps({"7.jpg": [1], name: [0]}))
+    with pytest.raises(ValueError, match=r"test_list_500\.txt: photo"):
+        data.load_vg500(tmp_path)
+
+
+def test_a_kept_split_cannot_bring_in_what_the_json_may_not(tmp_path):
+    path, cache = write_coco(tmp_path, coco_document()), tmp_path / "train.npz"
+    good = data.load_coco(path, "photos", cache)
+    with np.load(cache) as file:
+        kept = dict(file)
+    key, paths, classes = json.loads(kept["names"].tobytes())
+    # Where the file is in order it is used, or the rest of the test would test nothing.
+    for names, found in [
+        ([key, ["40.jpg", "other.jpg", "7.jpg"], classes], ["40.jpg", "other.jpg", "7.jpg"]),
+        ([key, ["40.jpg", "../3.jpg", "7.jpg"], classes], paths),
+        ([key, ["40.jpg", "/etc/passwd", "7.jpg"], classes], paths),
+        ([key, ["40.jpg", 3, "7.jpg"], classes], paths),
+        ([key, paths[:2], classes], paths),
+        ([key, paths, ["apple", None]], paths),
+        ([key, paths, [f"label {j}" for j in range(9)]], paths),
+    ]:
+        text = np.frombuffer(json.dumps(names).encode(), np.uint8)
+        np.savez_compressed(cache, names=text, targets=kept["targets"])
+        split = data.load_coco(path, "photos", cache)
+        assert split.paths == [f"photos/{name}" for name in found]
+        assert split.classes == good.classes
+        assert split.targets.tolist() == good.targets.tolist()
+
+
+def test_a_split_is_kept_whatever_the_folder_of_its_photos(tmp_path, monkeypatch):
+    path, cache = write_coco(tmp_path, coco_document()), tmp_path / "train.npz"
+    data.load_coco(path, "/here", cache)
+    monkeypatch.setattr(data, "read_lists", None)  # it is not parsed again
+    assert data.load_coco(path, "/there", cache).paths[0] == "/there/40.jpg"
+
+
+def test_links_may_lead_anywhere_inside_and_nowhere_outside(tmp_path):
+    real, other = tmp_path / "disk/photos", tmp_path / "other"
+    for folder in (real / "sub", other, tmp_path / "photos-2"):
+        folder.mkdir(parents=True)
+        (folder / "x.jpg").touch()
+    photos = tmp_path / "photos"
+    links = {
+        photos: real,  # the folder itself
+        real / "in.jpg": "sub/x.jpg",
+        real / "in": "sub",
+        real / "out.jpg": other / "x.jpg",
+        real / "up.jpg": "../../other/x.jpg",
+        real / "chain.jpg": "out.jpg",
+        real / "out": other,
+        real / "beside": tmp_path / "photos-2",  # begins like the folder's name
+        real / "loop.jpg": "loop.jpg",
+        real / "cut.jpg": "absent.jpg",
+    }
+    for link, target in links.items():
+        link.symlink_to(target)
+    inside = ["in.jpg", "in/x.jpg", "sub/x.jpg", "absent.jpg", "cut.jpg", "loop.jpg", "a\0b"]
+    inside = [f"{photos}/{name}" for name in [*inside, "in/../sub/x.jpg"]]
+    data.check_inside(inside, photos)
+    for name in (
+        "out.jpg",
+        "up.jpg",
+        "chain.jpg",
+        "out/x.jpg",
+        "beside/x.jpg",
+        "out/../other/x.jpg",
+    ):
+        path = f"{photos}/{name}"
+        with pytest.raises(ValueError, match=re.escape(f"photo {path} is a link")) as error:
+            data.check_inside([*inside, path], photos)
+        assert_sentence(error.value)
+    data.check_inside([f"{photos}/out.jpg", f"{photos}/x.jpg"], photos, other)  # one of two
+    data.check_inside([f"{real}/in.jpg"], photos)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("traffic light", 80, "traffic light"),
+        ("café 信号 🚦", 80, "café 信号 🚦"),
+        ("\x1b[31mred\x07", 80, "\\x1b[31mred\\x07"),
+        ("two\nlines\r\t", 80, "two\\nlines\\r\\t"),
+        ("gpj.\u202eexe", 80, "gpj.\\u202eexe"),
+        ("cat\u200b", 80, "cat\\u200b"),
+        ("lone \ud800", 80, "lone \\ud800"),
+        ("\U000e0041", 80, "\\U000e0041"),
+        ("0123456789", 10, "0123456789"),
+        ("0123456789a", 10, "0123...89a"),
+        ("a" * 10**7 + "tail.jpg", 14, "aaaaaa...l.jpg"),
+        ("\x00" * 10**7, 12, "\\x00\\...\\x00"),
+        (7, 80, "7"),
+    ],
+)
+def test_printable_by_hand(text, width, expected):
+    assert data.printable(text, width) == expected
+
+
+def test_label_names_are_kept_as_they_are_and_blank_ones_refused(tmp_path):
+    names = ["cat", "cat\u200b", "\x1b[31mcat", "lone \ud800"]  # four labels, not one
+    document = {"images": [], "annotations": []}
+    document["categories"] = [{"id": i, "name": name} for i, name in enumerate(names)]
+    assert data.load_coco(write_coco(tmp_path, document), "").classes == names
+    for name in ("", "  \t", "\u3000", "x" * 1001, None, ["cat"]):
+        document["categories"][2]["name"] = name
+        with pytest.raises(ValueError, match="the name of category 2 is") as error:
+            data.load_coco(write_coco(tmp_path, document), "")
+        assert_sentence(error.value)
+
+
+def assert_sentence(error, length=300, folder=None):
+    text = str(error).replace(str(folder), "") if folder else str(error)
+    assert re.match(r"/?\S", text)
+    assert text.isprintable(), text[:500]
+    assert len(text) <= length + 150, text[:500]  # 150 for pytest's long folders
+
+
+LONG = "x" * 10**7
+DEEP = functools.reduce(lambda inner, _: [inner], range(200), 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "item", "words"),
+    [
+        ("images", {"id": LONG, "file_name": "a.jpg"}, "not a whole number"),
+        ("images", {"id": 10**4000, "file_name": 7}, "expected a text"),
+        ("images", {"id": 1e300, "file_name": "a.jpg"}, "not a whole number"),
+        ("images", {"id": float("nan"), "file_name": "a.jpg"}, "id nan is not"),
+        ("images", {"id": float("-inf"), "file_name": "a.jpg"}, "id -inf is not"),
+        ("images", {"id": True, "file_name": "a.jpg"}, "id True is not"),
+        ("images", {"id": DEEP, "file_name": "a.jpg"}, "not a whole number"),
+        ("images", {"id": 5, "file_name": DEEP}, "expected a text"),
+        ("images", {"id": 5, LONG: 1}, "lacks what it should hold"),
+        ("images", LONG, "lacks what it should hold"),
+        ("images", 7, "lacks what it should hold"),
+        ("images", None, "lacks what it should hold"),
+        ("images", DEEP, "lacks what it should hold"),
+        ("categories", {"id": 5, "name": LONG}, "expected a text"),
+        ("categories", {"id": LONG, "name": "a"}, "not a whole number"),
+        ("annotations", {"image_id": LONG, "category_id": 2}, "names image id"),
+        ("annotations", {"image_id": 7, "category_id": LONG}, "names category id"),
+        ("annotations", {"image_id": 7, "category_id": DEEP}, "names category id"),
+        ("annotations", {"image_id": True, "category_id": 2}, "names image id True"),
+        ("annotations", {"image_id": 7, "category_id": float("nan")}, "category id nan"),
+        ("annotations", {"image_id": "\x1b[2J\ud800", "category_id": 2}, r"id '\\x1b\[2J\\ud800'"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_shown_in_one_short_sentence(tmp_path, key, item, words):
+    document = coco_document()
+    document["images"].append({"id": 1, "file_name": "one.jpg"})  # equal to True
+    document[key].append(item)
+    with pytest.raises(ValueError, match=words) as error:
+        data.load_coco(write_coco(tmp_path, document), tmp_path)
+    assert_sentence(error.value)
+
+
+def test_numbers_that_no_reader_uses_may_be_anything(tmp_path):
+    document = coco_document()
+    document["annotations"][0] |= {"area": float("nan"), "bbox": [float("inf")] * 4}
+    document["info"] = {"year": float("nan")}
+    split = data.load_coco(write_coco(tmp_path, document), tmp_path)
+    assert split.targets.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+COCO_TEXT = json.dumps(coco_document())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (COCO_TEXT.encode("utf-16"), "not valid JSON"),
+        (COCO_TEXT.encode("utf-16-le"), "not valid JSON"),
+        (COCO_TEXT.encode("utf-32"), "not valid JSON"),
+        (
+            COCO_TEXT.replace("apple", "pomme cuite \u00e0 point").encode("latin-1"),
+            "not valid JSON",
+        ),
+        (COCO_TEXT.replace('"apple"', "\x1b[31m").encode(), "not valid JSON"),
+        (COCO_TEXT.replace("40", "4" * 5000).encode(), "not valid JSON"),
+        (COCO_TEXT.replace("40", "-").encode(), "not valid JSON"),
+        (COCO_TEXT[:-1].encode() + b', "images": []}', "'images' is there twice"),
+        (COCO_TEXT.replace('"images": [', '"images": [' + "[" * 5000).encode(), "not valid JSON"),
+        (b"\x00" * 1000, "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b'"' + b"x" * 10**7, "not valid JSON"),
+    ],
+)
+def test_json_of_another_encoding_or_damaged_is_one_sentence(tmp_path, content, words):
+    path = tmp_path / "instances.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as error:
+        data.load_coco(path, tmp_path)
+    assert_sentence(error.value)
+
+
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_bytes(COCO_TEXT.encode("utf-8-sig"))
+    assert data.load_coco(path, "").classes == ["apple", "zebra"]
+
+
+def test_many_categories_take_no_quadratic_time(tmp_path):
+    document = {"images": [], "annotations": []}
+    document["categories"] = [{"id": i, "name": f"label {i}"} for i in range(50_000)]
+    with time_limit(5):  # a search through the names before took a minute
+        assert len(data.load_coco(write_coco(tmp_path, document), "").classes) == 50_000
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5])
+def test_numbers_cut_by_the_window_are_whole_again(piece):
+    text = '{"a": [1.5e3, -2.25, 1E+2, 0.5e-1, 12], "b": -7e-2, "c": 1.5}'
+    assert walk(text, piece) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([{"image_id": 1, "objects": [{"names": "dog"}]}], "names is no list"),
+        ([{"image_id": 1, "objects": 7}], "lacks what"),
+        ([{"image_id": LONG, "objects": []}] * 2, "lacks what"),
+        ([{"image_id": 1, "objects": [{"names": [LONG, 7]}]}], "lacks what"),
+        ([{"image_id": 1.5, "objects": []}], "not a whole number"),
+        ({"images": []}, "not a list of images"),
+    ],
+)
+def test_visual_genomes_objects_of_the_wrong_kind_are_one_sentence(tmp_path, items, words):
+    (tmp_path / "objects.json").write_text(json.dumps(items))
+    with pytest.raises(ValueError, match=rf"objects\.json.*{words}") as error:
+        data.load_vg500(tmp_path)
+    assert_sentence(error.value)
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([{"image_id": 1}, {"image_id": 1}], "twice"),
+        ([{"image_id": True}], "not a whole number"),
+        ({"images": []}, "not a list of images"),
+    ],
+)
+def test_visual_genomes_image_data_of_the_wrong_kind_is_one_sentence(tmp_path, items, words):
+    (tmp_path / "objects.json").write_text("[]")
+    (tmp_path / "image_data.json").write_text(json.dumps(items))
+    with pytest.raises(ValueError, match=rf"image_data\.json.*{words}") as error:
+        data.load_vg500(tmp_path)
+    assert_sentence(error.value)
+
+
+@pytest.mark.parametrize("labels", ["[true]", "[1.0]", "[-1]", "[[1]]", "7", "[NaN]", '"12"'])
+def test_released_labels_are_whole_numbers(tmp_path, monkeypatch, labels):
+    monkeypatch.setattr(data, "VG_LABELS", 3)
+    (tmp_path / "train_list_500.txt").write_text("7.jpg")
+    (tmp_path / "test_list_500.txt").write_text("8.jpg")
+    index = tmp_path / "vg_category_500_labels_index.json"
+    index.write_text(f'{{"7.jpg": [2], "8.jpg": {labels}}}')
+    with pytest.raises(ValueError, match=r"labels_index\.json.*8\.jpg"):
+        data.load_vg500(tmp_path)
+    index.write_text('{"7.jpg": [2], "8.jpg": [0], "7.jpg": [1]}')
+    with pytest.raises(ValueError, match=r"'7\.jpg' is there twice"):
+        data.load_vg500(tmp_path)
+
+
+def glove(tmp_path, content):
+    (tmp_path / "glove.txt").write_bytes(content)
+    return data.load_glove(tmp_path / "glove.txt", ["cat"])[0].tolist()
+
+
+def test_glove_text_as_it_is_found(tmp_path):
+    assert glove(tmp_path, b"cat 1 2\ncat 3 4\n") == [[1, 2]]  # the first counts, gensim's rule
+    assert glove(tmp_path, b"\xef\xbb\xbfcat 1 2\n") == [[1, 2]]  # a byte order mark
+    assert glove(tmp_path, b"cat 1 2\r\ndog 3 4\r\n") == [[1, 2]]
+    assert glove(tmp_path, b"a\rb 5 6\ncat 1 2\n") == [[1, 2]]  # one line, one word
+    assert glove(tmp_path, b"dog nan 1e999\ncat 1 2\n") == [[1, 2]]  # of no label
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"cat 1 nan", "line 1: holds a number that is not finite"),
+        (b"cat 1 -inf", "line 1: holds"),
+        (b"cat 1 1e999", "line 1: holds"),
+        (b"cat 1 1e39", "line 1: holds"),  # float32 ends at 3.4e38
+        (b"dog 1 2\ncat 1", "line 2: has 1 numbers, line 1 has 2"),
+        (b"dog 1 2\n\ncat 1 2", "line 2: has 0"),
+        (b"dog 1 2\ncat 1 \x1b[31m", r"line 2: could not convert string to float: '\\x1b"),
+        (b"dog 1 2\ncat 1 " + b"x" * 10**5, "line 2: could not convert"),
+        (b"dog 1 2\ncat " + b"1" * 10**7, "line 2: is longer than 1,048,575"),
+        (b"dog" * 10**6, "line 1: is longer"),
+        (b"dog 1 2\nca\xff 1 2", "not UTF-8"),
+        (b"dog 1 2", "none of the words"),
+        (b"", "none of the words"),
+    ],
+)
+def test_damaged_glove_text_is_one_sentence_that_names_the_line(tmp_path, content, words):
+    with pytest.raises(ValueError, match=rf"glove\.txt.*{words}") as error:
+        glove(tmp_path, content)
+    assert_sentence(error.value)
+
+
+def test_a_photo_over_pillows_limit_is_an_error_that_says_why_and_no_warning(
+    tmp_path, monkeypatch, recwarn
+):
+    Image.new("RGB", (12, 10)).save(tmp_path / "a.png")
+    images = data.MultiLabelImages(data.Split([f"{tmp_path}/a.png"], np.zeros((1, 1)), []), 8)
+    filters = list(warnings.filters)
+    # Pillow itself only warns up to twice its limit.
+    for limit, readable in [(120, True), (119, False), (59, False), (None, True)]:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        image, _, _, error = images[0, 0]
+        assert (image is not None) == readable
+        assert readable == (error is None)
+        if error:
+            assert f"{tmp_path}/a.png" in error
+            assert "120 pixels" in error
+    assert len(recwarn) == 0
+    assert warnings.filters == filters
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.warns(Image.DecompressionBombWarning):  # as ever, outside our reading
+        Image.open(tmp_path / "a.png").close()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"])
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_truncated_photo_is_an_error(tmp_path, kind, draft):
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo", kind)
+    data.read_image(tmp_path / "photo", 16, draft)
+    truncate(tmp_path / "photo")
+    with pytest.raises(ValueError, match=r"cannot read photo .*; replace the file") as error:
+        data.read_image(tmp_path / "photo", 16, draft)
+    assert_sentence(error.value)
+
+
+def test_photos_are_data_not_programs(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg", "EPS")  # Ghostscript would run it
+    called = []
+    monkeypatch.setattr("subprocess.check_call", lambda *a, **k: called.append(a))
+    with pytest.raises(ValueError, match="cannot identify"):
+        data.read_image(tmp_path / "photo.jpg", 8)
+    assert called == []
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m\u202egpj.exe", "x" * 300, "lone \ud800", "absent.jpg"])
+def test_photo_names_reach_a_message_in_one_clean_line(tmp_path, name):
+    split = data.Split([f"{tmp_path}/{name}"], np.zeros((1, 1)), [])
+    image, _, _, error = data.MultiLabelImages(split, 8)[0, 0]
+    assert image is None
+    assert_sentence(error)
+    assert error.startswith("cannot read photo ")
+
+
+def zipped(path, compression, change=lambda name, content: content):
+    """The archive of torch.save again, some members changed, every checksum right."""
+    with zipfile.ZipFile(path) as file:
+        members = [(info.filename, file.read(info)) for info in file.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members:
+            content = change(name, content)
+            if content is not None:
+                file.writestr(name, content)
+
+
+def test_a_checkpoint_holds_no_more_than_its_size(tmp_path):
+    path = tmp_path / "bomb.pt"
+    torch.save({"a": torch.zeros(10**6)}, path)
+    zipped(path, zipfile.ZIP_STORED)
+    assert tresnet.read_checkpoint(path)["a"].shape == (10**6,)
+    zipped(path, zipfile.ZIP_DEFLATED)  # 4 MB in some KB; it could be TB in GB
+    with pytest.raises(ValueError, match=r"bomb\.pt is not a checkpoint"):
+        tresnet.read_checkpoint(path)
+
+
+def odd_tensors():
+    yield torch.zeros(1).expand(10**12)  # a terabyte over four bytes
+    yield torch.empty(10**12, device="meta")
+    yield torch.zeros(2, 3).to_sparse()
+    yield torch.zeros(2, 3).to_sparse_csr()
+    yield torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", range(5))
+def test_tensors_that_are_not_what_they_claim_are_refused_wherever_they_are(tmp_path, case):
+    tensor = list(odd_tensors())[case]
+    for i, value in enumerate([tensor, [1, (tensor,)], {"b": {"c": tensor}}]):
+        torch.save({"a": value}, tmp_path / f"{i}.pt")
+        with pytest.raises(ValueError, match=rf"{i}\.pt is not a checkpoint of plain tensors"):
+            tresnet.read_checkpoint(tmp_path / f"{i}.pt")
+    whole = torch.arange(12.0).view(3, 4)
+    torch.save({"a": whole.T, "b": whole[1:, 2:], "c": nn.Parameter(whole)}, tmp_path / "good.pt")
+    good = tresnet.read_checkpoint(tmp_path / "good.pt")
+    assert good["a"].tolist() == whole.T.tolist()
+    assert good["b"].tolist() == [[6, 7], [10, 11]]
+    loop = [1]
+    loop.append(loop)
+    torch.save({"loop": loop}, tmp_path / "loop.pt")
+    assert tresnet.read_checkpoint(tmp_path / "loop.pt")["loop"][1][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (7, torch.zeros(1)),
+        (None, torch.zeros(1)),
+        ("\x1b[31m\n", torch.zeros(1)),
+        ("x" * 10**6, torch.zeros(1)),
+        ("y" * 10**6, "text"),
+        ("body.conv1.0.weight", torch.zeros(16, 48, 3, 3, dtype=torch.complex64)),
+        ("body.conv1.1.weight", torch.zeros((1,) * 60)),
+        ("body.conv1.1.weight", [[]]),
+    ],
+)
+def test_odd_entries_of_a_file_of_weights_are_one_sentence(tmp_path, key, value, recwarn):
+    torch.save(released_network(*TINY, IMAGES)[0] | {key: value}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt") as error:
+        tresnet.load_weights(tresnet.tresnet_tiny(), tmp_path / "odd.pt")
+    assert_sentence(error.value)
+    assert len(recwarn) == 0
+
+
+def deep(levels):
+    return functools.reduce(lambda inner, _: [inner], range(levels), 1)
+
+
+BYTES = b'NaN Infinity 1e999 -1 0 null true [[[]]] {} " \\ \\ud800 ../ , : [ ] }'.split()
+BYTES += [b'"segmentation":[', b'"id":', b'"name":"']
+BYTES += [b"9" * 400, b"9" * 5000, b"[" * 300, b"\xff\xfe", b"\xc3\xa9", b"\xe2\x80\xae", b"\0"]
+BYTES += [b"\x1b[31m", b"\n", b" ", b"x" * 100_000, b"PK\3\4", b"\xff" * 8]
+VALUES = [math.nan, math.inf, -math.inf, -1, 0, 1.5, 2**63, 10**400, None, True, False, [], {}]
+VALUES += [[[[1]]], deep(300), {"id": 1}, "", " ", "\ud800", "\x1b[2J\n", "\u202e", "a\0b"]
+VALUES += ["../../x", "/etc/passwd", "C:\\x", "a\\..\\..\\x", "x" * 100_000, "NaN", "7"]
+
+
+def mutate_bytes(rng, content):
+    """A few bytes changed, pieces cut out, doubled or exchanged, tokens put in, the end cut off."""
+    for _ in range(rng.integers(1, 4)):
+        a, b = sorted(rng.integers(len(content) + 1, size=2).tolist())
+        b = min(b, a + int(rng.integers(1, 200)))
+        piece = content[a:b]
+        match rng.integers(6):
+            case 0:
+                noise = rng.integers(1, 256, size=len(piece), dtype=np.uint8)
+                noise *= rng.random(len(piece)) < max(0.1, 1 / max(len(piece), 1))
+                flipped = np.frombuffer(piece, np.uint8) ^ noise
+                content = content[:a] + flipped.tobytes() + content[b:]
+            case 1:
+                content = content[:a]
+            case 2:
+                content = content[:a] + BYTES[rng.integers(len(BYTES))] + content[a:]
+            case 3:
+                content = content[:a] + content[b:]
+            case 4:
+                content = content[:b] + piece + content[b:]
+            case 5:
+                c = int(rng.integers(b, len(content) + 1))
+                content = content[:a] + content[b:c] + piece + content[c:]
+    return content
+
+
+def slots(tree):
+    """Every place in these dicts and lists, as (container, key)."""
+    found, left = [], [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, (dict, list)):
+            keys = list(node) if isinstance(node, dict) else range(len(node))
+            found += [(node, key) for key in keys]
+            left += [node[key] for key in keys]
+    return found
+
+
+def mutate_tree(rng, tree, values=VALUES):
+    """Values deleted, doubled, exchanged, wrapped, replaced, or under another key."""
+    tree = copy.deepcopy(tree)
+    for _ in range(rng.integers(1, 4)):
+        places = slots(tree)
+        if not places:
+            break
+        (node, key), (other, place) = (places[rng.integers(len(places))] for _ in range(2))
+        value = values[rng.integers(len(values))]
+        match rng.integers(7):
+            case 0:
+                del node[key]
+            case 1 | 2:
+                node[key] = value
+            case 3:
+                node[key], other[place] = copy.deepcopy((other[place], node[key]))
+            case 4:
+                node[key] = [node[key]]
+            case 5 if isinstance(node, list):
+                node.insert(key, copy.deepcopy(node[key]))
+            case 5:
+                node[str(value)] = node.pop(key)
+            case 6:
+                node[key] = copy.deepcopy(other[place])
+    return tree
+
+
+def mutate_json(rng, content):
+    tree = mutate_tree(rng, json.loads(content))
+    text = json.dumps(tree, ensure_ascii=bool(rng.integers(2)))
+    encoding = rng.choice(["utf-8"] * 9 + ["utf-8-sig", "utf-16", "latin-1"])
+    return text.encode(encoding, "surrogatepass" if encoding.startswith("utf") else "replace")
+
+
+def mutate_zip(rng, content):
+    """Members damaged, exchanged, missing, compressed, with checksums that are right."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        members = [[info.filename, file.read(info)] for info in file.infolist()]
+    small = [member for member in members if len(member[1]) < 10**5]  # the pickle is among them
+    for _ in range(rng.integers(1, 3)):
+        pool = small if rng.random() < 0.7 else members
+        one, two = (pool[rng.integers(len(pool))] for _ in range(2))
+        match rng.integers(6):
+            case 0 | 1 | 2:
+                one[1] = mutate_bytes(rng, one[1])
+            case 3:
+                one[1], two[1] = two[1], one[1]
+            case 4:
+                one[0], two[0] = two[0], one[0]
+            case 5:
+                members = [member for member in members if member is not one] or members
+    buffer = io.BytesIO()
+    method = zipfile.ZIP_STORED if rng.random() < 0.8 else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(buffer, "w", method) as file:
+        for name, member in {name: member for name, member in members}.items():
+            file.writestr(name, member)
+    return buffer.getvalue()
+
+
+def mutate_checkpoint(rng, content):
+    tree = torch.load(io.BytesIO(content), weights_only=True)
+    values = [*VALUES, *odd_tensors(), torch.zeros(()), torch.zeros(0), torch.ones(3, dtype=bool)]
+    values += [torch.full((16,), math.nan), torch.zeros(2, 2, dtype=torch.complex64)]
+    buffer = io.BytesIO()
+    torch.save(mutate_tree(rng, tree, values), buffer)
+    return buffer.getvalue()
+
+
+def mutate_png(rng, content):
+    """One chunk damaged, its checksum right."""
+    chunks, at = [], 8
+    while at < len(content):
+        size = int.from_bytes(content[at : at + 4], "big")
+        chunks.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + size]))
+        at += size + 12
+    i = int(rng.integers(len(chunks)))
+    chunks[i] = chunks[i][0], mutate_bytes(rng, chunks[i][1])
+    for name, chunk in chunks:
+        size, checksum = len(chunk).to_bytes(4, "big"), zlib.crc32(name + chunk).to_bytes(4, "big")
+        content = (content[:8] if name == b"IHDR" else content) + size + name + chunk + checksum
+    return content
+
+
+def assert_split(split, folder):
+    M, n = len(split.paths), len(split.classes)
+    assert split.targets.shape == (M, n)
+    assert split.targets.dtype == np.uint8
+    assert not M * n or split.targets.max() <= 1
+    assert all(isinstance(name, str) and name for name in split.classes)
+    assert len(set(split.classes)) == n
+    assert all(os.path.normpath(path).startswith(f"{folder}/") for path in split.paths)
+
+
+# A kind of file: a function that writes good ones into a folder and returns how they are read, with
+# what may come of it, and the files that are to be damaged, each with the ways to do it.
+
+
+def fuzz_coco(folder):
+    path = write_coco(folder, coco_document() | {"info": {"year": 1.5}, "more": [1e5, 2.5]})
+
+    def read(_):
+        assert_split(data.load_coco(path, folder / "photos"), folder / "photos")
+
+    return read, {path: [mutate_json, mutate_json, mutate_bytes]}
+
+
+def fuzz_lists(folder):
+    train, test = folder / "train_list_500.txt", folder / "test_list_500.txt"
+    index = folder / "vg_category_500_labels_index.json"
+    train.write_text("12.jpg\n7.jpg\n")
+    test.write_text("8.jpg\n")
+    index.write_text('{"7.jpg": [2], "8.jpg": [0, 2, 2], "12.jpg": [], "99.jpg": [1]}')
+
+    def read(_):
+        for split in data.load_vg500(folder):
+            assert_split(split, folder / "VG_100K")
+
+    jsons = [mutate_json, mutate_json, mutate_bytes]
+    return read, {train: [mutate_bytes], test: [mutate_bytes], index: jsons}
+
+
+def fuzz_objects(folder):
+    write_vg(folder, 20)
+    test = folder / "test_list_500.txt"
+    test.write_text("90.jpg\n91.jpg\n")
+
+    def read(_):
+        for split in data.load_vg500(folder):
+            assert_split(split, folder / "VG_100K")
+
+    jsons = [mutate_json, mutate_json, mutate_bytes]
+    files = {folder / "objects.json": jsons, folder / "image_data.json": jsons}
+    return read, files | {test: [mutate_bytes]}
+
+
+def fuzz_glove(folder):
+    path = folder / "glove.txt"
+    text = "light 1 2 3\ntraffic 3 0 -1\n\u00a0 7 7 7\n. . 8 8 8\nunused a b c\ntv 5 5 5.5e-3\n"
+    path.write_text(text, encoding="utf-8")
+
+    def read(_):
+        nodes, unknown = data.load_glove(path, ["traffic light", "tv-set"])
+        assert len(nodes) == 2
+        assert nodes.isfinite().all()
+        assert set(unknown) <= {"traffic", "light", "tv", "set"}
+
+    return read, {path: [mutate_bytes]}
+
+
+def fuzz_cache(folder):
+    path, cache = write_coco(folder, coco_document()), folder / "train.npz"
+    truth = data.load_coco(path, folder / "photos", cache)
+
+    def read(_):  # what is damaged is made anew
+        split = data.load_coco(path, folder / "photos", cache)
+        assert split.paths == truth.paths
+        assert split.classes == truth.classes
+        assert split.targets.tolist() == truth.targets.tolist()
+
+    return read, {cache: [mutate_bytes]}
+
+
+def fuzz_forged_cache(folder):
+    """Of right checksums: it may say what it likes, within the bounds of a split."""
+    path, cache = write_coco(folder, coco_document()), folder / "train.npz"
+    data.load_coco(path, "photos", cache)
+
+    def forge(rng, content):
+        with np.load(io.BytesIO(content)) as file:
+            names, targets = json.loads(file["names"].tobytes()), file["targets"]
+        text = json.dumps([names[0], *mutate_tree(rng, names[1:])]).encode()
+        if rng.random() < 0.3:
+            targets = targets[: rng.integers(4)].repeat(rng.integers(3), rng.integers(2))
+        buffer = io.BytesIO()
+        np.savez(buffer, names=np.frombuffer(text, np.uint8), targets=targets)
+        return buffer.getvalue()
+
+    def read(_):
+        assert_split(data.load_coco(path, folder / "photos", cache), folder / "photos")
+
+    return read, {cache: [forge, forge, mutate_zip]}
+
+
+def fuzz_weights(folder):
+    path, old = folder / "weights.pth", folder / "old.pth"
+    state = {"epoch": 3, "model": released_network(*TINY, IMAGES)[0]}
+    torch.save(state, path)
+    torch.save(state, old, _use_new_zipfile_serialization=False)  # torch before 1.6: no archive
+
+    def read(damaged):
+        head = tresnet.load_weights(tresnet.tresnet_tiny(), damaged)
+        assert all(type(value) is torch.Tensor for value in head.values())
+
+    return read, {path: [mutate_checkpoint, mutate_zip, mutate_bytes], old: [mutate_bytes]}
+
+
+def fuzz_models(folder):
+    classes = [f"label {j}" for j in range(6)]
+    graph = iml_gcn.LabelGCN(torch.rand(6, 5), torch.rand(6, 6), 512, hidden=7)
+    for name, head in [("backbone.pt", nn.Linear(512, 6)), ("gcn-pca.pt", graph)]:
+        state = iml_gcn.Classifier(tresnet.tresnet_tiny(), head).state_dict()
+        model = {"classes": classes, "backbone": "tresnet_tiny", "pool": "avg", "epochs": 2}
+        model |= {"settings": {"lr": 0.001}, "image_size": 32, "state_dict": state}
+        torch.save(model, folder / name)
+    embeddings = {"classes": classes, "settings": {"lr": 0.001}, "image": torch.rand(6, 512)}
+    torch.save(embeddings | {"counts": torch.arange(6)}, folder / "embeddings.pt")
+
+    def read(damaged):
+        if damaged.name == "embeddings.pt":
+            files.load(SimpleNamespace(out=folder), damaged.name, classes, "embed")
+        else:
+            run.load_model(damaged)
+            tresnet.load_weights(tresnet.tresnet_tiny(), damaged)
+
+    ways = [mutate_checkpoint, mutate_checkpoint, mutate_zip, mutate_bytes]
+    return read, {path: ways for path in folder.iterdir()}
+
+
+def fuzz_photos(folder):
+    pixels = np.random.default_rng(0).integers(256, size=(40, 50, 4), dtype=np.uint8)
+    rgba, ways = Image.fromarray(pixels), {}
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "text"
+    for name, image, options in [
+        ("a.jpg", rgba.convert("RGB"), {"exif": exif}),
+        ("b.jpg", rgba.convert("CMYK"), {"progressive": True}),
+        ("c.png", rgba, {}),
+        ("d.png", rgba.convert("P"), {"transparency": 3}),
+        ("e.png", Image.fromarray(pixels[..., 0].astype(np.uint16) * 200), {}),
+        ("f.gif", rgba.convert("P"), {}),
+        ("g.tif", rgba.convert("RGB"), {"compression": "tiff_lzw"}),
+        ("h.webp", rgba, {}),
+        ("i.bmp", rgba.convert("RGB"), {}),
+    ]:
+        image.save(folder / name, **options)
+        ways[folder / name] = [mutate_bytes] + [mutate_png] * name.endswith("png")
+
+    def read(damaged):
+        split = data.Split([str(damaged)], np.zeros((1, 1)), [])
+        for draft in (False, True):
+            image, _, _, error = data.MultiLabelImages(split, 16, draft=draft)[0, 0]
+            if image is None:
+                with pytest.raises(ValueError, match="cannot read photo") as raised:
+                    data.read_image(damaged, 16, draft)
+                assert str(raised.value) == error
+                raise raised.value
+            assert (image.shape, image.dtype) == ((16, 16, 3), np.uint8)
+
+    return read, ways
+
+
+FUZZED = [fuzz_coco, fuzz_lists, fuzz_objects, fuzz_glove, fuzz_cache, fuzz_forged_cache]
+FUZZED += [fuzz_weights, fuzz_models, fuzz_photos]
+
+
+@contextlib.contextmanager
+def time_limit(seconds):
+    def stop(*_):
+        pytest.fail(f"longer than {seconds} s")  # no Exception: nothing but pytest catches it
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def memory_limit(more):
+    """No more address space than there is now and `more` bytes."""
+    resource = pytest.importorskip("resource")
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+WATCHED = {}  # "folder": where files may be written now; "strayed": what was done elsewhere
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def watch(event, arguments):
+    """An audit hook; there is no way to take one off again."""
+    if not WATCHED:
+        return
+    if event in ("subprocess.Popen", "os.system", "os.exec", "socket.connect", "pickle.find_class"):
+        WATCHED["strayed"].append((event, *arguments))
+    changes = event in ("os.mkdir", "os.remove", "os.rename", "os.symlink", "os.truncate")
+    if changes or (event == "open" and arguments[2] & WRITING):
+        for path in arguments[: 1 + (event == "os.rename")]:
+            if isinstance(path, (str, os.PathLike)) and WATCHED["folder"] not in os.fspath(path):
+                WATCHED["strayed"].append((event, *arguments))
+
+
+@pytest.fixture(scope="session")
+def watching():
+    sys.addaudithook(watch)
+
+
+def what_went_wrong(read, path):
+    """None if a damaged file was read, or refused as it should be; else a text."""
+    source, folder = Path(data.__file__).parent, str(path.parent)
+    WATCHED.update(folder=folder, strayed=[])
+    try:
+        with warnings.catch_warnings(record=True) as warned, time_limit(10), memory_limit(1 << 30):
+            warnings.simplefilter("always")
+            read(path)
+    except (ValueError, FileNotFoundError) as error:
+        text, frame = str(error), traceback.extract_tb(error.__traceback__)[-1]
+        if type(error) not in (ValueError, FileNotFoundError) or folder not in text:
+            return f"not ours: {error!r}"
+        if Path(frame.filename).parent != source:
+            return f"raised in {frame}: {error!r}"
+        if not text.isprintable() or len(text) > 500:
+            return f"no sentence: {text!r:.1000}"
+    except Exception:  # noqa: BLE001
+        return traceback.format_exc()
+    except pytest.fail.Exception as failed:
+        return str(failed)
+    finally:
+        strayed = WATCHED.pop("strayed")
+        WATCHED.clear()
+    if strayed or warned:
+        return f"{strayed} {[str(w.message) for w in warned]}"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="its limits are Linux's")
+@pytest.mark.filterwarnings("ignore")  # of torch, on making odd tensors
+@pytest.mark.parametrize("kind", FUZZED, ids=lambda kind: kind.__name__[5:])
+def test_fuzz(kind, tmp_path, monkeypatch, request, watching):
+    monkeypatch.setattr(data, "VG_LABELS", 4)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    read, damaged = kind(folder)
+    assert [what_went_wrong(read, path) for path in damaged] == [None] * len(damaged)
+    originals = {path: path.read_bytes() for path in damaged}
+    cases = range(request.config.getoption("--fuzz") // len(FUZZED))
+    only = request.config.getoption("--fuzz-case")
+    for case in cases if only is None else [only]:
+        rng = np.random.default_rng((FUZZED.index(kind), case))  # the seed is kind and case
+        path = list(damaged)[rng.integers(len(damaged))]
+        mutate = damaged[path][rng.integers(len(damaged[path]))]
+        content = mutate(rng, originals[path])
+        path.write_bytes(content)
+        wrong = what_went_wrong(read, path)
+        if wrong:
+            kept = tmp_path / f"case-{case}-{path.name}"
+            kept.write_bytes(content)
+            name = kind.__name__[5:]
+            pytest.fail(
+                f"{name}, case {case}, {mutate.__name__} of {path.name}: {wrong}\n"
+                f"the file is {kept}; repeat with -k 'fuzz and {name}' --fuzz-case {case}"
+            )
+        path.write_bytes(originals[path])
 
 
 # metrics

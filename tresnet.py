@@ -18,8 +18,11 @@ import contextlib
 import copy
 import http.client
 import itertools
+import os
 import re
 import urllib.error
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -323,18 +326,23 @@ RELEASED = {
 def read_checkpoint(path: str | Path) -> dict:
     """torch.load of tensors and plain types only: a hostile pickle cannot run, it is an error.
 
+    So is a file that unpacks to more than it holds, or a tensor that claims more than its storage.
     A URL is downloaded once, into torch.hub's folder.
     """
     url = str(path) if str(path).startswith(("http://", "https://")) else None
     if not url and not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; give the path of an existing file")
     try:
-        if url:
-            checkpoint = torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", check_hash=True, weights_only=True
-            )
-        else:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on what a damaged file happens to ask for
+            if url:
+                checkpoint = torch.hub.load_state_dict_from_url(
+                    url, map_location="cpu", check_hash=True, weights_only=True
+                )
+            else:
+                check_size(path)
+                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            check_tensors(checkpoint)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise FileNotFoundError(
@@ -342,10 +350,43 @@ def read_checkpoint(path: str | Path) -> dict:
         ) from error
     except Exception as error:
         kind = type(error).__name__  # not its text: torch's advises to let the file run code
-        raise ValueError(f"{path} is not a checkpoint of plain tensors ({kind})") from error
+        raise ValueError(
+            f"{path} is not a checkpoint of plain tensors ({kind}); give the file as torch.save "
+            "wrote it, or fetch it again"
+        ) from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected a dict of weights")
+        raise ValueError(
+            f"{path} holds a {type(checkpoint).__name__}, expected a dict of weights; give a file "
+            "of weights"
+        )
     return checkpoint
+
+
+def check_size(path: str | Path) -> None:
+    """torch.save compresses nothing: what unpacks to more than the file's size is none of its."""
+    with open(path, "rb") as file:
+        if file.read(4) == b"PK\3\4":  # else it is of torch before 1.6, no archive
+            size = file.seek(0, os.SEEK_END)
+            if sum(member.file_size for member in zipfile.ZipFile(file).infolist()) > size:
+                raise ValueError("it unpacks to more than it holds")
+
+
+def check_tensors(checkpoint: object) -> None:
+    """Every tensor in these dicts and lists is plain and in memory, none of it more than once."""
+    left, seen = [checkpoint], set()
+    while left:
+        value = left.pop()
+        if id(value) in seen:  # lists may hold themselves
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+        elif isinstance(value, torch.Tensor):
+            plain = value.layout == torch.strided and not value.is_quantized and not value.is_nested
+            if not plain or value.is_meta or value.nbytes > value.untyped_storage().nbytes():
+                raise ValueError("a tensor claims more than there is")
 
 
 # In-place ABN's names of ConvABN's parts: <conv>.0 and <conv>.1, once deeper where a blur follows.
@@ -367,8 +408,11 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     )
     weights, head = {}, {}
     for key, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{path}: entry {key!r} is a {type(value).__name__}, not a tensor")
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor) or value.is_complex():
+            raise ValueError(
+                f"{path}: entry {key!r:.80} is a {type(value).__name__}, expected names of real "
+                "tensors; give a file of weights"
+            )
         name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
         if name.startswith(("head.", "fc.")):
             head[re.sub(r"^(head\.)?(fc\.)?", "", name)] = value
@@ -381,7 +425,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
             weights[name] = value
     expected = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k}
     problems = [f"missing {k}" for k in expected if k not in weights]
-    problems += [f"unexpected {k}" for k in weights if k not in expected]
+    problems += [f"unexpected {k!r:.80}" for k in weights if k not in expected]
     problems += [
         f"{k} is {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
         for k, v in weights.items()
