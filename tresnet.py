@@ -406,12 +406,12 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
         (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)),
         checkpoint,
     )
-    weights, head = {}, {}
+    weights, head, inplace, problems = {}, {}, [], []
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor) or value.is_complex():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
-                f"{path}: entry {key!r:.80} is a {type(value).__name__}, expected names of real "
-                "tensors; give a file of weights"
+                f"{path}: entry {key!r:.80} is a {type(value).__name__}, expected named tensors; "
+                "give a file of weights"
             )
         name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
         if name.startswith(("head.", "fc.")):
@@ -419,17 +419,19 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
         elif not name.endswith((".filt", ".num_batches_tracked")):
             if match := INPLACE_ABN.fullmatch(name):
                 conv, part, tensor = match.groups()
-                if part == "1" and tensor == "weight":
-                    value = value.abs() + 1e-5  # what in-place ABN computes with; never negative
                 name = f"{conv}.{('conv', 'bn')[int(part)]}.{tensor}"
+                if part == "1" and tensor == "weight":
+                    inplace.append(name)
+            if name in weights:
+                problems.append(f"two entries for {name!r:.80}")
             weights[name] = value
     expected = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k}
-    problems = [f"missing {k}" for k in expected if k not in weights]
+    problems += [f"missing {k}" for k in expected if k not in weights]
     problems += [f"unexpected {k!r:.80}" for k in weights if k not in expected]
     problems += [
-        f"{k} is {tuple(v.shape)}, expected {tuple(expected[k].shape)}"
+        f"{k} is {v.dtype} {tuple(v.shape)!s:.80}, expected floats {tuple(expected[k].shape)}"
         for k, v in weights.items()
-        if k in expected and v.shape != expected[k].shape
+        if k in expected and not (v.shape == expected[k].shape and v.is_floating_point())
     ]
     if problems:
         raise ValueError(
@@ -437,6 +439,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
             f"{', '.join(problems[:3])}{' ...' if len(problems) > 3 else ''}; "
             "choose the --backbone the file was made for"
         )
+    for name in inplace:  # what in-place ABN computes with; never negative
+        weights[name] = weights[name].to(expected[name].dtype).abs() + 1e-5
     backbone.load_state_dict(weights, strict=False)  # strict above: only batch counters are left
     print(f"{path}: loaded {len(weights)} of {len(expected)} backbone tensors")
     return head
