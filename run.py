@@ -496,6 +496,11 @@ def main(argv=None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if process.size() == 1:
+            raise
+        print(f"error: another rank was lost, or {error}", file=sys.stderr)
+        return 2
     process.end()
     return 0
 
