@@ -29,7 +29,9 @@ def begin(device: str) -> str:
     if "WORLD_SIZE" not in os.environ:
         return device
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device, GPUs = f"cuda:{os.environ['LOCAL_RANK']}", torch.cuda.device_count()
+        if int(os.environ["LOCAL_RANK"]) >= GPUs:
+            raise ValueError(f"there is no {device}; give torchrun --nproc-per-node {GPUs} or less")
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))

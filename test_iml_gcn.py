@@ -1526,6 +1526,24 @@ def test_a_run_stopped_at_every_save_ends_as_an_unbroken_one(demo, tmp_path, mon
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
 
 
+@pytest.mark.parametrize("damage", [{"step": None}, {"model": {}}, {"losses": [1, 2, 3]}])
+def test_a_damaged_last_pt_is_refused_and_kept(demo, tmp_path, capsys, monkeypatch, damage):
+    def save_and_stop(path, checkpoint, save=files.save):
+        save(path, {key: damage.get(key, value) for key, value in checkpoint.items()})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run.main(argv(demo, tmp_path, "--limit 8 --phase backbone"))
+    before = (tmp_path / "last.pt").read_bytes()
+    assert run.main(argv(demo, tmp_path, "--limit 8 --phase backbone")) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/last.pt is not from this version" in error
+    assert "--fresh" in error
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
 def program(*arguments, **options):
     """A process of its own, as a user starts it."""
     here = Path(run.__file__).parent

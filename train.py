@@ -132,12 +132,19 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
     if files.unfinished(args, name):
         checkpoint = files.begun(args, last, current, splits[0].classes)
     if checkpoint:
-        for key, part in parts.items():
-            part.load_state_dict(checkpoint[key])
-        epoch, step, lr = checkpoint["epochs"], checkpoint["step"], checkpoint["lr"]
-        if process.rank() == 0:  # it holds the sums over all ranks
-            losses.copy_(checkpoint["losses"])
-            seen, bad = checkpoint["seen"], checkpoint["bad"]
+        try:
+            for key, part in parts.items():
+                part.load_state_dict(checkpoint[key])
+            epoch, step = int(checkpoint["epochs"]), int(checkpoint["step"])
+            lr = float(checkpoint["lr"])
+            if process.rank() == 0:  # it holds the sums over all ranks
+                losses.copy_(checkpoint["losses"])
+                seen, bad = int(checkpoint["seen"]), list(checkpoint["bad"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{last} is not from this version of the program, or damaged "
+                f"({type(error).__name__}); --fresh starts over"
+            ) from error
         print(f"{name}: goes on after epoch {epoch} and {step} of {per_epoch} steps ({last})")
     if process.rank() == 0:
         files.forget(args.out / "log.jsonl", name, epoch)
