@@ -706,15 +706,25 @@ def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list
 
 
 class Batches(Sampler):
-    """Lists of (epoch, row) keys, one list a batch. Set `epoch` before each pass.
+    """Lists of (epoch, row) keys, one list a batch. Set `epoch` before each pass, and `start`, the
+    first batch of it. Of several ranks each gets its share of every batch, and no row twice.
 
     Shuffled: the order depends on (seed, epoch) alone and the last, incomplete batch is dropped
     (unless it is the only one), so that every step weighs the same. In order: every image once.
     """
 
-    def __init__(self, num_images: int, batch_size: int, shuffle: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
         self.num_images, self.batch_size = num_images, min(batch_size, num_images)
-        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self.shuffle, self.seed, self.epoch, self.start = shuffle, seed, 0, 0
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
         whole, rest = divmod(self.num_images, self.batch_size)
@@ -724,6 +734,6 @@ class Batches(Sampler):
         order = np.arange(self.num_images)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
-        for i in range(len(self)):
+        for i in range(self.start, len(self)):
             rows = order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield [(self.epoch, int(row)) for row in rows]
+            yield [(self.epoch, int(row)) for row in rows[self.rank :: self.ranks]]

@@ -6,6 +6,7 @@ types only: torch.load(weights_only=True) reads all of it.
 
 import contextlib
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -14,16 +15,30 @@ import torch
 import data
 import tresnet
 
+try:
+    import fcntl
+except ImportError:  # Windows: without it two runs in one folder are not noticed
+    fcntl = None
+
 
 @contextlib.contextmanager
 def replacing(path: Path):
     """Write a file whole or not at all: to a temporary name, synced, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's word for a full disk
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        before = "the one before is as it was" if path.is_file() else "nothing was written"
+        reason = getattr(error, "strerror", None) or "the disk is full, or was taken away"
+        raise OSError(
+            f"cannot write {path} ({reason}); {before}; make room, start again"
+        ) from error
 
 
 def save(path: Path, checkpoint: dict) -> None:
@@ -34,6 +49,47 @@ def save(path: Path, checkpoint: dict) -> None:
 def save_text(path: Path, text: str) -> None:
     with replacing(path) as file:
         file.write(text.encode())
+
+
+@contextlib.contextmanager
+def lock(folder: Path):
+    """Makes the folder and holds it for this process: two runs would mix their files.
+
+    The system lets go of it when the process ends, however it ends.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a+")
+    except OSError as error:
+        reason = error.strerror
+        raise OSError(f"cannot write to {folder} ({reason}); give another --out") from error
+    with file:
+        try:
+            if fcntl:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is in use by process {file.read(20) or 'unknown'}; wait for its end, or "
+                "give another --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def forget(log: Path, name: str, epochs: int) -> None:
+    """Cut log.jsonl back to where a training goes on: no epoch of it is there twice."""
+    if not log.is_file():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # of a line that was cut short
+            entry = json.loads(line)
+            if entry["model"] != name or entry["epoch"] <= epochs:
+                kept.append(line + "\n")
+    save_text(log, "".join(kept))
 
 
 def load(args, name: str, classes: list[str], phase: str) -> dict:
@@ -60,6 +116,7 @@ def check_classes(path: Path, checkpoint: dict, classes: list[str]) -> None:
 UNIMPORTANT = {"phase", "evaluate", "nodes", "out", "fresh", "data", "year", "limit", "workers"}
 UNIMPORTANT |= {"train_json", "train_images", "val_json", "val_images", "keep_unlabelled"}
 UNIMPORTANT |= {"dataset", "eval_every", "device", "compile", "threshold"}
+UNIMPORTANT |= {"save_every", "skip_bad_images"}
 
 
 def settings(args, name: str, split: data.Split, backbone_id: str | None = None) -> dict:

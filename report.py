@@ -93,4 +93,6 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     lines.insert(1, ["-" * width for width in widths])
     rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
     title = f"{dataset}, {len(targets):,} val images at {image_size} px, percent"
+    if unreadable := max(report["unreadable"] for report in reports.values()):
+        title += f"; {unreadable:,} more could not be read"
     return f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)

@@ -4,6 +4,7 @@
     python run.py --dataset coco --data DIR      # the paper's Tables 1 and 3     -> runs/coco
     python run.py --dataset coco --data DIR --limit 64 --epochs 1                 # a dry run
     python run.py --dataset coco --data DIR --phase backbone eval                 # the ASL row
+    torchrun --nproc-per-node 8 run.py --dataset coco --data DIR                  # 8 GPUs
 
 Three phases (Section "Proposed Approach"), which speak to each other through files in --out only:
 
@@ -17,24 +18,21 @@ Symbols: B images in a batch, M images in a split, n labels, D image feature siz
 
 import argparse
 import json
-import math
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 import data
 import files
 import iml_gcn
-import metrics
+import process
 import report
 import resnet
 import tresnet
+from train import make_loader, predict_logits, train, whole_pass
 
 BACKBONES = {  # name -> how to build it, the released weights it starts from
     "tresnet_m": (tresnet.tresnet_m, "tresnet_m_21k"),  # the first author's later code: 21K too
@@ -149,7 +147,11 @@ def parse_args(argv=None) -> argparse.Namespace:
         default=448,
         help="(448; asl 224; demo 96) px [difference 9]",
     )
-    add("--workers", type=whole(0), default=min(8, os.cpu_count() or 1), help="loaders [ours]")
+    text = "processes that load photos, for each GPU (up to 8) [ours]"
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    add("--workers", type=whole(0), default=max(min(8, cores), 1), help=text)
+    text = "leave out val photos, and embed's, that cannot be read; else they stop the run [ours]"
+    add("--skip-bad-images", action="store_true", help=text)
 
     add = parser.add_argument_group("model").add_argument
     add("--backbone", choices=BACKBONES, default="tresnet_m", help="(tresnet_m; demo tiny) [paper]")
@@ -169,7 +171,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=whole(1), default=40, help="a phase (40; demo 12) [Impl. details]")
-    add("--batch-size", type=whole(1), default=64, help="(64; demo 32) [ours, paper is silent]")
+    text = "over all processes (64; demo 32) [ours, paper is silent]"
+    add("--batch-size", type=whole(1), default=64, help=text)
     text = "Adam, x0.1 after epochs 10, 20, 30 of 40; or ASL's one-cycle (paper) [difference 18]"
     add("--recipe", choices=RECIPES, default="paper", help=text)
     text = "peak learning rate (1e-3; asl 1e-4) [Impl. details]"
@@ -184,6 +187,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--seed", type=whole(0), default=0, help="weights, order and augmentation (0) [ours]")
     text = "evaluate every N epochs while training, 0: never (1) [ours]"
     add("--eval-every", type=whole(0), default=1, metavar="N", help=text)
+    text = "write last.pt every so many minutes, and after every epoch (15) [ours]"
+    add("--save-every", type=between(0, 1e6), default=15, metavar="MIN", help=text)
 
     add = parser.add_argument_group("machine and report").add_argument
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
@@ -213,6 +218,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
         parser.error(f"--device {args.device} is not to be had: {str(error).splitlines()[0]}")
     args.nodes = [kind for kind in nodes if kind in args.nodes]  # the order of Table 3
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        args.fresh = False  # torchrun starts a run again to go on with it
     return args
 
 
@@ -281,182 +288,13 @@ def describe_graph(args, split: data.Split) -> None:
     )
 
 
-def make_loader(args, split: data.Split, train: bool) -> DataLoader:
-    return DataLoader(
-        data.MultiLabelImages(split, args.image_size, augment=train, seed=args.seed),
-        batch_sampler=data.Batches(len(split), args.batch_size, shuffle=train, seed=args.seed),
-        collate_fn=data.collate,
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
-        pin_memory=args.device.startswith("cuda"),
-    )
-
-
-def batches(args, loader: DataLoader):
-    """images (B, 3, S, S) in [0, 1], targets (B, n), rows (B,). Bytes travel, floats do not."""
-    for images, targets, rows, errors in loader:
-        if errors:
-            raise ValueError(errors[0])
-        images = images.to(args.device, non_blocking=True)  # (B, 3, S, S) uint8
-        yield images.float().div_(255), targets.to(args.device, non_blocking=True), rows
-
-
-class Progress:
-    """One line that rewrites itself on a terminal, with rate and time left; silent in a log."""
-
-    def __init__(self, what: str, total: int):
-        self.what, self.total, self.done, self.start = what, total, 0, time.monotonic()
-        self.shown = self.start
-
-    def due(self, images: int) -> bool:
-        """Counts images; true at most every half second, when `show` is worth its cost."""
-        self.done += images
-        return time.monotonic() - self.shown > 0.5
-
-    def show(self, text: str = "") -> None:
-        self.shown = time.monotonic()
-        if sys.stdout.isatty():
-            rate = self.done / (self.shown - self.start)
-            left = max(self.total - self.done, 0) / rate
-            line = f"{self.what}  {self.done}/{self.total} images  {text}{rate:.1f} images/s"
-            print(f"\r{line}  {left:.0f} s left\033[K", end="", flush=True)
-
-    def close(self) -> str:
-        """Clears the line; returns rate and time for the log."""
-        if sys.stdout.isatty():
-            print("\r\033[K", end="")
-        seconds = time.monotonic() - self.start
-        return f"{self.done / seconds:.1f} images/s  {seconds:.1f} s"
-
-
-@torch.inference_mode()
-def predict_logits(args, model: torch.nn.Module, loader: DataLoader, what: str) -> np.ndarray:
-    """Logits (M, n) float32 of the loader's split, in the split's order."""
-    model = tresnet.fold(model)
-    split = loader.dataset.split
-    logits = np.full(split.targets.shape, np.nan, np.float32)  # (M, n)
-    progress = Progress(what, len(split))
-    for images, _, rows in batches(args, loader):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=args.amp):
-            logits[rows.numpy()] = model(images).float().cpu().numpy()
-        if progress.due(len(rows)):
-            progress.show()
-    progress.close()
-    return logits
-
-
-def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> None:
-    """Train `model` on splits[0] to the last epoch and write <name>.pt (differences 9 to 14)."""
-    model = model.to(args.device, memory_format=torch.channels_last)
-    loader, val_loader = make_loader(args, splits[0], True), make_loader(args, splits[1], False)
-    decay = [p for p in model.parameters() if p.ndim >= 2]  # difference 12
-    no_decay = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.Adam(
-        [{"params": decay, "weight_decay": args.weight_decay}, {"params": no_decay}],
-        lr=args.lr,
-        fused=args.device.startswith(("cuda", "cpu")),
-    )
-    steps = len(loader) * args.epochs
-    if args.recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=args.lr, total_steps=2 * steps, pct_start=0.2
-        )
-    else:
-        quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
-    average = None
-    if args.ema:
-        average = AveragedModel(
-            model, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True
-        )
-    forward = torch.compile(model) if args.compile else model
-
-    first = 0
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    parts |= {"average": average} if average else {}
-    last = args.out / "last.pt"
-    checkpoint = None
-    if files.unfinished(args, name):
-        checkpoint = files.begun(args, last, current, splits[0].classes)
-    if checkpoint:
-        for key, part in parts.items():
-            part.load_state_dict(checkpoint[key])
-        first = checkpoint["epochs"]
-        print(f"{name}: goes on after epoch {first} of {args.epochs} ({last})")
-
-    for epoch in range(first, args.epochs):
-        model.train()
-        loader.batch_sampler.epoch = epoch
-        lr = scheduler.get_last_lr()[0]
-        losses = torch.zeros(len(loader), device=args.device)  # read only now and then: no sync
-        where = f"{name}  epoch {epoch + 1}/{args.epochs}"
-        progress = Progress(where, len(loader) * loader.batch_sampler.batch_size)
-        for step, (images, targets, rows) in enumerate(batches(args, loader)):
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=args.amp):
-                logits = forward(images)  # (B, n)
-            loss = iml_gcn.asymmetric_loss(
-                logits, targets, args.gamma_neg, args.gamma_pos, args.clip
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            if average:
-                average.update_parameters(model)
-            losses[step] = loss.detach() / len(rows)
-            if progress.due(len(rows)) or step + 1 == len(loader):
-                finite = losses[: step + 1].isfinite()
-                if not finite.all():
-                    raise ValueError(diverged(where, int(finite.int().argmin()) + 1, last))
-                progress.show(f"loss {losses[step]:.2f} an image  ")
-        speed = progress.close()
-
-        entry = {"model": name, "epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr}
-        line = f"{where}  loss {entry['loss']:.2f} an image  lr {lr:.1e}"
-        if args.eval_every and (epoch + 1) % args.eval_every == 0:
-            evaluated = average.module if average else model
-            logits = predict_logits(args, evaluated, val_loader, f"{name}  val")
-            ap = metrics.average_precision(logits, splits[1].targets)  # (n,)
-            entry["mAP"] = metrics.mean_average_precision(ap)
-            line += f"  val mAP {entry['mAP']:.2f}"
-        print(f"{line}  {speed}", flush=True)
-        with open(args.out / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise ValueError(diverged(where, len(loader), last))
-        states = {key: part.state_dict() for key, part in parts.items()}
-        about = {"name": name, "classes": splits[0].classes, "settings": current}
-        files.save(last, about | {"epochs": epoch + 1} | states)
-
-    final = average.module if average else model
-    files.save(
-        args.out / f"{name}.pt",
-        {
-            "name": name,
-            "classes": splits[0].classes,
-            "backbone": args.backbone,
-            "pool": args.pool,
-            "image_size": args.image_size,
-            "epochs": args.epochs,
-            "backbone_id": files.weights_id(final.backbone),
-            "settings": current,
-            "state_dict": final.state_dict(),
-        },
-    )
-    last.unlink(missing_ok=True)
-
-
-def diverged(where: str, step: int, last: Path) -> str:
-    saved = f"{last} holds the epoch before" if last.is_file() else "nothing was saved yet"
-    return f"training diverged: {where}, step {step}; {saved}; try --fresh and a smaller --lr"
-
-
 def new_backbone(args) -> tuple[torch.nn.Module, dict]:
     """The backbone with --weights, and the classifier that came with them, if any."""
     backbone = BACKBONES[args.backbone][0](args.pool)
     if args.weights == "none":
         return backbone, {}
-    return backbone, tresnet.load_weights(backbone, RELEASED.get(args.weights, args.weights))
+    with process.in_turn():
+        return backbone, tresnet.load_weights(backbone, RELEASED.get(args.weights, args.weights))
 
 
 # The phases
@@ -475,7 +313,10 @@ def phase_backbone(args, splits) -> None:
 
 @torch.inference_mode()
 def phase_embed(args, splits) -> None:
-    """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6."""
+    """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6.
+
+    Ranks see parts of the photos; sums and counts are added up, so each photo counts once.
+    """
     split = splits[0]
     backbone_id = files.load(args, "backbone.pt", split.classes, "backbone")["backbone_id"]
     current = {"backbone_id": backbone_id, "training_data": files.split_id(split)}
@@ -488,19 +329,20 @@ def phase_embed(args, splits) -> None:
     model, _ = load_model(args.out / "backbone.pt")
     backbone = tresnet.fold(model.backbone).to(args.device)
     means = iml_gcn.LabelMeans(len(split.classes), backbone.num_features)
-    loader = make_loader(args, split, train=False)
-    progress = Progress("embed", len(split))
-    for images, targets, rows in batches(args, loader):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=args.amp):
-            means.update(backbone(images), targets)  # (B, D), (B, n)
-        if progress.due(len(rows)):
-            progress.show()
+
+    def add(images, targets, rows):
+        means.update(backbone(images), targets)  # (B, D), (B, n)
+
+    read = whole_pass(args, make_loader(args, split, train=False), "embed", add)
+    process.total(means.sums), process.total(means.counts)
     F_I = means.mean()  # (n, D), Eq. 5
     F_PCA = iml_gcn.pca(F_I, min(F_I.shape))  # (n, n), Eq. 6; fewer columns where D < n
     pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(split.targets))
-    print(f"embed: F_I {tuple(F_I.shape)}, F_PCA {tuple(F_PCA.shape)}  {progress.close()}")
-    checkpoint = {"classes": split.classes, "settings": current, "image": F_I, "pca": F_PCA}
-    files.save(path, checkpoint | {"pairs": pairs, "counts": counts})
+    print(f"embed: F_I {tuple(F_I.shape)}, F_PCA {tuple(F_PCA.shape)} of {len(read):,} photos")
+    if process.rank() == 0:
+        checkpoint = {"classes": split.classes, "settings": current, "image": F_I, "pca": F_PCA}
+        files.save(path, checkpoint | {"pairs": pairs, "counts": counts})
+    process.wait()
 
 
 def phase_gcn(args, splits) -> None:
@@ -558,18 +400,25 @@ def phase_eval(args, splits) -> None:
                 f"{args.image_size}; rows are compared at one size: give that --image-size"
             )
         model = model.to(args.device, memory_format=torch.channels_last)
-        logits = predict_logits(args, model, make_loader(args, split, False), f"eval {name}")
-        scores = {"logits": logits, "targets": split.targets, "classes": np.array(split.classes)}
+        loader = make_loader(args, split, train=False)
+        logits, read = predict_logits(args, model, loader, f"eval {name}")
+        if process.rank() > 0:
+            continue
+        logits, targets = logits[read], split.targets[read]
+        scores = {"logits": logits, "targets": targets, "classes": np.array(split.classes)}
         with files.replacing(args.out / f"scores-{name}.npz") as file:
             np.savez_compressed(file, **scores)
         about = {"label": report.MODELS.get(name, str(path)), "dataset": args.dataset}
         about |= {"image_size": args.image_size, "parameters": count_parameters(model)}
         about |= {"epochs": checkpoint["epochs"], "settings": checkpoint["settings"]}
+        about |= {"unreadable": len(split) - len(targets)}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
-        reports[name] = about | report.summarise(logits, split.targets, split.classes, thresholds)
+        reports[name] = about | report.summarise(logits, targets, split.classes, thresholds)
         text = json.dumps(reports[name], indent=1, default=str)
         files.save_text(args.out / f"metrics-{name}.json", text)
-    table = report.table(args.dataset, args.image_size, split.targets, reports)
+    if process.rank() > 0:
+        return
+    table = report.table(args.dataset, args.image_size, targets, reports)
     path = args.out / ("results-weights.md" if args.evaluate else "results.md")
     files.save_text(path, table)
     print(f"\n{table}\nwritten to {path}")
@@ -602,6 +451,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 def run(args) -> None:
+    """The phases in their order, in a folder that no other run writes to."""
     phases = {
         "backbone": phase_backbone,
         "embed": phase_embed,
@@ -609,31 +459,52 @@ def run(args) -> None:
         "eval": phase_eval,
     }
     print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
-    splits = load_data(args)
+    if args.batch_size < process.size():
+        raise ValueError(f"--batch-size {args.batch_size} is for all {process.size()} processes")
+    with process.in_turn():
+        splits = load_data(args)
     describe_graph(args, splits[0])
     if "word" in args.nodes and "gcn" in args.phase:
         nodes, unknown = data.load_glove(args.glove, splits[0].classes)
         width = nodes.shape[1]
         print(f"{args.glove}: {width}-d, {len(unknown)} words not found{listed(unknown)}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    files.save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
+    if process.rank() == 0:
+        files.save_text(args.out / "args.json", json.dumps(vars(args), indent=1, default=str))
     for name, phase in phases.items():
         if name in args.phase:
+            if process.received:
+                raise process.Stopped(f"front of phase {name}")
             phase(args, splits)
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     try:
-        run(args)
+        args.device = process.begin(args.device)
+        if process.rank() == 0:
+            with files.lock(args.out):
+                run(args)
+        else:
+            sys.stdout = open(os.devnull, "w")  # one rank speaks for all
+            run(args)
+    except process.Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
     except torch.OutOfMemoryError:
         print("error: out of memory; use a smaller --batch-size or --image-size", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if process.size() == 1:
+            raise
+        print(f"error: another rank was lost, or {error}", file=sys.stderr)
+        return 2
+    process.end()
     return 0
 
 
 if __name__ == "__main__":
+    process.handle_signals()
     sys.exit(main())

@@ -1,0 +1,120 @@
+"""One process or many: the ranks that torchrun starts, and the signals that stop a run.
+
+`torchrun --nproc-per-node 8 run.py ...` starts a copy of run.py for every GPU, a *rank* each, on
+one machine or several. All of it is torch.distributed's; without torchrun it does nothing. Small
+things travel on the CPU (gloo); gradients are DistributedDataParallel's affair.
+"""
+
+import contextlib
+import os
+import signal
+
+import torch
+import torch.distributed as dist
+
+STOPPING = signal.SIGTERM, signal.SIGINT
+received = None  # the one that asked this process to stop
+
+
+class Stopped(Exception):
+    """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
+
+    def __init__(self, where: str):
+        super().__init__(f"stopped in {where}; the same command goes on")
+        self.code = 128 + (received or signal.SIGTERM)  # not ours, then another rank's
+
+
+def begin(device: str) -> str:
+    """Join torchrun's other ranks, if there are any; returns the device of this one."""
+    if "WORLD_SIZE" not in os.environ:
+        return device
+    if device == "cuda":
+        device, GPUs = f"cuda:{os.environ['LOCAL_RANK']}", torch.cuda.device_count()
+        if int(os.environ["LOCAL_RANK"]) >= GPUs:
+            raise ValueError(f"there is no {device}; give torchrun --nproc-per-node {GPUs} or less")
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun's store outlives its restarts, and with it the addresses of ranks that were lost
+        # (PyTorch issue 135712). Of several machines, restarts are not counted alike.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    return device
+
+
+def end() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def wait() -> None:
+    """Until every rank is here: what the first one wrote can be read."""
+    if size() > 1:
+        dist.barrier()
+
+
+def total(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over the ranks of a CPU tensor."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(items: list) -> list:
+    """Every rank's items, rank by rank."""
+    if size() == 1:
+        return items
+    found = [None] * size()
+    dist.all_gather_object(found, items)
+    return [item for part in found for item in part]
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """Which flags are set on any rank. All ranks ask together, so they all do what follows."""
+    return [count > 0 for count in total(torch.tensor(flags, dtype=torch.int32)).tolist()]
+
+
+@contextlib.contextmanager
+def in_turn():
+    """The first rank goes before the others, which find what it cached or downloaded."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
+
+
+def share_buffers(*modules: torch.nn.Module) -> None:
+    """The first rank's running statistics for all: while training, each rank has its own."""
+    for module in modules if size() > 1 else ():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def handle_signals() -> None:
+    """SIGTERM and Ctrl-C are noted, for the loops to stop at a good moment; a second one kills."""
+
+    def note(number, frame):
+        global received
+        received = number
+        for each in STOPPING:
+            signal.signal(each, signal.SIG_DFL)
+        os.write(2, b"\nstopping after this step; the same again stops at once\n")
+
+    for each in STOPPING:
+        signal.signal(each, note)
+
+
+def ignore_signals(worker: int) -> None:
+    """For loader workers, which are sent Ctrl-C too: they end when their run does."""
+    for each in STOPPING:
+        signal.signal(each, signal.SIG_IGN)
