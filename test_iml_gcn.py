@@ -792,6 +792,151 @@ def test_coco_reader_names_what_is_wrong(tmp_path, key, entry, culprit):
         data.load_coco(write_coco(tmp_path, document), tmp_path)
 
 
+# What labelling tools write as COCO JSON, short of fields that are as in COCO's own: CVAT (by
+# datumaro's exporter), Label Studio (by label_studio_sdk's converter, on Windows), Roboflow and
+# FiftyOne (fiftyone.utils.coco). In each, photo a shows a dog and a cat, photo b two dogs, c none.
+BOX = {"bbox": [1.5, 2, 3, 4], "area": 12.0, "iscrowd": 0}
+EXPORTS = {
+    "cvat": {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "info": {"contributor": "", "date_created": "", "year": ""},
+        "categories": [
+            {"id": 1, "name": "cat", "supercategory": ""},
+            {"id": 2, "name": "dog", "supercategory": ""},
+        ],
+        "images": [
+            {"id": i, "width": 8, "height": 6, "file_name": name, "license": 0, "date_captured": 0}
+            for i, name in ((1, "day 1/a.png"), (2, "day 1/b.png"), (3, "c.png"))
+        ],
+        "annotations": [
+            BOX | {"id": 1, "image_id": 1, "category_id": 2, "segmentation": []},
+            BOX
+            | {"id": 2, "image_id": 1, "category_id": 1, "attributes": {"occluded": False}}
+            | {"segmentation": {"counts": [3, 4, 41], "size": [6, 8]}, "iscrowd": 1},
+            BOX | {"id": 3, "image_id": 2, "category_id": 2, "segmentation": [[1.0, 2.0, 4.0]]},
+            BOX | {"id": 4, "image_id": 2, "category_id": 2, "segmentation": []},
+        ],
+    },
+    "label studio": {
+        "images": [
+            {"width": None, "height": None, "id": i, "file_name": f"images\\{name}.png"}
+            for i, name in enumerate("abc")
+        ],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+        "annotations": [
+            BOX | {"id": k, "image_id": i, "category_id": j, "segmentation": [], "ignore": 0}
+            for k, (i, j) in enumerate([(0, 1), (0, 0), (1, 1), (1, 1)])
+        ],
+        "info": {"year": 2025, "version": "1.0", "contributor": "Label Studio"},
+    },
+    "roboflow": {
+        "info": {"year": "2025", "version": "1", "description": "Exported from roboflow.com"},
+        "licenses": [{"id": 1, "url": "https://", "name": "CC BY 4.0"}],
+        "categories": [
+            {"id": 0, "name": "pets-Xy1z", "supercategory": "none"},
+            {"id": 1, "name": "cat", "supercategory": "pets-Xy1z"},
+            {"id": 2, "name": "dog", "supercategory": "pets-Xy1z"},
+        ],
+        "images": [
+            {"id": i, "license": 1, "file_name": f"{name}_png.rf.0f9.png", "date_captured": ""}
+            | {"extra": {"name": f"{name}.png"}}
+            for i, name in enumerate("abc")
+        ],
+        "annotations": [
+            BOX | {"id": k, "image_id": i, "category_id": j, "segmentation": []}
+            for k, (i, j) in enumerate([(0, 2), (0, 1), (1, 2), (1, 2)])
+        ],
+    },
+    "fiftyone": {
+        "info": {"year": "", "description": "Exported from FiftyOne"},
+        "categories": [
+            {"id": 0, "name": "cat", "supercategory": None},
+            {"id": 1, "name": "dog", "supercategory": None},
+        ],
+        "images": [
+            {"id": i, "file_name": f"{name}.png", "license": None, "coco_url": None}
+            for i, name in enumerate("abc", 1)
+        ],
+        "annotations": [
+            BOX | {"id": k, "image_id": i, "category_id": j, "score": 0.9, "mood": "calm"}
+            for k, (i, j) in enumerate([(1, 1), (1, 0), (2, 1), (2, 1)], 1)
+        ],
+    },
+}
+EXPORTED = {  # the photos, and their folder from the one that is given
+    "cvat": ["day 1/a.png", "day 1/b.png", "c.png"],
+    "label studio": ["images/a.png", "images/b.png", "images/c.png"],
+    "roboflow": ["a_png.rf.0f9.png", "b_png.rf.0f9.png", "c_png.rf.0f9.png"],
+    "fiftyone": ["a.png", "b.png", "c.png"],
+}
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_what_labelling_tools_write_as_coco_is_read_and_trained_on(tmp_path, capsys, tool):
+    path = write_coco(tmp_path, EXPORTS[tool])
+    split = data.load_coco(path, tmp_path)
+    root = ["pets-Xy1z"] if tool == "roboflow" else []
+    assert split.classes == [*root, "cat", "dog"]
+    assert split.targets[:, len(root) :].tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert not split.targets[:, : len(root)].any()
+    assert split.paths == [f"{tmp_path}/{name}" for name in EXPORTED[tool]]
+    for i, name in enumerate(EXPORTED[tool]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), (100 * i, 0, 0)).save(tmp_path / name)
+    own = ["--dataset", "coco", "--out", str(tmp_path / "out"), "--epochs", "1", "--workers", "0"]
+    for name in ("train", "val"):
+        own += [f"--{name}-json", str(path), f"--{name}-images", str(tmp_path)]
+    own += ["--backbone", "tresnet_tiny", "--image-size", "32", "--device", "cpu"]
+    own += ["--nodes", "pca", "--phase", *(["all"] if root else ["backbone", "eval"])]
+    assert run.main(own) == 0
+    name = "gcn-pca" if root else "backbone"
+    summary = f"{2 + len(root)} labels, {len(root)} of them in no image"
+    assert summary + (": pets-Xy1z" if root else "") in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / f"metrics-{name}.json").read_text())
+    # a and b show a dog, the root is in no photo: its AP is none, the mean is of cat and dog
+    assert metrics["left_out"] == len(root)
+    assert metrics["AP"]["dog"] == 100
+
+
+def test_roboflows_root_of_the_name_of_its_only_class_is_one_label_with_it(tmp_path):
+    document = coco_document()
+    document["categories"] += [
+        {"id": 1, "name": "rabbit", "supercategory": "none"},
+        {"id": 5, "name": "rabbit", "supercategory": "rabbit"},
+    ]
+    document["annotations"].append({"image_id": 3, "category_id": 5})
+    split = data.load_coco(write_coco(tmp_path, document), "photos")
+    assert split.classes == ["rabbit", "apple", "zebra"]  # ids 1 and 5, 2, 9
+    assert split.targets.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 1]]
+    for third in ("rabbit", "none", "pets"):
+        more = [{"id": 6, "name": "rabbit", "supercategory": third}]
+        with pytest.raises(ValueError, match="id 6, 'rabbit'"):
+            data.load_coco(
+                write_coco(tmp_path, document | {"categories": document["categories"] + more}), ""
+            )
+
+
+def test_the_readme_splits_one_coco_json_and_shortens_names_as_it_says(tmp_path):
+    text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+    split, shorten = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    above = "..\\..\\label-studio/media"
+    images = [{"id": i, "file_name": f"{above}\\{i}.png"} for i in range(11)]
+    annotations = [{"image_id": i, "category_id": i % 2} for i in range(11)]
+    categories = [{"id": 0, "name": "even"}, {"id": 1, "name": "odd"}]
+    whole = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "labels.json").write_text(json.dumps(whole))
+    (tmp_path / "split.py").write_text(split.replace("fifth =", shorten + "fifth =", 1))
+    subprocess.run([sys.executable, "split.py"], cwd=tmp_path, check=True)
+    parts = [data.load_coco(tmp_path / f"{name}.json", "photos") for name in ("val", "train")]
+    assert [len(part) for part in parts] == [2, 9]
+    photos = [path for part in parts for path in part.paths]
+    assert sorted(photos) == sorted(f"photos/{i}.png" for i in range(11))
+    for part in parts:
+        assert part.classes == ["even", "odd"]
+        for path, target in zip(part.paths, part.targets.tolist(), strict=True):
+            assert target == ([0, 1] if int(Path(path).stem) % 2 else [1, 0])
+
+
 def vg_photos(root, names):
     """Small photos, every second one in the second folder."""
     for i, name in enumerate(names):
