@@ -135,14 +135,16 @@ def read_coco(json_path: str | Path) -> Split:
 
     Boxes and polygons are dropped as they are parsed: the file's size does not show in memory.
     Classes are in category id order (ids have gaps: column != id). Crowd annotations count as any
-    other. An image of several annotations of one category has that label once.
+    other. An image of several annotations of one category has that label once. A file name may be
+    written with Windows' backslashes (Label Studio). A category under a root of the same name is
+    one label with it: Roboflow makes the project's name such a root.
     """
     document = read_lists(
         json_path,
         {
             "images": lambda item: (item["id"], item["file_name"]),
             "annotations": lambda item: (item["image_id"], item["category_id"]),
-            "categories": lambda item: (item["id"], item["name"]),
+            "categories": lambda item: (item["id"], item["name"], item.get("supercategory")),
         },
     )
     for key in ("images", "annotations", "categories"):
@@ -152,23 +154,27 @@ def read_coco(json_path: str | Path) -> Split:
                 "images, annotations and categories"
             )
 
-    categories, names = {}, set()  # id -> name
-    for value, name in document["categories"]:
+    categories, parents = {}, {}  # id -> name; name -> supercategory
+    for value, name, parent in document["categories"]:
         category_id = _id(value, "category", json_path)
         if not isinstance(name, str) or not name.strip() or len(name) > 1000:
             raise ValueError(
                 f"{json_path}: the name of category {brief(category_id)} is {brief(name)}, "
                 "expected a text of 1 to 1,000 characters; correct the name"
             )
-        if category_id in categories or name in names:
+        pair = [parents[name], parent] if name in parents else []
+        root = name in pair and any(above in ("none", "", None) for above in pair)
+        if category_id in categories or (pair and not root):
             raise ValueError(
                 f"{json_path}: category id {brief(category_id)}, {brief(name)}, is there twice; "
                 "give each id and each name to one category"
             )
         categories[category_id] = name
-        names.add(name)
+        parents[name] = False if pair else parent  # no third one
     ids = sorted(categories)  # difference 8: id order, not alphabetical
-    columns = {category_id: j for j, category_id in enumerate(ids)}
+    classes = list(dict.fromkeys(categories[i] for i in ids))
+    column = {name: j for j, name in enumerate(classes)}
+    columns = {category_id: column[categories[category_id]] for category_id in ids}
 
     rows, paths = {}, []  # image id -> row
     for value, file_name in document["images"]:
@@ -183,9 +189,9 @@ def read_coco(json_path: str | Path) -> Split:
                 f"{json_path}: image id {brief(image_id)} is there twice; give each image its own"
             )
         rows[image_id] = len(paths)
-        paths.append(check_name(file_name, json_path))
+        paths.append(check_name(file_name, json_path).replace("\\", "/"))  # Windows' tools
 
-    targets = np.zeros((len(paths), len(ids)), np.uint8)  # (M, n)
+    targets = np.zeros((len(paths), len(classes)), np.uint8)  # (M, n)
     for image_id, category_id in document["annotations"]:
         try:
             if type(image_id) is bool or type(category_id) is bool:  # equal to 0 or 1
@@ -198,7 +204,7 @@ def read_coco(json_path: str | Path) -> Split:
                 f"{json_path}: an annotation names {kind} id {brief(value)}, not among the "
                 f"{len(ids)} categories and {len(rows)} images; the file is damaged or cut by hand"
             ) from None
-    return Split(paths, targets, [categories[i] for i in ids])
+    return Split(paths, targets, classes)
 
 
 def _id(value: object, kind: str, path: str | Path) -> int:

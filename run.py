@@ -9,7 +9,8 @@
 Three phases (Section "Proposed Approach"), which speak to each other through files in --out only:
 
     backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
-    embed      backbone.pt, training photos   -> embeddings.pt: F_I, F_PCA, co-occurrence counts
+    embed      backbone.pt, training photos   -> embeddings.pt: F_I, F_PCA, co-occurrence counts;
+                                                 graph.png: label graph and embeddings
     gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one a kind of node feature
     eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md
 
@@ -28,6 +29,7 @@ import torch
 import data
 import files
 import iml_gcn
+import picture
 import process
 import report
 import resnet
@@ -322,9 +324,11 @@ def phase_embed(args, splits) -> None:
     current = {"backbone_id": backbone_id, "training_data": files.split_id(split)}
     current |= {"image_size": args.image_size, "amp": args.amp}
     path = args.out / "embeddings.pt"
-    if path.is_file() and tresnet.read_checkpoint(path).get("settings") == current:
-        if not args.fresh:
+    if path.is_file() and not args.fresh:
+        stored = tresnet.read_checkpoint(path)
+        if stored.get("settings") == current:
             print("embed: done before (embeddings.pt); --fresh does it again")
+            draw_graph(args, stored)
             return
     model, _ = load_model(args.out / "backbone.pt")
     backbone = tresnet.fold(model.backbone).to(args.device)
@@ -341,8 +345,23 @@ def phase_embed(args, splits) -> None:
     print(f"embed: F_I {tuple(F_I.shape)}, F_PCA {tuple(F_PCA.shape)} of {len(read):,} photos")
     if process.rank() == 0:
         checkpoint = {"classes": split.classes, "settings": current, "image": F_I, "pca": F_PCA}
-        files.save(path, checkpoint | {"pairs": pairs, "counts": counts})
+        checkpoint |= {"pairs": pairs, "counts": counts}
+        files.save(path, checkpoint)
+        draw_graph(args, checkpoint)
     process.wait()
+
+
+def draw_graph(args, embeddings: dict) -> None:
+    """graph.png, of what is in embeddings.pt; the graph is that of --tau and --adjacency."""
+    if process.rank() > 0:
+        return
+    pairs, counts = embeddings["pairs"], embeddings["counts"]
+    A = iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)  # (n, n)
+    arrays = [array.numpy() for array in (pairs, counts, A, embeddings["pca"])]
+    image = picture.graph(*arrays, embeddings["classes"], args.tau, args.adjacency)
+    with files.replacing(args.out / "graph.png") as file:
+        image.save(file, "PNG")
+    print(f"embed: the label graph is drawn in {args.out / 'graph.png'}")
 
 
 def phase_gcn(args, splits) -> None:

@@ -40,6 +40,7 @@ import data
 import files
 import iml_gcn
 import metrics
+import picture
 import resnet
 import run
 import tresnet
@@ -794,6 +795,151 @@ def test_coco_reader_names_what_is_wrong(tmp_path, key, entry, culprit):
         document[key] = [*document[key], *entry] if isinstance(entry, list) else entry
     with pytest.raises(ValueError, match=rf"instances\.json.*{culprit}"):
         data.load_coco(write_coco(tmp_path, document), tmp_path)
+
+
+# What labelling tools write as COCO JSON, short of fields that are as in COCO's own: CVAT (by
+# datumaro's exporter), Label Studio (by label_studio_sdk's converter, on Windows), Roboflow and
+# FiftyOne (fiftyone.utils.coco). In each, photo a shows a dog and a cat, photo b two dogs, c none.
+BOX = {"bbox": [1.5, 2, 3, 4], "area": 12.0, "iscrowd": 0}
+EXPORTS = {
+    "cvat": {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "info": {"contributor": "", "date_created": "", "year": ""},
+        "categories": [
+            {"id": 1, "name": "cat", "supercategory": ""},
+            {"id": 2, "name": "dog", "supercategory": ""},
+        ],
+        "images": [
+            {"id": i, "width": 8, "height": 6, "file_name": name, "license": 0, "date_captured": 0}
+            for i, name in ((1, "day 1/a.png"), (2, "day 1/b.png"), (3, "c.png"))
+        ],
+        "annotations": [
+            BOX | {"id": 1, "image_id": 1, "category_id": 2, "segmentation": []},
+            BOX
+            | {"id": 2, "image_id": 1, "category_id": 1, "attributes": {"occluded": False}}
+            | {"segmentation": {"counts": [3, 4, 41], "size": [6, 8]}, "iscrowd": 1},
+            BOX | {"id": 3, "image_id": 2, "category_id": 2, "segmentation": [[1.0, 2.0, 4.0]]},
+            BOX | {"id": 4, "image_id": 2, "category_id": 2, "segmentation": []},
+        ],
+    },
+    "label studio": {
+        "images": [
+            {"width": None, "height": None, "id": i, "file_name": f"images\\{name}.png"}
+            for i, name in enumerate("abc")
+        ],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+        "annotations": [
+            BOX | {"id": k, "image_id": i, "category_id": j, "segmentation": [], "ignore": 0}
+            for k, (i, j) in enumerate([(0, 1), (0, 0), (1, 1), (1, 1)])
+        ],
+        "info": {"year": 2025, "version": "1.0", "contributor": "Label Studio"},
+    },
+    "roboflow": {
+        "info": {"year": "2025", "version": "1", "description": "Exported from roboflow.com"},
+        "licenses": [{"id": 1, "url": "https://", "name": "CC BY 4.0"}],
+        "categories": [
+            {"id": 0, "name": "pets-Xy1z", "supercategory": "none"},
+            {"id": 1, "name": "cat", "supercategory": "pets-Xy1z"},
+            {"id": 2, "name": "dog", "supercategory": "pets-Xy1z"},
+        ],
+        "images": [
+            {"id": i, "license": 1, "file_name": f"{name}_png.rf.0f9.png", "date_captured": ""}
+            | {"extra": {"name": f"{name}.png"}}
+            for i, name in enumerate("abc")
+        ],
+        "annotations": [
+            BOX | {"id": k, "image_id": i, "category_id": j, "segmentation": []}
+            for k, (i, j) in enumerate([(0, 2), (0, 1), (1, 2), (1, 2)])
+        ],
+    },
+    "fiftyone": {
+        "info": {"year": "", "description": "Exported from FiftyOne"},
+        "categories": [
+            {"id": 0, "name": "cat", "supercategory": None},
+            {"id": 1, "name": "dog", "supercategory": None},
+        ],
+        "images": [
+            {"id": i, "file_name": f"{name}.png", "license": None, "coco_url": None}
+            for i, name in enumerate("abc", 1)
+        ],
+        "annotations": [
+            BOX | {"id": k, "image_id": i, "category_id": j, "score": 0.9, "mood": "calm"}
+            for k, (i, j) in enumerate([(1, 1), (1, 0), (2, 1), (2, 1)], 1)
+        ],
+    },
+}
+EXPORTED = {  # the photos, and their folder from the one that is given
+    "cvat": ["day 1/a.png", "day 1/b.png", "c.png"],
+    "label studio": ["images/a.png", "images/b.png", "images/c.png"],
+    "roboflow": ["a_png.rf.0f9.png", "b_png.rf.0f9.png", "c_png.rf.0f9.png"],
+    "fiftyone": ["a.png", "b.png", "c.png"],
+}
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_what_labelling_tools_write_as_coco_is_read_and_trained_on(tmp_path, capsys, tool):
+    path = write_coco(tmp_path, EXPORTS[tool])
+    split = data.load_coco(path, tmp_path)
+    root = ["pets-Xy1z"] if tool == "roboflow" else []
+    assert split.classes == [*root, "cat", "dog"]
+    assert split.targets[:, len(root) :].tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert not split.targets[:, : len(root)].any()
+    assert split.paths == [f"{tmp_path}/{name}" for name in EXPORTED[tool]]
+    for i, name in enumerate(EXPORTED[tool]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), (100 * i, 0, 0)).save(tmp_path / name)
+    own = ["--dataset", "coco", "--out", str(tmp_path / "out"), "--epochs", "1", "--workers", "0"]
+    for name in ("train", "val"):
+        own += [f"--{name}-json", str(path), f"--{name}-images", str(tmp_path)]
+    own += ["--backbone", "tresnet_tiny", "--image-size", "32", "--device", "cpu"]
+    own += ["--nodes", "pca", "--phase", *(["all"] if root else ["backbone", "eval"])]
+    assert run.main(own) == 0
+    name = "gcn-pca" if root else "backbone"
+    summary = f"{2 + len(root)} labels, {len(root)} of them in no image"
+    assert summary + (": pets-Xy1z" if root else "") in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / f"metrics-{name}.json").read_text())
+    # a and b show a dog, the root is in no photo: its AP is none, the mean is of cat and dog
+    assert metrics["left_out"] == len(root)
+    assert metrics["AP"]["dog"] == 100
+
+
+def test_roboflows_root_of_the_name_of_its_only_class_is_one_label_with_it(tmp_path):
+    document = coco_document()
+    document["categories"] += [
+        {"id": 1, "name": "rabbit", "supercategory": "none"},
+        {"id": 5, "name": "rabbit", "supercategory": "rabbit"},
+    ]
+    document["annotations"].append({"image_id": 3, "category_id": 5})
+    split = data.load_coco(write_coco(tmp_path, document), "photos")
+    assert split.classes == ["rabbit", "apple", "zebra"]  # ids 1 and 5, 2, 9
+    assert split.targets.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 1]]
+    for third in ("rabbit", "none", "pets"):
+        more = [{"id": 6, "name": "rabbit", "supercategory": third}]
+        with pytest.raises(ValueError, match="id 6, 'rabbit'"):
+            data.load_coco(
+                write_coco(tmp_path, document | {"categories": document["categories"] + more}), ""
+            )
+
+
+def test_the_readme_splits_one_coco_json_and_shortens_names_as_it_says(tmp_path):
+    text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+    split, shorten = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    above = "..\\..\\label-studio/media"
+    images = [{"id": i, "file_name": f"{above}\\{i}.png"} for i in range(11)]
+    annotations = [{"image_id": i, "category_id": i % 2} for i in range(11)]
+    categories = [{"id": 0, "name": "even"}, {"id": 1, "name": "odd"}]
+    whole = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "labels.json").write_text(json.dumps(whole))
+    (tmp_path / "split.py").write_text(split.replace("fifth =", shorten + "fifth =", 1))
+    subprocess.run([sys.executable, "split.py"], cwd=tmp_path, check=True)
+    parts = [data.load_coco(tmp_path / f"{name}.json", "photos") for name in ("val", "train")]
+    assert [len(part) for part in parts] == [2, 9]
+    photos = [path for part in parts for path in part.paths]
+    assert sorted(photos) == sorted(f"photos/{i}.png" for i in range(11))
+    for part in parts:
+        assert part.classes == ["even", "odd"]
+        for path, target in zip(part.paths, part.targets.tolist(), strict=True):
+            assert target == ([0, 1] if int(Path(path).stem) % 2 else [1, 0])
 
 
 def vg_photos(root, names):
@@ -2373,6 +2519,107 @@ def test_vg500_runs_all_its_phases(tmp_path, monkeypatch):
     with np.load(tmp_path / "out/scores-gcn-pca.npz") as file:
         assert file["targets"].shape == (6, 4)
     assert "34.5" in (tmp_path / "out/results.md").read_text()  # Table 2's last row
+
+
+# picture
+
+
+def drawn(targets, names=None, tau=0.1, embeddings=None):
+    """The picture of a label graph, as an image and as pixels."""
+    pairs, counts = (array.numpy() for array in iml_gcn.cooccurrence(torch.as_tensor(targets)))
+    A = iml_gcn.adjacency(torch.as_tensor(pairs), torch.as_tensor(counts), tau).numpy()
+    n = len(A)
+    embeddings = np.eye(n) if embeddings is None else np.array(embeddings, np.float32)
+    names = names or [f"name {j}" for j in range(n)]
+    image = picture.graph(pairs, counts, A, embeddings, names, tau, "paper")
+    return image, np.asarray(image)
+
+
+def middle_colours(image, pixels, panel):
+    """The pixel in the middle of every cell, (n, n, 3), rows and columns by label number."""
+    colours = np.zeros((panel.n, panel.n, 3), int)
+    for row, column in itertools.product(range(panel.n), repeat=2):
+        left, top, right, bottom = panel.box(row, column)
+        i, j = image.info["order"][[row, column]]
+        colours[i, j] = pixels[(top + bottom) // 2, (left + right) // 2]
+    return colours.tolist()
+
+
+def test_graph_picture_has_the_colours_of_the_values_by_hand():
+    # Label 0 in 20 images, label 1 in 10 of these and alone in 10 more, label 2 in one of label
+    # 0's: P(1|0) = 10/20, P(0|1) = 10/20, P(2|0) = 1/20 < tau, P(0|2) = 1. Label 3 in none.
+    targets = np.zeros((30, 4), np.uint8)
+    targets[:20, 0], targets[10:, 1], targets[0, 2] = 1, 1, 1
+    # Directions: 0 and 1 opposite, 2 at a right angle to both.
+    image, pixels = drawn(targets, embeddings=[[2, 0], [-3, 0], [0, 1], [1, 1]])
+    probabilities = middle_colours(image, pixels, image.info["panels"][0])
+    half, one, white, none = [33, 145, 140], [68, 1, 84], [255, 255, 255], [110, 110, 110]
+    assert probabilities[0] == [none, half, [228, 228, 228], white]  # half the way to grey 200
+    assert probabilities[1] == [half, none, white, white]
+    assert probabilities[2] == [one, white, none, white]
+    assert probabilities[3] == [none] * 4
+    cosines = middle_colours(image, pixels, image.info["panels"][1])
+    same, opposite, right_angle = [127, 59, 8], [5, 48, 97], [247, 247, 247]
+    assert cosines[0] == [same, opposite, right_angle, none]
+    assert cosines[2] == [right_angle, right_angle, same, none]
+    assert cosines[3] == [none] * 4
+
+
+def test_graph_picture_orders_planted_blocks_side_by_side():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(4), 6))  # (24,), the labels' groups in disorder
+    scene = rng.integers(0, 4, (400, 1))
+    targets = (rng.random((400, 24)) < np.where(groups == scene, 0.5, 0.02)).astype(np.uint8)
+    shown = drawn(targets)[0].info["order"]
+    assert sorted(shown) == list(range(24))
+    assert len(list(itertools.groupby(groups[shown]))) == 4  # every group in one piece
+
+
+def test_graph_picture_writes_a_name_at_every_row_and_column_and_cells_do_not_meet():
+    names = ["dog", "x" * 300, "日本", "café", "two\nlines", "", "cat", "i"]
+    image, pixels = drawn(random_targets(50, 8), names)
+    for panel in image.info["panels"]:
+        assert panel.cell >= picture.FONT_SIZE
+        seen = np.zeros(pixels.shape[:2], int)
+        for k, label in enumerate(image.info["order"]):
+            for m in range(8):
+                left, top, right, bottom = panel.box(k, m)
+                seen[top:bottom, left:right] += 1
+            before = pixels[top:bottom, panel.x - 30 : panel.x - 4]
+            left, _, right, _ = panel.box(0, k)
+            above = pixels[panel.y - 30 : panel.y - 4, left:right]
+            assert (before < 128).any() == (above < 128).any() == (names[label] != "")
+        assert seen.max() == 1
+        assert seen.sum() == (8 * panel.cell) ** 2
+
+
+@pytest.mark.parametrize("targets", [np.ones((3, 1)), np.eye(2), np.zeros((2, 3)), np.eye(100)])
+def test_graph_picture_of_few_labels_without_edges_is_grey_white_and_whole(targets):
+    image, pixels = drawn(targets.astype(np.uint8))
+    n = targets.shape[1]
+    assert image.info["panels"][0].n == n
+    colours = np.array(middle_colours(image, pixels, image.info["panels"][0]))
+    shows = np.zeros((n, n, 3), int) + 255  # white: never together
+    shows[targets.sum(0) == 0] = shows[np.diag_indices(n)] = 110
+    assert (colours == shows).all()
+
+
+def test_graph_picture_of_500_labels_shows_the_best_connected_and_stays_small():
+    targets = random_targets(300, 500, 0.01)
+    targets[:, 7] = 1  # every other label's images show it too: 499 edges lead to it
+    image, _ = drawn(targets)
+    assert 7 in image.info["order"]
+    assert len(set(image.info["order"].tolist())) == image.info["panels"][0].n == picture.FEWER
+    assert image.width * image.height < 8e6
+
+
+def test_embed_draws_the_graph_and_draws_it_again_for_another_threshold(demo, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    first = np.asarray(Image.open(out / "graph.png"))
+    assert run.main(argv(demo, out, "--phase embed --tau 0.9")) == 0
+    second = np.asarray(Image.open(out / "graph.png"))
+    for pixels, found in ((first, True), (second, False)):  # the colour of P = 0.5
+        assert (np.abs(pixels.astype(int) - [33, 145, 140]).max(2) < 3).any() == found
 
 
 # run: what interrupts it

@@ -1,0 +1,241 @@
+"""A picture of the label graph (Eq. 3) and of the label embeddings beside it, drawn with Pillow.
+
+Two heat maps of the same labels in the same order, alike ones next to each other: on the left the
+conditional probabilities P(column | row), edges in colour; on the right the cosine similarities of
+the embeddings. Of more than `NAMED` labels the best connected are shown so; below them are all
+labels without names, and the strongest edges as a list. All of it is ours.
+
+Symbols: n labels, P (n, n) as in Eq. 3 with the row as the condition, d embedding size.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import data
+
+NAMED, FEWER = 100, 60  # labels that fit with their names; of more, so many are shown
+OVERVIEW, LISTED = 1000, 55  # most labels without names, most edges in the list
+NAME_WIDTH, FONT_SIZE, LINE, MARGIN, BAR = 22, 12, 16, 24, 12  # in characters, then in pixels
+# Colours at equal distances, light to dark (viridis) and blue over white to orange: both keep their
+# order in grey and for every kind of colour blindness.
+EDGE = [(253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (68, 1, 84)]  # P from 0 to 1
+COSINE = [(5, 48, 97), (67, 147, 195), (247, 247, 247), (230, 140, 50), (127, 59, 8)]  # -1 to 1
+WEAK = [(255, 255, 255), (200, 200, 200)]  # P from 0 to tau: no edge
+NONE = (110, 110, 110)  # the diagonal, labels that no image shows
+
+
+def interpolate(values: np.ndarray, anchors: list[tuple]) -> np.ndarray:
+    """Colours (..., 3) uint8 of values in 0 .. 1 between equidistant anchors."""
+    at = np.linspace(0, 1, len(anchors))
+    channels = [np.interp(values, at, channel) for channel in zip(*anchors, strict=True)]
+    return np.stack(channels, -1).round().astype(np.uint8)
+
+
+def order(similarity: np.ndarray) -> np.ndarray:
+    """A permutation (n,) that puts alike labels side by side; similarity (n, n) is symmetric.
+
+    Average linkage: the two clusters that are most alike on average are joined until one is left,
+    end to end where their ends are most alike. Ties go to the lower numbers. O(n^3).
+    """
+    clusters = [[i] for i in range(len(similarity))]
+    mean = similarity.astype(float)  # between clusters, a copy
+    np.fill_diagonal(mean, -np.inf)
+    for _ in range(len(clusters) - 1):
+        i, j = sorted(divmod(int(mean.argmax()), len(mean)))
+        a, b = clusters[i], clusters[j]
+        ways = [(a, b), (a, b[::-1]), (a[::-1], b), (a[::-1], b[::-1])]
+        left, right = max(ways, key=lambda way: similarity[way[0][-1], way[1][0]])
+        joined = (len(a) * mean[i] + len(b) * mean[j]) / (len(a) + len(b))
+        joined[i] = -np.inf
+        mean[i], mean[:, i] = joined, joined
+        mean[j], mean[:, j] = -np.inf, -np.inf
+        clusters[i], clusters[j] = left + right, []
+    return np.array(clusters[0])
+
+
+@dataclass
+class Panel:
+    """Where an n x n heat map lies: its upper left corner, n, and the side of a cell in pixels."""
+
+    x: int
+    y: int
+    n: int
+    cell: int
+
+    def box(self, row: int, column: int) -> tuple[int, int, int, int]:
+        """The cell's left, upper, right and lower pixel, the last two not in it."""
+        x, y = self.x + column * self.cell, self.y + row * self.cell
+        return x, y, x + self.cell, y + self.cell
+
+
+def load_font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    try:
+        return ImageFont.load_default(FONT_SIZE)
+    except ImportError:  # Pillow without FreeType has one font, of one size
+        return ImageFont.load_default()
+
+
+def names_of(classes: list[str], font) -> list[str]:
+    """What is written for each label: its name, cut, accents left out where the font has none, or
+    "label 7" where it has not even the letters (Pillow's own font knows ASCII)."""
+    printable = getattr(data, "printable", lambda text, width: text[:width])
+    names = []
+    for j, name in enumerate(classes):
+        texts = [printable(name, NAME_WIDTH)]
+        plain = unicodedata.normalize("NFKD", texts[0])
+        texts += ["".join(c for c in plain if not unicodedata.combining(c)), f"label {j}"]
+        names.append(next(text for text in texts if all(drawable(c, font) for c in text)))
+    return names
+
+
+def drawable(character: str, font) -> bool:
+    try:
+        return character == " " or (
+            character.isprintable()
+            and bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+        )
+    except UnicodeEncodeError:  # Pillow's font without FreeType ends at Latin-1
+        return ord(character) < 256
+
+
+def place(n: int, x: int, y: int, names: list[str], font) -> Panel:
+    """The panel of n labels whose title begins at (x, y): its names, if any, go between."""
+    cell = min(max(1040 // n, FONT_SIZE + 1), 40) if names else max(1000 // n, 1)
+    width = max((int(font.getlength(name)) + 8 for name in names), default=0)
+    return Panel(x + width, y + 3 * LINE + width, n, cell)
+
+
+def write(image: Image.Image, x: int, y: int, lines: list[str], font) -> None:
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(image).text((x, y + i * LINE), line, fill="black", font=font)
+
+
+def heat_map(image: Image.Image, panel: Panel, colours: np.ndarray, names: list[str], font) -> None:
+    """colours (n, n, 3) as cells, with the names at the left and, turned, above."""
+    cell = panel.cell
+    pixels = colours.repeat(cell, 0).repeat(cell, 1)  # (n * cell, n * cell, 3)
+    if cell >= 6:
+        pixels[cell - 1 :: cell], pixels[:, cell - 1 :: cell] = 235, 235  # lines between cells
+    image.paste(Image.fromarray(pixels), (panel.x, panel.y))
+    right, bottom = panel.box(panel.n - 1, panel.n - 1)[2:]
+    ImageDraw.Draw(image).rectangle((panel.x - 1, panel.y - 1, right, bottom), outline=NONE)
+    for i, name in enumerate(names):
+        text = Image.new("L", (int(font.getlength(name)) + 1, FONT_SIZE + 3))
+        ImageDraw.Draw(text).text((0, 0), name, fill=255, font=font)
+        middle = panel.box(i, i)[0] - panel.x + cell // 2
+        left, top = panel.x - 5 - text.width, panel.y + middle - text.height // 2
+        image.paste("black", (left, top), text)
+        text = text.rotate(90, expand=True)
+        left, top = panel.x + middle - text.width // 2, panel.y - 5 - text.height
+        image.paste("black", (left, top), text)
+
+
+def colour_bar(
+    image: Image.Image, x: int, y: int, colours: np.ndarray, ticks: list[str], font
+) -> None:
+    """colours (w, 3) from (x, y) to the right, ticks at equal distances below it."""
+    x += 8  # half a number sticks out
+    bar = np.tile(colours, (BAR, 1, 1))  # (BAR, w, 3)
+    image.paste(Image.fromarray(bar), (x, y))
+    for at, tick in zip(np.linspace(0, len(colours), len(ticks)), ticks, strict=True):
+        write(image, x + int(at - font.getlength(tick) / 2), y + BAR + 2, [tick], font)
+
+
+def probability_colours(P: np.ndarray, edges: np.ndarray, tau: float) -> np.ndarray:
+    """Edges from light to dark, what is below tau in greys."""
+    weak = interpolate(P / max(tau, 1e-6), WEAK)
+    return np.where(edges[..., None], interpolate(P, EDGE), weak)
+
+
+def strongest(P: np.ndarray, edges: np.ndarray, pairs, counts, names: list[str]) -> list[str]:
+    """The edges of highest P as text; ranked as if ten images more showed the row's label alone,
+    so that one image of one label does not come first."""
+    n = len(names)
+    rank = np.where(edges, pairs / (counts + 10)[:, None], -1)  # (n, n)
+    lines = []
+    for at in np.argsort(-rank, axis=None, kind="stable")[: min(LISTED, edges.sum())]:
+        i, j = divmod(int(at), n)
+        share = f"{P[i, j]:.2f} = {int(pairs[i, j]):,} / {int(counts[i]):,}"
+        lines.append(f"{share}   {names[i]} -> {names[j]}")
+    return lines
+
+
+def graph(
+    pairs: np.ndarray,
+    counts: np.ndarray,
+    A: np.ndarray,
+    embeddings: np.ndarray,
+    classes: list[str],
+    tau: float,
+    reading: str,
+) -> Image.Image:
+    """The picture. pairs (n, n), counts (n,) and A (n, n) as `iml_gcn` has them, tau and reading
+    as A was made with; embeddings (n, d), F_PCA. Its `info` tells the order of the labels and the
+    two panels."""
+    font, n = load_font(), len(classes)
+    names = names_of(classes, font)
+    P = pairs / np.maximum(counts, 1)[:, None]  # (n, n)
+    edges = (A > 0) & ~np.eye(n, dtype=bool)  # (n, n)
+    length = np.linalg.norm(embeddings, axis=1)  # (n,)
+    unit = embeddings / np.where(length > 0, length, 1)[:, None]
+    cosine = (unit @ unit.T).clip(-1, 1)  # (n, n)
+
+    left = probability_colours(P, edges, tau)  # (n, n, 3)
+    left[counts == 0] = left[np.diag_indices(n)] = NONE
+    right = interpolate((cosine + 1) / 2, COSINE)  # (n, n, 3)
+    unknown = (length == 0) | (counts == 0)  # (n,)
+    right[unknown] = right[:, unknown] = NONE
+
+    degree = edges.sum(0) + edges.sum(1)  # (n,)
+    best = np.lexsort((np.arange(n), -counts, -degree))  # best connected first
+    shown, whole = (
+        labels[order((P + P.T)[np.ix_(labels, labels)])]
+        for labels in (np.sort(best[: n if n <= NAMED else FEWER]), np.sort(best[:OVERVIEW]))
+    )
+    few = f"the {len(shown)} best connected of " if len(shown) < n else ""
+    gathers = "a row gathers from its columns" if reading == "paper" else "a column from its rows"
+    titles = [
+        f"P(column | row), {few}{n} labels: of the images of the row's label, those of both",
+        f"Edges, P >= {tau:g}, in colour: {edges.sum():,} of {n * (n - 1):,} in all. "
+        f"Reading {reading}: {gathers}",
+        "Cosine similarity of the label embeddings F_PCA (F_I about its mean)",
+        "The order is that of the left: labels that are shown together are side by side",
+    ]
+    row_names = [names[i] for i in shown]
+    first = place(len(shown), MARGIN, MARGIN, row_names, font)
+    text_width = max(int(font.getlength(title)) for title in titles)
+    middle = max(first.x + first.n * first.cell, MARGIN + text_width) + MARGIN  # second one's left
+    second = place(len(shown), middle, MARGIN, row_names, font)
+    under = first.y + first.n * first.cell + 10
+    end = under + 3 * LINE + MARGIN
+    overview = place(len(whole), MARGIN, end + MARGIN, [], font)
+    if few:
+        end = overview.y + max(overview.n * overview.cell, LISTED * LINE) + MARGIN
+    image = Image.new("RGB", (2 * middle - MARGIN, end), "white")
+    image.info = {"order": shown, "panels": (first, second)}
+
+    write(image, MARGIN, MARGIN, titles[:2], font)
+    heat_map(image, first, left[np.ix_(shown, shown)], row_names, font)
+    steps = np.linspace(0, 1, 300)
+    bar = probability_colours(steps, steps >= tau, tau)  # (300, 3)
+    colour_bar(image, MARGIN, under, bar, ["0", "0.2", "0.4", "0.6", "0.8", "1"], font)
+    note = "light grey: no edge; dark grey: the label itself, or in no image"
+    write(image, MARGIN, under + 2 * LINE, [note], font)
+
+    write(image, middle, MARGIN, titles[2:], font)
+    heat_map(image, second, right[np.ix_(shown, shown)], row_names, font)
+    bar = interpolate(steps, COSINE)
+    colour_bar(image, middle, under, bar, ["-1", "-0.5", "0", "0.5", "1"], font)
+    write(image, middle, under + 2 * LINE, ["dark grey: in no image"], font)
+
+    if few:
+        title = f"P(column | row) of {len(whole):,} labels, in an order of their own"
+        write(image, MARGIN, overview.y - 2 * LINE, [title], font)
+        heat_map(image, overview, left[np.ix_(whole, whole)], [], font)
+        lines = ["The strongest edges, row -> column: P = images of both / images of the row", ""]
+        lines += strongest(P, edges, pairs, counts, names)
+        write(image, middle, overview.y - 2 * LINE, lines, font)
+    return image
