@@ -34,10 +34,10 @@ def labelled(
     type_ = type_of(size, font)
 
     def fitted(text: str, room: float) -> str:
+        if not font:  # Pillow's font has boxes for what is not ASCII
+            text = text.encode("ascii", "backslashreplace").decode()
         for letters in range(80, 8, -1):
             shown = data.printable(text, letters)
-            if not font:  # Pillow's font has boxes for what is not ASCII
-                shown = shown.encode("ascii", "backslashreplace").decode()
             if type_.getlength(shown) <= room:
                 break
         return shown

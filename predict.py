@@ -193,6 +193,9 @@ def main(argv=None) -> int:
             export.export(args.export, model, about, images)
         else:
             label(args, model, about, photos)
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or `| head` that has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed
+        return 130
     except torch.OutOfMemoryError:
         print("error: out of memory; use a smaller --batch-size", file=sys.stderr)
         return 2
@@ -203,4 +206,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     sys.exit(main())

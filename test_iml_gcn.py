@@ -2011,7 +2011,7 @@ SIZES = [(32, 32), (640, 480), (480, 640), (1500, 40), (32, 1500), (3000, 2000)]
 @pytest.mark.parametrize("colour", ["white", "black"])
 def test_labels_stand_beneath_the_photo_whole_and_in_contrast(size, colour):
     photo = Image.new("RGB", size, colour)
-    names = [f"{name} {i}" for i in range(4) for name in LABELS]
+    names = [f"{name} {i}" for i in range(4) for name in [*LABELS, "日本語" * 20]]
     labels = [(name, "0.50") for name in names]
     picture = np.asarray(pictures.labelled(photo, labels, "a long name " * 9))
     left = (picture.shape[1] - size[0]) // 2
