@@ -2076,6 +2076,7 @@ BAD_CALLS = [
     (break_checkpoint({"classes": [*range(7)]}), "does not name its model's labels"),
     (break_checkpoint({"image_size": None}), "no image_size from 32"),
     (break_checkpoint({"image_size": 66}), "multiples of 4"),
+    (break_checkpoint({"image_size": 10**9}), "no image_size from 32"),
     (break_checkpoint({"threshold": "high"}), "threshold that is not a number"),
     (lambda path, folder: [path, folder / "empty"], "no photo in"),
     (lambda path, folder: [path], "name photos or folders"),
