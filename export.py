@@ -1,0 +1,102 @@
+"""A trained model as an .onnx or .pt2 file for other programs: what predict.py --export makes.
+
+The file maps "images" (B, 3, S, S), float32 RGB in [0, 1] with no mean or deviation taken, to
+"scores" (B, n), after the sigmoid, for any B: what a user ranks and compares with a threshold. All
+else is in its metadata, `metadata_props` of ONNX and the extra file metadata.json of .pt2.
+
+    extra = {"metadata.json": ""}
+    model = torch.export.load("model.pt2", extra_files=extra).module()
+    scores = model(images)  # (B, n)
+    classes = json.loads(extra["metadata.json"])["classes"]  # n names
+"""
+
+import importlib
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+import data
+import tresnet
+
+TOLERANCE = 1e-4  # on scores [ours]
+
+
+@torch.no_grad()
+def export(path: Path, model: nn.Module, about: dict, photos: Iterable[torch.Tensor]) -> None:
+    """Write the deploy form, read it back, hold it against `model` on the photos.
+
+    A file that differs by more than TOLERANCE in a score is an error and is not left behind.
+    """
+    if path.suffix == ".onnx":
+        for package in ("onnx", "onnxscript"):  # torch.onnx needs both
+            try:
+                importlib.import_module(package)
+            except ImportError:
+                raise ValueError(f"no package {package}; pip install onnx onnxscript") from None
+    folded, S = tresnet.fold(model), about["image_size"]
+    deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
+    metadata = {key: about[key] for key in ("classes", "image_size", "threshold", "backbone")}
+    metadata["input"] = f"images: float32 (B, 3, {S}, {S}), squashed bilinearly, RGB"
+    metadata["normalisation"] = "RGB / 255, in [0, 1]; no mean or deviation"
+    metadata["output"] = "scores: float32 (B, n), after the sigmoid, labels in the order of classes"
+    write = write_onnx if path.suffix == ".onnx" else write_pt2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about its own inside
+        shape = {0: torch.export.Dim("batch")}
+        program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
+        runtime, compute = write(Path(folder, path.name), program, metadata)
+        worst, count = 0.0, 0
+        for images in photos:
+            for part in (images, images[:1]):  # the batch is dynamic
+                difference = (compute(part) - model(part).sigmoid()).abs().max().item()
+                worst = max(worst, difference if difference == difference else math.inf)
+            count += len(images)
+        if not count:
+            raise ValueError("no photo to check the export on could be read; nothing was written")
+        if worst > TOLERANCE:
+            raise ValueError(
+                f"scores of the exported model differ from PyTorch's by {worst:.1e}, expected at "
+                f"most {TOLERANCE:.0e}; nothing was written"
+            )
+        os.replace(Path(folder, path.name), path)
+    found = f"largest difference from PyTorch's scores {worst:.1e} on {count} images, {runtime}"
+    print(f"{data.printable(path, 200)}: {len(about['classes'])} labels, {S} px; {found}")
+
+
+def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
+    """Returns what read the file back, and the function images -> scores that it read."""
+    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata)})
+    return f"torch {torch.__version__}", torch.export.load(file).module()
+
+
+def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
+    """The same; by onnxruntime, or where it is not installed by onnx's own, slower, evaluator."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
+    names = {"input_names": ["images"], "output_names": ["scores"]}
+    exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    for node in exported.model.graph:
+        node.metadata_props.clear()  # paths of this machine's files
+    for key, value in metadata.items():
+        exported.model.metadata_props[key] = value if type(value) is str else json.dumps(value)
+    exported.save(file)
+    try:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        runtime = f"onnxruntime {onnxruntime.__version__}"
+    except ImportError:
+        import onnx.reference
+
+        session = onnx.reference.ReferenceEvaluator(file)
+        runtime = f"onnx {onnx.__version__}'s evaluator"
+    return runtime, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])

@@ -1,0 +1,123 @@
+"""Photos with their labels written beneath, and contact sheets of them: what predict.py --save
+makes, with Pillow's own font."""
+
+import math
+import re
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+import data
+
+DARK, GREY, WHITE = (24, 24, 24), (160, 160, 160), (255, 255, 255)
+SMALLEST = 14  # px, of type
+NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
+TILE = SMALLEST * NARROWEST  # px; contact sheets
+COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a tile
+PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
+
+
+def type_of(size: int, font: str | None) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(font, size) if font else ImageFont.load_default(size)
+
+
+def labelled(
+    photo: Image.Image, labels: list[tuple[str, str]], title: str = "", font: str | None = None
+) -> Image.Image:
+    """The photo as it is and, on a dark strip beneath, its labels with their scores.
+
+    Beneath and not upon it: legible whatever the photo shows, hides nothing, has room for any
+    list. The type grows with the photo; a photo narrower than a line of it gets margins.
+    """
+    size = max(SMALLEST, round(math.sqrt(photo.width * photo.height) / 32))  # px
+    width, gap, line = max(photo.width, NARROWEST * size), size // 2, round(1.4 * size)
+    type_ = type_of(size, font)
+
+    def fitted(text: str, room: float) -> str:
+        if not font:  # Pillow's font has boxes for what is not ASCII
+            text = text.encode("ascii", "backslashreplace").decode()
+        for letters in range(80, 8, -1):
+            shown = data.printable(text, letters)
+            if type_.getlength(shown) <= room:
+                break
+        return shown
+
+    words, x, y = [], gap, photo.height + gap  # words: place, text, colour
+    if title:
+        words.append((x, y, fitted(title, width - 2 * gap), GREY))
+        y += line
+    for name, score in labels:
+        after = type_.getlength(f" {score}")
+        name = fitted(name, width - 2 * gap - after)
+        length = type_.getlength(name)
+        if x > gap and x + length + after > width - gap:
+            x, y = gap, y + line
+        words += [(x, y, name, WHITE), (x + length, y, f" {score}", GREY)]
+        x += length + after + 2 * gap
+    picture = Image.new("RGB", (width, y + line + gap), DARK)
+    picture.paste(photo, ((width - photo.width) // 2, 0))
+    draw = ImageDraw.Draw(picture)
+    for x, y, text, colour in words:
+        draw.text((x, y), text, colour, type_)
+    return picture
+
+
+class Pictures:
+    """Writes the folder of --save: predictions.jsonl, a picture a photo, contact sheets of them.
+
+    The folder is new, empty or one of ours, so no file of another origin is ever replaced.
+    """
+
+    def __init__(self, folder: Path, font: str | None):
+        if folder.exists() and not (folder / PREDICTIONS).is_file():
+            if not folder.is_dir() or any(folder.iterdir()):
+                raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
+        try:
+            type_of(SMALLEST, font)
+        except OSError as error:
+            raise ValueError(f"--font {font} is no TrueType font ({error})") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PREDICTIONS).write_text("")
+        self.folder, self.font, self.tiles, self.taken = folder, font, [], set()
+        self.sheet = self.name("contact")
+
+    def name(self, stem: str) -> Path:
+        """A file name no photo before has, on systems that do not tell cases apart either."""
+        stem = re.sub(r"[^\w.() -]", "_", stem)[:60]
+        name, number = stem, 1
+        while name.casefold() in self.taken:
+            number += 1
+            name = f"{stem}-{number}"
+        self.taken.add(name.casefold())
+        return self.folder / f"{name}.jpg"
+
+    def add(self, stem: str, photo: Image.Image, labels: list[tuple[str, str]], line: str) -> None:
+        """The photo, from a file `stem`.<suffix>; `line` goes to predictions.jsonl."""
+        photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
+        target = self.name(stem)
+        labelled(photo, labels, font=self.font).save(target, quality=92, subsampling=0)
+        with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        photo.thumbnail((TILE, TILE))
+        if len(labels) > TILE_LABELS:
+            labels = [*labels[:TILE_LABELS], (f"and {len(labels) - TILE_LABELS} more", "")]
+        self.tiles.append(labelled(photo, labels, target.name, self.font))
+        if len(self.tiles) == PAGE:
+            self.write_sheet()
+
+    def write_sheet(self) -> None:
+        """Of the photos since the last one; a single photo needs none."""
+        if not self.tiles or len(self.taken) <= 2:  # the sheet's name and a photo's
+            return
+        across = min(COLUMNS, math.ceil(math.sqrt(len(self.tiles))))
+        rows = [self.tiles[i : i + across] for i in range(0, len(self.tiles), across)]
+        heights = [max(tile.height for tile in row) for row in rows]
+        gap = SMALLEST
+        size = across * (TILE + gap) + gap, sum(heights) + gap * (len(rows) + 1)
+        sheet, y = Image.new("RGB", size, DARK), gap
+        for row, height in zip(rows, heights, strict=True):
+            for j, tile in enumerate(row):
+                sheet.paste(tile, (gap + j * (TILE + gap), y))
+            y += height + gap
+        sheet.save(self.sheet, quality=92, subsampling=0)
+        self.sheet, self.tiles = self.name("contact"), []

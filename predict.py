@@ -1,0 +1,210 @@
+"""Label photos with a trained model, or export it for other programs.  Typical use:
+
+    python predict.py runs/demo/gcn-pca.pt photo.jpg folder/            # a line a photo
+    python predict.py runs/demo/gcn-pca.pt folder/ --save labelled      # and pictures with labels
+    python predict.py runs/demo/gcn-pca.pt folder/ --export model.onnx  # or model.pt2
+
+The checkpoint says all else: classes, image size, backbone. Photos become pixels as in evaluation,
+but upright first where EXIF says how the camera was held: training and evaluation ignore that, as
+ASL's code does (README, difference 22), and a user's photo lying on its side helps nobody.
+
+Exit code 1: some photos could not be read, the others were labelled. 2: nothing could be done.
+Symbols: B images in a batch, n labels, S the side images are squashed to.
+"""
+
+import argparse
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+import data
+import export
+import run
+import tresnet
+from pictures import Pictures
+
+THRESHOLD = 0.5  # ML-GCN's; README, difference 6
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
+# What Pillow raises on damaged files, their EXIF included.
+UNREADABLE = (*data.PILLOW_ERRORS, struct.error, EOFError, LookupError, TypeError, MemoryError)
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        usage="python predict.py CHECKPOINT [photo or folder ...] [option ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("checkpoint", help="backbone.pt or gcn-*.pt of run.py")
+    add("photos", nargs="*", help="photos, and folders that are walked; hidden files are left out")
+    either = parser.add_mutually_exclusive_group()
+    text = "labels with a score above it (the checkpoint's, else 0.5) [ML-GCN; difference 6]"
+    either.add_argument("--threshold", type=float, help=text)
+    text = "the K highest labels instead, whatever their score"
+    either.add_argument("--top", type=int, metavar="K", help=text)
+    add("--json", action="store_true", help="print a line of JSON a photo")
+    text = "write the photos with their labels, and contact sheets, into this folder of their own"
+    add("--save", type=Path, metavar="DIR", help=text)
+    text = "TrueType font for --save (Pillow's own, which has ASCII only)"
+    add("--font", metavar="FILE", help=text)
+    text = "write the model as .onnx or .pt2, checked on the photos, if any, else on random images"
+    add("--export", type=Path, metavar="FILE", help=text)
+    add("--batch-size", type=int, default=16, help="(%(default)s)")
+    add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
+    args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        parser.error(f"--threshold {args.threshold} is not in 0 .. 1")
+    for name, value in [("--top", args.top), ("--batch-size", args.batch_size)]:
+        if value is not None and value < 1:
+            parser.error(f"{name} {value} is below 1")
+    if args.export and args.export.suffix not in (".onnx", ".pt2"):
+        parser.error(f"--export {args.export} ends neither in .onnx nor in .pt2")
+    if args.export and (args.json or args.save or args.top):
+        parser.error("--export writes a model and labels nothing: not with --json, --save, --top")
+    if not args.photos and not args.export:
+        parser.error("name photos or folders to label, or a file to --export the model to")
+    if args.device == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        args.device = "cuda" if torch.cuda.is_available() else mps
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
+        parser.error(f"--device {args.device} is not to be had: {str(error).splitlines()[0]}")
+    return args
+
+
+def load(path: str) -> tuple[nn.Module, dict]:
+    """The classifier and its checkpoint, whose classes, image_size and threshold are checked."""
+    model, checkpoint = run.load_model(path)
+    classes, size = checkpoint["classes"], checkpoint.get("image_size")
+    head = getattr(model.head, "nodes", None)  # (n, d) of a GCN
+    n = len(model.head.weight if head is None else head)
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not named or len(classes) != n:
+        raise ValueError(f"{path} does not name its model's labels; train it again with run.py")
+    if not isinstance(size, int) or not 32 <= size <= 8192:
+        raise ValueError(f"{path} has no image_size from 32 to 8192; train it again with run.py")
+    if not isinstance(checkpoint.setdefault("threshold", THRESHOLD), int | float):
+        raise ValueError(f"{path} has a threshold that is not a number; write it again")
+    return model, checkpoint
+
+
+def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
+    """The photos named, and those in the folders named, in order of name; not those in `save`."""
+    own = save.resolve() if save else None
+    for path in map(Path, paths):
+        if own in (path.resolve(), path.resolve().parent):
+            raise ValueError(f"--save {save} is where photos are read from; give it another folder")
+        if not path.is_dir():
+            yield path
+            continue
+        for inner in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in inner.relative_to(path).parts)
+            if inner.suffix.lower() in SUFFIXES and not hidden and inner.is_file():
+                if own not in inner.resolve().parents:
+                    yield inner
+
+
+def read_photo(path: Path) -> Image.Image:
+    """RGB, and upright by EXIF."""
+    with Image.open(path) as image:
+        return data.to_rgb(ImageOps.exif_transpose(image))
+
+
+def batches(
+    paths: list[Path], size: int, batch_size: int, failed: list[Path]
+) -> Iterator[tuple[list[Path], torch.Tensor]]:
+    """Paths and images (B, 3, S, S) in [0, 1]. The unreadable are named and go to `failed`."""
+
+    def pixels(path: Path) -> np.ndarray | None:
+        try:
+            small = read_photo(path).resize((size, size), Image.Resampling.BILINEAR)
+        except UNREADABLE as error:
+            reason = getattr(error, "strerror", None) or error
+            where, reason = data.printable(path, 200), data.printable(reason, 200)
+            print(f"cannot read photo {where} ({reason}); skipped", file=sys.stderr)
+            failed.append(path)
+            return None
+        return np.asarray(small)  # (S, S, 3) uint8
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for i in range(0, len(paths), batch_size):
+            batch = paths[i : i + batch_size]
+            read = zip(batch, pool.map(pixels, batch), strict=True)
+            good = [(path, array) for path, array in read if array is not None]
+            if good:
+                images = np.stack([array for _, array in good])  # (B, S, S, 3)
+                images = torch.from_numpy(images).permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last
+                yield [path for path, _ in good], images.float().div_(255)
+
+
+@torch.inference_mode()
+def label(args, model: nn.Module, about: dict, photos: Iterable) -> None:
+    """Print every photo's labels, highest first, and save its picture if wanted."""
+    model = tresnet.fold(model).to(args.device)
+    classes, threshold = about["classes"], about["threshold"]
+    pictures = Pictures(args.save, args.font) if args.save else None
+    for paths, images in photos:
+        logits = model(images.to(args.device)).float().cpu()  # (B, n)
+        order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
+        scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
+        for path, ranked, row in zip(paths, order.tolist(), scores.tolist(), strict=True):
+            kept = [(classes[j], row[j]) for j in ranked if args.top or row[j] > threshold]
+            items = [{"label": name, "score": round(score, 6)} for name, score in kept]
+            as_json = json.dumps({"photo": str(path), "labels": items})
+            shown = [(name, f"{score:.2f}") for name, score in kept]
+            if not kept:
+                highest = (f"highest: {classes[ranked[0]]}", f"{row[ranked[0]]:.2f}")
+                shown = [("no label above", f"{threshold:g}"), highest]
+            line = ", ".join(f"{data.printable(name)} {score}" for name, score in shown)
+            print(as_json if args.json else f"{data.printable(path, 200)}: {line}", flush=True)
+            if pictures:
+                pictures.add(path.stem, read_photo(path), shown, as_json)
+    if pictures:
+        pictures.write_sheet()
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    failed = []
+    try:
+        model, about = load(args.checkpoint)
+        if args.threshold is not None:
+            about["threshold"] = args.threshold
+        S = about["image_size"]
+        paths = list(find_photos(args.photos, args.save))
+        if args.photos and not paths:
+            raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
+        photos = batches(paths, S, args.batch_size, failed)
+        if args.export:
+            drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
+            images = (images for _, images in photos) if args.photos else [drawn]
+            export.export(args.export, model, about, images)
+        else:
+            label(args, model, about, photos)
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or `| head` that has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed
+        return 130
+    except torch.OutOfMemoryError:
+        print("error: out of memory; use a smaller --batch-size", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"error: {data.printable(error, 1000)}", file=sys.stderr)
+        return 2
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
+    sys.exit(main())
