@@ -28,8 +28,8 @@ import torch
 
 import data
 import files
+import heatmap
 import iml_gcn
-import picture
 import process
 import report
 import resnet
@@ -67,12 +67,18 @@ def load_coco(args) -> tuple[data.Split, data.Split]:
                 f"  annotations/instances_train{args.year}.json  train{args.year}/*.jpg\n"
                 f"  annotations/instances_val{args.year}.json    val{args.year}/*.jpg"
             )
-        splits.append(data.cached(args.out / f"{split}.npz", data.load_coco, json_path, images))
+        splits.append(data.load_coco(json_path, images, args.out / f"{split}.npz"))
+        data.check_inside(splits[-1].paths, images)
     return splits[0], splits[1]
 
 
 def load_vg500(args) -> tuple[data.Split, data.Split]:
-    return data.load_vg500(args.data, args.out / "objects.npz")
+    splits = data.load_vg500(args.data, args.out / "objects.npz")
+    for split in splits:
+        data.check_inside(
+            split.paths, *(Path(args.data, name) for name in ("VG_100K", "VG_100K_2"))
+        )
+    return splits
 
 
 DATASETS = {"demo": load_demo, "coco": load_coco, "vg500": load_vg500}
@@ -276,7 +282,9 @@ def load_data(args) -> tuple[data.Split, data.Split]:
 
 
 def listed(names: list[str]) -> str:
-    return f": {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" if names else ""
+    """The first three of some names or paths, which come from files, for a line of text."""
+    first = ", ".join(data.printable(name, 120) for name in names[:3])
+    return f": {first}{' ...' if len(names) > 3 else ''}" if names else ""
 
 
 def describe_graph(args, split: data.Split) -> None:
@@ -358,7 +366,7 @@ def draw_graph(args, embeddings: dict) -> None:
     pairs, counts = embeddings["pairs"], embeddings["counts"]
     A = iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)  # (n, n)
     arrays = [array.numpy() for array in (pairs, counts, A, embeddings["pca"])]
-    image = picture.graph(*arrays, embeddings["classes"], args.tau, args.adjacency)
+    image = heatmap.graph(*arrays, embeddings["classes"], args.tau, args.adjacency)
     with files.replacing(args.out / "graph.png") as file:
         image.save(file, "PNG")
     print(f"embed: the label graph is drawn in {args.out / 'graph.png'}")

@@ -39,9 +39,9 @@ import bench
 import data
 import export
 import files
+import heatmap
 import iml_gcn
 import metrics
-import picture
 import pictures
 import predict
 import resnet
@@ -2534,7 +2534,7 @@ def drawn(targets, names=None, tau=0.1, embeddings=None):
     n = len(A)
     embeddings = np.eye(n) if embeddings is None else np.array(embeddings, np.float32)
     names = names or [f"name {j}" for j in range(n)]
-    image = picture.graph(pairs, counts, A, embeddings, names, tau, "paper")
+    image = heatmap.graph(pairs, counts, A, embeddings, names, tau, "paper")
     return image, np.asarray(image)
 
 
@@ -2582,7 +2582,7 @@ def test_graph_picture_writes_a_name_at_every_row_and_column_and_cells_do_not_me
     names = ["dog", "x" * 300, "日本", "café", "two\nlines", "", "cat", "i"]
     image, pixels = drawn(random_targets(50, 8), names)
     for panel in image.info["panels"]:
-        assert panel.cell >= picture.FONT_SIZE
+        assert panel.cell >= heatmap.FONT_SIZE
         seen = np.zeros(pixels.shape[:2], int)
         for k, label in enumerate(image.info["order"]):
             for m in range(8):
@@ -2612,7 +2612,7 @@ def test_graph_picture_of_500_labels_shows_the_best_connected_and_stays_small():
     targets[:, 7] = 1  # every other label's images show it too: 499 edges lead to it
     image, _ = drawn(targets)
     assert 7 in image.info["order"]
-    assert len(set(image.info["order"].tolist())) == image.info["panels"][0].n == picture.FEWER
+    assert len(set(image.info["order"].tolist())) == image.info["panels"][0].n == heatmap.FEWER
     assert image.width * image.height < 8e6
 
 
