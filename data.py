@@ -577,21 +577,32 @@ def read_image(path: str | Path, size: int, draft: bool = False) -> Image.Image:
     half, a quarter or an eighth of it, and torch squashes, a grey level at most from Pillow.
     A photo that cannot be read, or has more pixels than Image.MAX_IMAGE_PIXELS, is a ValueError.
     """
+
+    def smaller(image: Image.Image) -> Image.Image:
+        if draft:
+            image.draft(None, (size, size))  # stays at least this large
+        return image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on damaged metadata: no pixel depends on it
+        image = open_rgb(path, smaller)
+    if not draft:
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W) uint8
+    pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)  # (1, 3, S, S)
+    return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+
+
+def open_rgb(path: str | Path, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """prepare(the photo) as RGB. Whatever Pillow has against the file is a ValueError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on damaged metadata: no pixel depends on it
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                if draft:
-                    image.draft(None, (size, size))  # stays at least this large
-                image = to_rgb(image)
-            if not draft:
-                return image.resize((size, size), Image.Resampling.BILINEAR)
-            pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
-            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-            return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())  # (S, S, 3)
-    except Exception as error:  # Pillow on a damaged file: any of a dozen kinds
-        reason = printable(error, 120) or type(error).__name__
+        with Image.open(path, formats=FORMATS) as image:
+            pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            if most and pixels > most:  # Pillow itself only warns, up to twice as many
+                raise ValueError(f"it has {pixels:,} pixels, at most {most:,} are decoded")
+            return to_rgb(prepare(image))
+    except Exception as error:  # of a dozen kinds
+        reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
         raise ValueError(
             f"cannot read photo {printable(path, 200)} ({reason}); replace the file"
         ) from error

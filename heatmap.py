@@ -81,10 +81,9 @@ def load_font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 def names_of(classes: list[str], font) -> list[str]:
     """What is written for each label: its name, cut, accents left out where the font has none, or
     "label 7" where it has not even the letters (Pillow's own font knows ASCII)."""
-    printable = getattr(data, "printable", lambda text, width: text[:width])
     names = []
     for j, name in enumerate(classes):
-        texts = [printable(name, NAME_WIDTH)]
+        texts = [data.printable(name, NAME_WIDTH)]
         plain = unicodedata.normalize("NFKD", texts[0])
         texts += ["".join(c for c in plain if not unicodedata.combining(c)), f"label {j}"]
         names.append(next(text for text in texts if all(drawable(c, font) for c in text)))
