@@ -237,6 +237,10 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Classifier, dict]:
     try:
         backbone = BACKBONES[checkpoint["backbone"]][0](checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])
+        if not all(isinstance(name, str) for name in checkpoint["classes"]):
+            raise TypeError("classes are not names")
+        if not 32 <= checkpoint["image_size"] <= 16384:
+            raise ValueError(f"image_size {checkpoint['image_size']}")
         if "head.nodes" in state:
             hidden = state["head.W0"].shape[1]
             head = iml_gcn.LabelGCN(
@@ -246,8 +250,8 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Classifier, dict]:
             head = torch.nn.Linear(backbone.num_features, n)
         model = iml_gcn.Classifier(backbone, head)
         model.load_state_dict(state)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).split("\n")[0][:200]
+    except Exception as error:  # of a dozen kinds: anyone may have written the file
+        reason = data.printable(str(error).split("\n")[0], 120)
         raise ValueError(f"{path} is not a model this program wrote ({reason})") from error
     return model.eval(), checkpoint
 

@@ -2096,7 +2096,6 @@ def fuzz_photos(folder):
 
 FUZZED = [fuzz_coco, fuzz_lists, fuzz_objects, fuzz_glove, fuzz_cache, fuzz_forged_cache]
 FUZZED += [fuzz_weights, fuzz_checkpoints, fuzz_photos, fuzz_models]
-KNOWN = {fuzz_models: pytest.mark.xfail(reason="run.load_model does not catch all it meets")}
 
 
 @contextlib.contextmanager
@@ -2177,9 +2176,7 @@ def what_went_wrong(read, path):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="its limits are Linux's")
 @pytest.mark.filterwarnings("ignore")  # of torch, on making odd tensors
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=KNOWN.get(k, ()), id=k.__name__[5:]) for k in FUZZED]
-)
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.__name__[5:]) for kind in FUZZED])
 def test_fuzz(kind, tmp_path, monkeypatch, request, watching):
     monkeypatch.setattr(data, "VG_LABELS", 4)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
