@@ -8,12 +8,15 @@ things travel on the CPU (gloo); gradients are DistributedDataParallel's affair.
 import contextlib
 import os
 import signal
+import time
 
 import torch
 import torch.distributed as dist
 
 STOPPING = signal.SIGTERM, signal.SIGINT
 received = None  # the one that asked this process to stop
+store = None  # the ranks' common dictionary
+turns = 0  # that were taken
 
 
 class Stopped(Exception):
@@ -33,6 +36,7 @@ def begin(device: str) -> str:
         if int(os.environ["LOCAL_RANK"]) >= GPUs:
             raise ValueError(f"there is no {device}; give torchrun --nproc-per-node {GPUs} or less")
         torch.cuda.set_device(device)
+    global store
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
@@ -85,12 +89,19 @@ def any_rank(*flags: bool) -> list[bool]:
 
 @contextlib.contextmanager
 def in_turn():
-    """The first rank goes before the others, which find what it cached or downloaded."""
-    if rank() > 0:
-        wait()
+    """The first rank goes before the others, which find what it cached or downloaded.
+
+    However long it takes: a barrier gives up after half an hour.
+    """
+    global turns
+    turns += 1
+    while rank() > 0 and not store.check([f"turn {turns}"]):
+        if received:
+            raise Stopped("front of what the first rank does")
+        time.sleep(0.1)
     yield
-    if rank() == 0:
-        wait()
+    if rank() == 0 and store:
+        store.set(f"turn {turns}", "")
 
 
 def share_buffers(*modules: torch.nn.Module) -> None:

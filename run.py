@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 import data
+import download
 import files
 import heatmap
 import iml_gcn
@@ -53,6 +54,8 @@ def load_demo(args) -> tuple[data.Split, data.Split]:
 
 def load_coco(args) -> tuple[data.Split, data.Split]:
     """Train and val of the COCO tree of --year, or of any four paths given."""
+    if args.download:
+        download.coco(Path(args.data), args.year)
     splits = []
     for split in ("train", "val"):
         name = f"{split}{args.year}"
@@ -143,6 +146,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("data").add_argument
     add("--data", help="root folder of the data set (data/<dataset>)")
     add("--year", choices=["2014", "2017"], default="2014", help="(%(default)s) [Table 1]")
+    text = "fetch what --data lacks of COCO, some 20 GB; goes on where it was interrupted [ours]"
+    add("--download", action="store_true", help=text)
     for split in ("train", "val"):
         add(f"--{split}-json", help=f"any COCO-format JSON for {split}, instead of --data's")
         add(f"--{split}-images", help="and the folder its file names are relative to")
@@ -216,6 +221,15 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error(f"--image-size {args.image_size} is not a multiple of 4, as TResNet needs")
     if "word" in args.nodes and not args.glove and "gcn" in args.phase:
         parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
+    if args.download and args.dataset == "vg500":
+        parser.error(
+            "--download fetches COCO only, VG-500 has no one place: take the photos from "
+            "visualgenome.org, the lists from data/VG of github.com/HCPLab-SYSU/SSGRL, and lay "
+            "them out as README's Data shows"
+        )
+    given = [args.train_json, args.train_images, args.val_json, args.val_images]
+    if args.download and (args.dataset != "coco" or any(given)):
+        parser.error("--download fetches COCO only: give --dataset coco, and no paths but --data's")
     args.data = args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
     if args.device == "auto":
