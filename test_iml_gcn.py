@@ -2952,7 +2952,7 @@ def web(demo, monkeypatch):
 
     for address in ZIPS:
         folder = "annotations" if "annotations" in address else Path(address).stem
-        web.files[address] = zipped({f"{folder}/": b""} | contents(demo, folder))
+        web.files[address] = zip_of({f"{folder}/": b""} | contents(demo, folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
         web.url = f"http://127.0.0.1:{httpd.server_port}"
