@@ -116,7 +116,7 @@ def check_classes(path: Path, checkpoint: dict, classes: list[str]) -> None:
 UNIMPORTANT = {"phase", "evaluate", "nodes", "out", "fresh", "data", "year", "limit", "workers"}
 UNIMPORTANT |= {"train_json", "train_images", "val_json", "val_images", "keep_unlabelled"}
 UNIMPORTANT |= {"dataset", "eval_every", "device", "compile", "threshold"}
-UNIMPORTANT |= {"save_every", "skip_bad_images", "download"}
+UNIMPORTANT |= {"save_every", "skip_bad_images", "download", "tensorboard"}
 
 
 def settings(args, name: str, split: data.Split, backbone_id: str | None = None) -> dict:

@@ -35,6 +35,7 @@ import process
 import report
 import resnet
 import tresnet
+from board import Board, writer_class
 from train import make_loader, predict_logits, train, whole_pass
 
 BACKBONES = {  # name -> how to build it, the released weights it starts from
@@ -207,6 +208,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     add("--amp", action="store_true", help="bfloat16 autocast; loss and head stay float32 [ours]")
     add("--compile", action="store_true", help="torch.compile the model [ours]")
+    text = "curves, photos and label embeddings in --out/tensorboard [ours; package tensorboard]"
+    add("--tensorboard", action="store_true", help=text)
     text = "probabilities to report at besides 0.5 and 0.8 [difference 6]"
     add("--threshold", type=between(0.001, 0.999), nargs="+", default=[], help=text)
 
@@ -235,6 +238,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.device == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         args.device = "cuda" if torch.cuda.is_available() else mps
+    if args.tensorboard:
+        try:
+            writer_class()
+        except ImportError as error:
+            parser.error(f"--tensorboard needs the package tensorboard ({error}): install it")
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
@@ -399,6 +407,8 @@ def phase_gcn(args, splits) -> None:
     counted = iml_gcn.cooccurrence(torch.from_numpy(splits[0].targets))  # (n, n), (n,)
     A = iml_gcn.adjacency(*counted, args.tau, args.p, args.adjacency)  # (n, n), Eq. 3 and 4
     A_hat = iml_gcn.normalise(A, args.adjacency)  # (n, n)
+    board = Board(args, "labels")
+    board.graph(A, classes)
     for kind in args.nodes:
         name, source = f"gcn-{kind}", start
         if kind == "word":
@@ -414,6 +424,7 @@ def phase_gcn(args, splits) -> None:
                     f"{args.out}/embeddings.pt was made from another backbone.pt; "
                     "run --phase embed again"
                 )
+        board.nodes(kind, nodes, classes)
         current = files.settings(args, name, splits[0], source)
         if files.trained_before(args, name, current, classes):
             continue
@@ -424,6 +435,7 @@ def phase_gcn(args, splits) -> None:
             backbone, _ = new_backbone(args)
         head = iml_gcn.LabelGCN(nodes, A_hat, backbone.num_features)
         train(args, name, iml_gcn.Classifier(backbone, head), splits, current)
+    board.close()
 
 
 def phase_eval(args, splits) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,6 +25,7 @@ import iml_gcn
 import metrics
 import process
 import tresnet
+from board import Board
 
 
 def make_loader(args, split: data.Split, train: bool) -> DataLoader:
@@ -148,6 +150,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
         print(f"{name}: goes on after epoch {epoch} and {step} of {per_epoch} steps ({last})")
     if process.rank() == 0:
         files.forget(args.out / "log.jsonl", name, epoch)
+    board = Board(args, name, epoch)
 
     forward = model
     if process.size() > 1:
@@ -214,6 +217,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
             logits, read = predict_logits(args, evaluated, val_loader, f"{name}  val")
             ap = metrics.average_precision(logits[read], splits[1].targets[read])  # (n,)
             entry["mAP"] = metrics.mean_average_precision(ap)
+            board.evaluated(logits[read], splits[1].select(np.flatnonzero(read)), epoch + 1)
             line += f"  val mAP {entry['mAP']:.2f}"
         print(f"{line}  {speed}", flush=True)
         if bad := process.gather(bad):
@@ -222,6 +226,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
         if process.rank() == 0:
             with open(args.out / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
+        board.epoch(entry, progress.rate)
         epoch, step, seen, bad = epoch + 1, 0, 0, []
         losses.zero_()
         lr = scheduler.get_last_lr()[0]
@@ -272,8 +277,9 @@ class Progress:
             print(f"\r{line}  {left:.0f} s left\033[K", end="", flush=True)
 
     def close(self) -> str:
-        """Clears the line; returns rate and time for the log."""
+        """Clears the line; returns rate, also kept, and time for the log."""
         if sys.stdout.isatty():
             print("\r\033[K", end="")
         seconds = time.monotonic() - self.start
-        return f"{self.done / seconds:.1f} images/s  {seconds:.1f} s"
+        self.rate = self.done / seconds
+        return f"{self.rate:.1f} images/s  {seconds:.1f} s"

@@ -1,0 +1,158 @@
+"""What --tensorboard shows: `tensorboard --logdir <out>/tensorboard`, a run a model and `labels`.
+
+    backbone, gcn-<nodes>   by epoch: loss, learning rate, images/s; mAP and CP .. OF1; PR curves;
+                            a sheet of val photos with true and predicted labels
+    labels                  A of Eq. 3 and 4 as an image; node features in the projector, by name
+
+Needs the package tensorboard. Without --tensorboard, and on all ranks but the first, all of it does
+nothing. Symbols: M images in the evaluated split, n labels, D node feature size.
+"""
+
+import math
+import shutil
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import data
+import metrics
+import process
+
+CURVES = 8  # labels with a PR curve, besides that of all labels
+COLUMNS, ROWS, SIDE, LINES = 3, 4, 200, 7  # of the sheet: photos, their pixels, text lines below
+GREEN, RED, GREY = (0, 120, 0), (190, 0, 0), (110, 110, 110)
+
+
+def writer_class():
+    """torch's SummaryWriter; an ImportError where tensorboard is not installed."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter
+
+
+class Board:
+    """The event files of one model, one an epoch, or of the labels. Steps are epochs, from 1.
+
+    A training that goes on after `epochs` removes the files of later ones, which it does again; one
+    that starts over, at 0, removes all. (SummaryWriter's purge_step would leave PR curves double.)
+    """
+
+    def __init__(self, args, name: str, epochs: int = 0):
+        self.folder = self.writer = None
+        if args.tensorboard and process.rank() == 0:
+            self.folder = args.out / "tensorboard" / name
+            self.thresholds = sorted({0.5, 0.8, *args.threshold})  # as in results.md
+            if not epochs:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            for path in self.folder.glob("events.*"):
+                if int(path.suffix[1:]) > epochs:
+                    path.unlink()
+
+    def at(self, epoch: int):
+        """Where to write what is of this epoch; None where nothing is to be written."""
+        if self.folder and not self.writer:
+            self.writer = writer_class()(str(self.folder), filename_suffix=f".{epoch}")
+        return self.writer
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+            self.writer = None
+
+    def evaluated(self, logits: np.ndarray, split: data.Split, epoch: int) -> None:
+        """Of the evaluated split's photos, logits (M, n)."""
+        if not (writer := self.at(epoch)):
+            return
+        for p in self.thresholds:
+            values = metrics.precision_recall_f1(logits, split.targets, math.log(p / (1 - p)))
+            for key, value in values.items():
+                writer.add_scalar(f"val at p over {p:g}/{key}", value, epoch)
+        scores = torch.from_numpy(logits).sigmoid().numpy()  # (M, n)
+        writer.add_pr_curve("PR/all labels", split.targets.ravel(), scores.ravel(), epoch)
+        for j in curve_labels(split.targets):
+            targets = split.targets[:, j]
+            name = f"PR/{split.classes[j]}, {targets.sum()} photos"
+            writer.add_pr_curve(name, targets, scores[:, j], epoch)
+        writer.add_image("val photos", np.asarray(sheet(scores, split)), epoch, dataformats="HWC")
+
+    def epoch(self, entry: dict, images_per_second: float) -> None:
+        """A line of log.jsonl, the last of an epoch."""
+        if writer := self.at(entry["epoch"]):
+            values = {"train/loss": entry["loss"], "train/lr": entry["lr"]}
+            if images_per_second:  # none where a resumed epoch had only its evaluation left
+                values["train/images per second"] = images_per_second
+            if "mAP" in entry:
+                values["val/mAP"] = entry["mAP"]
+            for name, value in values.items():
+                writer.add_scalar(name, value, entry["epoch"])
+            self.close()
+
+    def graph(self, A: torch.Tensor, classes: list[str]) -> None:
+        """The label graph (n, n)."""
+        if writer := self.at(1):
+            writer.add_image("adjacency", np.asarray(matrix(A, classes)), 1, dataformats="HWC")
+
+    def nodes(self, kind: str, nodes: torch.Tensor, classes: list[str]) -> None:
+        """Node features (n, D) as the GCN gets them."""
+        if writer := self.at(1):
+            writer.add_embedding(nodes, [" ".join(c.split()) for c in classes], tag=kind)
+            writer.flush()
+
+
+def curve_labels(targets: np.ndarray) -> np.ndarray:
+    """The labels with a PR curve: from the most frequent to the rarest with a photo, evenly spread.
+
+    By the val targets (M, n) alone, so that curves of all epochs and models are of the same labels.
+    """
+    counts = targets.sum(0, dtype=np.int64)  # (n,)
+    order = np.argsort(-counts, kind="stable")[: (counts > 0).sum()]
+    picks = np.linspace(0, len(order) - 1, min(CURVES, len(order)))
+    return order[picks.round().astype(int)]
+
+
+def sheet(scores: np.ndarray, split: data.Split) -> Image.Image:
+    """Photos evenly spread over the split, the same each time; below, what p > 0.8 says of them."""
+    font, line = ImageFont.load_default(15), 18
+    height = SIDE + LINES * line + 8
+    picture = Image.new("RGB", (COLUMNS * (SIDE + 8), ROWS * height), "white")
+    draw = ImageDraw.Draw(picture)
+    rows = np.linspace(0, len(split) - 1, min(COLUMNS * ROWS, len(split))).round().astype(int)
+    for k, row in enumerate(rows):
+        x, y = k % COLUMNS * (SIDE + 8), k // COLUMNS * height
+        picture.paste(data.read_image(split.paths[row], SIDE), (x, y))
+        lines = []
+        for j in np.argsort(-scores[row], kind="stable"):
+            name, p, true = split.classes[j], scores[row, j], split.targets[row, j]
+            if p > 0.8:
+                lines.append((f"{p:.2f} {name}", GREEN) if true else (f"{p:.2f} no {name}", RED))
+            elif true:
+                lines.append((f"{p:.2f} missed: {name}", GREY))
+        if len(lines) > LINES:
+            lines[LINES - 1 :] = [(f"and {len(lines) - LINES + 1} more", GREY)]
+        for i, (text, colour) in enumerate(lines):
+            draw.text((x + 2, y + SIDE + 2 + i * line), text, colour, font)
+    return picture
+
+
+def matrix(A: torch.Tensor, classes: list[str]) -> Image.Image:
+    """A (n, n): a row gathers from its columns. Black is the largest weight off the diagonal; names
+    where there is room for them."""
+    n, names = len(classes), len(classes) <= 120
+    off = A.clone().fill_diagonal_(0)
+    grey = 255 - (A / off.max().clamp(min=1e-12)).clamp(0, 1) * 255  # (n, n)
+    cell = 14 if names else max(1000 // n, 1)
+    cells = Image.fromarray(grey.byte().numpy()).convert("RGB")
+    cells = cells.resize((n * cell, n * cell), Image.Resampling.NEAREST)
+    if not names:
+        return cells
+    font = ImageFont.load_default(12)
+    margin = 8 + int(max(font.getlength(name) for name in classes))
+    labels = Image.new("RGB", (margin, n * cell), "white")
+    for i, name in enumerate(classes):
+        ImageDraw.Draw(labels).text((4, i * cell - 1), name, "black", font)
+    picture = Image.new("RGB", (margin + n * cell, margin + n * cell), "white")
+    picture.paste(cells, (margin, margin))
+    picture.paste(labels, (0, margin))
+    picture.paste(labels.transpose(Image.Transpose.ROTATE_90), (margin, 0))
+    return picture
