@@ -123,7 +123,7 @@ def settings(args, name: str, split: data.Split, backbone_id: str | None = None)
     """What decides the numbers in <name>.pt: arguments, training data. No change passes unseen."""
     ignored = UNIMPORTANT | (set() if name == "gcn-word" else {"glove"})
     if name == "backbone":
-        ignored |= {"init", "adjacency", "tau", "p", "node_norm"}
+        ignored |= {"init", "adjacency", "tau", "p", "node_norm", "graph_json", "backbone_lr"}
     kept = {k: v for k, v in vars(args).items() if k not in ignored}
     return kept | {"training_data": split_id(split), "backbone_id": backbone_id}
 

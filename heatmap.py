@@ -195,7 +195,8 @@ def graph(
         for labels in (np.sort(best[: n if n <= NAMED else FEWER]), np.sort(best[:OVERVIEW]))
     )
     few = f"the {len(shown)} best connected of " if len(shown) < n else ""
-    gathers = "a row gathers from its columns" if reading == "paper" else "a column from its rows"
+    gathers = {"paper": "a row gathers from its columns", "mlgcn": "a column from its rows"}
+    gathers = gathers.get(reading, "no label gathers from another")
     titles = [
         f"P(column | row), {few}{n} labels: of the images of the row's label, those of both",
         f"Edges, P >= {tau:g}, in colour: {edges.sum():,} of {n * (n - 1):,} in all. "

@@ -82,7 +82,8 @@ def adjacency(
     P[i, j] = P(label j | label i): the row is the condition. The diagonal of P is no edge, a label
     that never occurs has none either. `reading` (differences 1 to 3):
       "paper": row i gives p in equal parts to the j with P[i, j] >= tau, and 1 - p to itself;
-      "mlgcn": ML-GCN's released code, a column's edges share 0.25 beside an identity; no p.
+      "mlgcn": ML-GCN's released code, a column's edges share 0.25 beside an identity; no p;
+      "none": the identity. Each label by itself, to see what the graph does [ours].
     """
     P = pairs.double() / counts.double().clamp(min=1)[:, None]  # (n, n), zero rows stay zero
     A = ((P >= tau) & (P > 0)).double().fill_diagonal_(0)  # (n, n), Eq. 3
@@ -92,8 +93,10 @@ def adjacency(
         A = p * A / neighbours + (1 - p) * I  # Eq. 4, over edges only; differences 1 and 2
     elif reading == "mlgcn":
         A = 0.25 * A / (A.sum(0, keepdim=True) + 1e-6) + I  # difference 3
+    elif reading == "none":
+        A = I
     else:
-        raise ValueError(f"adjacency reading is {reading!r}, expected 'paper' or 'mlgcn'")
+        raise ValueError(f"adjacency reading is {reading!r}, expected 'paper', 'mlgcn' or 'none'")
     return A.float()
 
 

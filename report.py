@@ -14,6 +14,7 @@ MODELS = {  # our models' file names, in the order of the tables
     "gcn-word": "IML-GCN, F_W",
     "gcn-image": "IML-GCN, F_I",
     "gcn-pca": "IML-GCN, F_PCA",
+    "gcn-random": "IML-GCN, random nodes",  # ours, a control
 }
 
 # The paper's rows that share their parts with ours, from Tables 1 to 3; README has their commands.

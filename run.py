@@ -137,8 +137,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     phases = ["all", "backbone", "embed", "gcn", "eval"]
     text = "one or several, run in this order (all) [Proposed Approach]"
     add("--phase", nargs="+", choices=phases, default=["all"], help=text)
-    nodes = ["word", "image", "pca"]
-    text = "node features, one or several (image pca) [F_W, F_I, F_PCA: Table 3]"
+    nodes = ["word", "image", "pca", "random"]
+    text = "node features, one or several (image pca) [F_W, F_I, F_PCA: Table 3; random: ours]"
     add("--nodes", nargs="+", choices=nodes, default=["image", "pca"], help=text)
     add("--out", help="folder of all that is written (runs/<dataset>) [ours]")
     add("--fresh", action="store_true", help="redo phases that are done or begun [ours]")
@@ -175,11 +175,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--weights", help=text)
     text = "phase gcn starts from backbone.pt or again from --weights (backbone) [difference 13]"
     add("--init", choices=["backbone", "imagenet"], default="backbone", help=text)
-    readings = ["paper", "mlgcn"]
-    text = "reading of Eq. 4 (%(default)s) [difference 3]"
+    readings = ["paper", "mlgcn", "none"]
+    text = "reading of Eq. 4, or no edges (%(default)s) [difference 3]"
     add("--adjacency", choices=readings, default="paper", help=text)
     add("--tau", type=between(0, 1), default=0.1, help="edges from P >= tau (0.1) [Eq. 3]")
     add("--p", type=between(0, 1), default=0.2, help="weight of neighbours (0.2) [difference 1]")
+    text = "COCO-format JSON whose images give the label graph (the training images) [ours]"
+    add("--graph-json", metavar="FILE", help=text)
     text = "mean length of image and pca nodes, 0: as they come (1) [ours, difference 25]"
     add("--node-norm", type=between(0, 1e6), default=1.0, help=text)
 
@@ -191,6 +193,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--recipe", choices=RECIPES, default="paper", help=text)
     text = "peak learning rate (1e-3; asl 1e-4) [Impl. details]"
     add("--lr", type=between(0, 1e3), default=1e-3, help=text)
+    text = "the backbone's part of it in phase gcn, 0: frozen (1) [paper; ML-GCN: 0.1]"
+    add("--backbone-lr", type=between(0, 1), default=1.0, metavar="PART", help=text)
     text = "L2, on tensors of 2+ dimensions (5e-4; asl 1e-4) [Impl. details; difference 12]"
     add("--weight-decay", type=between(0, 1e3), default=5e-4, help=text)
     add("--gamma-neg", type=between(0, 100), default=4.0, help="(4) [ASL]")
@@ -309,9 +313,23 @@ def listed(names: list[str]) -> str:
     return f": {first}{' ...' if len(names) > 3 else ''}" if names else ""
 
 
+def label_graph(args, split: data.Split) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """pairs (n, n), counts (n,) and A (n, n), Eq. 3 and 4, of training or --graph-json's images."""
+    targets = split.targets
+    if args.graph_json:
+        other = data.load_coco(args.graph_json, "", args.out / "graph.npz")
+        if sorted(other.classes) != sorted(split.classes):
+            raise ValueError(
+                f"{args.graph_json} has {len(other.classes)} categories, the data set "
+                f"{len(split.classes)}, and their names differ; the label graph needs the same"
+            )
+        targets = other.targets[:, [other.classes.index(name) for name in split.classes]]
+    pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(targets))
+    return pairs, counts, iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)
+
+
 def describe_graph(args, split: data.Split) -> None:
-    pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(split.targets))
-    A = iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)
+    _, _, A = label_graph(args, split)
     edges = (A > 0).fill_diagonal_(False)  # (n, n)
     isolated = int((~(edges.any(0) | edges.any(1))).sum())
     print(
@@ -358,7 +376,7 @@ def phase_embed(args, splits) -> None:
         stored = tresnet.read_checkpoint(path)
         if stored.get("settings") == current:
             print("embed: done before (embeddings.pt); --fresh does it again")
-            draw_graph(args, stored)
+            draw_graph(args, split, stored)
             return
     model, _ = load_model(args.out / "backbone.pt")
     backbone = tresnet.fold(model.backbone).to(args.device)
@@ -377,17 +395,15 @@ def phase_embed(args, splits) -> None:
         checkpoint = {"classes": split.classes, "settings": current, "image": F_I, "pca": F_PCA}
         checkpoint |= {"pairs": pairs, "counts": counts}
         files.save(path, checkpoint)
-        draw_graph(args, checkpoint)
+        draw_graph(args, split, checkpoint)
     process.wait()
 
 
-def draw_graph(args, embeddings: dict) -> None:
-    """graph.png, of what is in embeddings.pt; the graph is that of --tau and --adjacency."""
+def draw_graph(args, split: data.Split, embeddings: dict) -> None:
+    """graph.png: the label graph that phase gcn uses, and F_PCA."""
     if process.rank() > 0:
         return
-    pairs, counts = embeddings["pairs"], embeddings["counts"]
-    A = iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)  # (n, n)
-    arrays = [array.numpy() for array in (pairs, counts, A, embeddings["pca"])]
+    arrays = [array.numpy() for array in (*label_graph(args, split), embeddings["pca"])]
     image = heatmap.graph(*arrays, embeddings["classes"], args.tau, args.adjacency)
     with files.replacing(args.out / "graph.png") as file:
         image.save(file, "PNG")
@@ -400,8 +416,7 @@ def phase_gcn(args, splits) -> None:
     start = None
     if args.init == "backbone":
         start = files.load(args, "backbone.pt", classes, "backbone")["backbone_id"]
-    counted = iml_gcn.cooccurrence(torch.from_numpy(splits[0].targets))  # (n, n), (n,)
-    A = iml_gcn.adjacency(*counted, args.tau, args.p, args.adjacency)  # (n, n), Eq. 3 and 4
+    _, _, A = label_graph(args, splits[0])  # (n, n), Eq. 3 and 4
     A_hat = iml_gcn.normalise(A, args.adjacency)  # (n, n)
     board = Board(args, "labels")
     board.graph(A, classes)
@@ -409,11 +424,13 @@ def phase_gcn(args, splits) -> None:
         name, source = f"gcn-{kind}", start
         if kind == "word":
             nodes, _ = data.load_glove(args.glove, classes)  # (n, 300)
+        elif kind == "random":  # F_PCA's shape and scale, and nothing in it
+            generator = torch.Generator().manual_seed(args.seed)
+            nodes = torch.randn(len(classes), len(classes), generator=generator)  # (n, n)
+            nodes = scaled(args, nodes)
         else:
             embeddings = files.load(args, "embeddings.pt", classes, "embed")
-            nodes = embeddings[kind]  # (n, D) or (n, n)
-            if args.node_norm:  # difference 25
-                nodes = nodes * (args.node_norm / nodes.norm(dim=1).mean())
+            nodes = scaled(args, embeddings[kind])  # (n, D) or (n, n)
             source = embeddings["settings"]["backbone_id"]
             if start not in (None, source):
                 raise ValueError(
@@ -432,6 +449,11 @@ def phase_gcn(args, splits) -> None:
         head = iml_gcn.LabelGCN(nodes, A_hat, backbone.num_features)
         train(args, name, iml_gcn.Classifier(backbone, head), splits, current)
     board.close()
+
+
+def scaled(args, nodes: torch.Tensor) -> torch.Tensor:
+    """nodes (n, d) times one number, so that their mean length is --node-norm (difference 25)."""
+    return nodes * (args.node_norm / nodes.norm(dim=1).mean()) if args.node_norm else nodes
 
 
 def phase_eval(args, splits) -> None:

@@ -6,6 +6,7 @@ calculation (in a comment), another library, a published number or an invariant.
 
 import contextlib
 import copy
+import csv
 import functools
 import http.server
 import io
@@ -39,6 +40,7 @@ import bench
 import board
 import data
 import download
+import evidence
 import export
 import files
 import heatmap
@@ -47,6 +49,7 @@ import metrics
 import pictures
 import predict
 import process
+import report
 import resnet
 import run
 import tresnet
@@ -145,10 +148,14 @@ PAPER = [[0.8, 0.1, 0.1, 0], [0.1, 0.8, 0.1, 0], [0, 0.2, 0.8, 0], [0, 0, 0, 0.8
 MLGCN = [[1, 0.125, 0.125, 0], [0.25, 1, 0.125, 0], [0, 0.125, 1, 0], [0, 0, 0, 1]]
 
 
-@pytest.mark.parametrize(("reading", "expected"), [("paper", PAPER), ("mlgcn", MLGCN)])
-def test_adjacency_by_hand_in_both_readings(reading, expected):
+ALONE = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+READINGS = [("paper", PAPER), ("mlgcn", MLGCN), ("none", ALONE)]
+
+
+@pytest.mark.parametrize(("reading", "expected"), READINGS)
+def test_adjacency_by_hand_in_all_readings(reading, expected):
     A = iml_gcn.adjacency(PAIRS, COUNTS, tau=0.1, p=0.2, reading=reading)
-    torch.testing.assert_close(A, torch.tensor(expected))
+    torch.testing.assert_close(A, torch.tensor(expected, dtype=torch.float32))
 
 
 def test_normalise_scales_by_the_row_sums_by_hand():
@@ -2345,6 +2352,71 @@ def test_nodes_reach_the_gcn_at_unit_length_or_as_they_come(demo, finished, tmp_
         torch.testing.assert_close(nodes, raw * factor)
 
 
+def test_random_nodes_have_the_shape_and_scale_of_f_pca_and_nothing_else(demo, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    found = []
+    for seed in (5, 5, 6):
+        more = f"--phase gcn --nodes random --epochs 1 --eval-every 0 --fresh --seed {seed}"
+        assert run.main(argv(demo, out, more)) == 0
+        state = torch.load(out / "gcn-random.pt", weights_only=True)["state_dict"]
+        found.append(state["head.nodes"])
+    assert found[0].shape == (16, 16)
+    assert torch.equal(found[0], found[1])
+    assert float(found[0].norm(dim=1).mean()) == pytest.approx(1)
+    # 256 numbers each, of deviation 1/4: correlations of independent ones stay within 4 / 16.
+    for other in (found[2], torch.load(out / "embeddings.pt", weights_only=True)["pca"]):
+        assert abs(np.corrcoef(found[0].flatten(), other.flatten())[0, 1]) < 0.25
+
+
+@pytest.mark.parametrize("part", [1, 0.1, 0])
+def test_the_backbone_learns_at_its_part_of_the_rate_or_not_at_all(demo, finished, tmp_path, part):
+    out = shutil.copytree(finished, tmp_path / "out")
+    more = f"--phase gcn --nodes pca --epochs 1 --limit 8 --fresh --lr 1e-3 --backbone-lr {part}"
+    assert run.main(argv(demo, out, more)) == 0
+    before, after = (
+        torch.load(out / f"{name}.pt", weights_only=True)["state_dict"]
+        for name in ("backbone", "gcn-pca")
+    )
+    moved = {
+        key: float((after[key] - before[key]).abs().max())
+        for key in before
+        if key.startswith("backbone.") and before[key].is_floating_point()
+    }
+    if part == 0:  # weights and running statistics
+        assert max(moved.values()) == 0
+        return
+    # One step: Adam's first has the length of the rate in every entry that has a gradient at all.
+    weights = [value for key, value in moved.items() if key.endswith("conv.weight")]
+    assert max(weights) == pytest.approx(1e-3 * part, rel=0.02)
+    assert min(weights) == pytest.approx(1e-3 * part, rel=0.02)
+    assert max(v for k, v in moved.items() if k.endswith("running_mean")) > 0
+
+
+def test_the_label_graph_may_be_that_of_other_images(demo, finished, tmp_path, capsys):
+    classes = torch.load(finished / "backbone.pt", weights_only=True)["classes"]
+    # In other category order. Labels 2 and 5 share one image of the 3 with label 5, the 1 with 2.
+    categories = [{"id": 100 - j, "name": name} for j, name in enumerate(classes)]
+    marks = [(0, 2), (0, 5), (1, 5), (2, 5)]
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(3)],
+        "annotations": [{"image_id": i, "category_id": 100 - j} for i, j in marks],
+        "categories": categories,
+    }
+    (tmp_path / "graph.json").write_text(json.dumps(coco))
+    out = shutil.copytree(finished, tmp_path / "out")
+    more = f"--phase gcn --nodes pca --epochs 1 --limit 8 --fresh --tau 0.5 --graph-json {tmp_path}"
+    assert run.main(argv(demo, out, f"{more}/graph.json")) == 0
+    A_hat = torch.load(out / "gcn-pca.pt", weights_only=True)["state_dict"]["head.A_hat"]
+    # P(5|2) = 1 is an edge, P(2|5) = 1/3 is none. Rows sum to 1 (label 2) or 0.8 (the others).
+    expected = torch.eye(16)
+    expected[2, 2], expected[2, 5] = 0.8, 0.2 / math.sqrt(0.8)
+    torch.testing.assert_close(A_hat, expected)
+    coco["categories"][3]["name"] = "cloud"
+    (tmp_path / "graph.json").write_text(json.dumps(coco))
+    assert run.main(argv(demo, out, f"{more}/graph.json")) == 2
+    assert "their names differ" in capsys.readouterr().err
+
+
 def test_phases_run_apart_with_workers_give_the_numbers_of_one_run_without(
     demo, finished, tmp_path
 ):
@@ -2623,6 +2695,77 @@ def test_embed_draws_the_graph_and_draws_it_again_for_another_threshold(demo, fi
     second = np.asarray(Image.open(out / "graph.png"))
     for pixels, found in ((first, True), (second, False)):  # the colour of P = 0.5
         assert (np.abs(pixels.astype(int) - [33, 145, 140]).max(2) < 3).any() == found
+
+
+# evidence
+
+
+def test_evidence_scores_labels_of_ten_photos_and_not_the_most_frequent_one():
+    # 30 photos. Label 0 shows in 20, 1 and 2 in 10, 3 in 9. The logits of 1 put its positives
+    # first (AP 1); 2's put them last, at ranks 21 to 30: AP is the mean of k / (20 + k).
+    targets = np.zeros((30, 4), dtype=np.uint8)
+    targets[:20, 0] = targets[:10, 1] = targets[:10, 2] = targets[:9, 3] = 1
+    falling = -np.arange(30.0)
+    logits = np.stack([falling, falling, -falling, falling], axis=1)
+    last = sum(k / (20 + k) for k in range(1, 11)) / 10
+    figures = evidence.figures(logits, targets)
+    assert figures["labels_10"] == 2
+    assert figures["mAP_10"] == pytest.approx(50 * (1 + last), abs=1e-3)
+    assert figures["mAP_without"] == pytest.approx(100 * (2 + last) / 3, abs=1e-3)
+    assert figures["mAP"] == pytest.approx(100 * (3 + last) / 4, abs=1e-3)
+
+
+def test_evidence_pairs_the_seeds(capsys):
+    rows = [("a", 1, 10.0), ("a", 2, 12.0), ("b", 1, 11.0), ("b", 2, 14.0)]
+    rows = [dict(zip(("setting", "seed", "mAP_10"), row, strict=True)) for row in rows]
+    evidence.show("table", rows, "a")
+    # b - a is 1 and 2: mean 1.5, deviation 0.71; b itself 12.5 and 2.12.
+    lines = capsys.readouterr().out.splitlines()
+    assert "| b | 12.50 +- 2.12 | 1.50 +- 0.71 |" in lines
+
+
+def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monkeypatch):
+    ran = []
+
+    def here(command, **_):  # a process of its own takes two seconds to start
+        ran.append(command[2:])
+        return SimpleNamespace(returncode=run.main([*command[2:], "--workers", "0"]))
+
+    monkeypatch.setattr(evidence.subprocess, "run", here)
+    monkeypatch.setattr(evidence, "JOINT", {"as in the table": "--nodes pca"})
+    every = evidence.frozen_settings
+    few = ("F_PCA, tau 0.1", "F_PCA, no graph", "F_W")
+    monkeypatch.setattr(evidence, "frozen_settings", lambda *a: {k: every(*a)[k] for k in few})
+    (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
+    command = ["--data", demo, "--glove", tmp_path / "glove.txt", "--out", tmp_path / "out"]
+    command += ["--csv", tmp_path, "--seeds", "3", "--jobs", "1", "--epochs", "2", "1", "--"]
+    command += "--backbone tresnet_tiny --image-size 32 --batch-size 4 --device cpu".split()
+    for _ in range(2):
+        assert evidence.main(list(map(str, command))) == 0
+    assert len(ran) == 3 + 3  # three runs a seed, three of the part joint; none twice
+    with open(tmp_path / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    epochs = ["2", "1", "1", "1", "1"]  # direct; F_I, F_PCA, F_W and direct again, each from it
+    assert [(row["seed"], row["epochs"]) for row in rows] == [("3", number) for number in epochs]
+    for row in rows:
+        folder = tmp_path / "out" / f"seed{row['seed']}{row['setting'] and '-longer'}"
+        names = {label: name for name, label in report.MODELS.items()}
+        stored = json.loads((folder / f"metrics-{names[row['model']]}.json").read_text())
+        assert float(row["mAP"]) == pytest.approx(stored["mAP"], abs=1e-3)
+        (without,) = stored["mAP_without"].values()
+        assert float(row["mAP_without"]) == pytest.approx(without, abs=1e-3)
+    with open(tmp_path / "frozen.csv") as file:
+        frozen = list(csv.DictReader(file))
+    assert [row["setting"] for row in frozen][-4:] == ["linear head, learning rate 0.01", *few]
+    with open(tmp_path / "joint.csv") as file:
+        joint = [row["setting"] for row in csv.DictReader(file)]
+    assert joint == ["as in the table", "direct, longer"]
+    held_out = [
+        json.loads((tmp_path / f"out/held-out-{name}.json").read_text())
+        for name in ("train", "val")
+    ]
+    ids = [{photo["id"] for photo in part["images"]} for part in held_out]
+    assert (len(ids[0]), len(ids[1]), len(ids[0] & ids[1])) == (20, 4, 0)
 
 
 # run: what interrupts it

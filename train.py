@@ -101,18 +101,22 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
     """
     model = model.to(args.device, memory_format=torch.channels_last)
     loader, val_loader = make_loader(args, splits[0], True), make_loader(args, splits[1], False)
-    decay = [p for p in model.parameters() if p.ndim >= 2]  # difference 12
-    no_decay = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.Adam(
-        [{"params": decay, "weight_decay": args.weight_decay}, {"params": no_decay}],
-        lr=args.lr,
-        fused=args.device.startswith(("cuda", "cpu")),
-    )
+    part = 1.0 if name == "backbone" else args.backbone_lr
+    frozen = part == 0
+    model.backbone.requires_grad_(not frozen)
+    groups = []
+    for module, lr in ((model.head, args.lr), (model.backbone, args.lr * part)):
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        decay = [p for p in parameters if p.ndim >= 2]  # difference 12
+        groups.append({"params": decay, "weight_decay": args.weight_decay, "lr": lr})
+        groups.append({"params": [p for p in parameters if p.ndim < 2], "lr": lr})
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.Adam(groups, fused=args.device.startswith(("cuda", "cpu")))
     per_epoch = len(loader)
     steps = per_epoch * args.epochs
     if args.recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=args.lr, total_steps=2 * steps, pct_start=0.2
+            optimizer, [group["lr"] for group in groups], total_steps=2 * steps, pct_start=0.2
         )
     else:
         quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
@@ -172,6 +176,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
     saved = time.monotonic()
     while epoch < args.epochs:
         model.train()
+        model.backbone.train(not frozen)
         loader.batch_sampler.epoch, loader.batch_sampler.start = epoch, step
         where = f"{name}  epoch {epoch + 1}/{args.epochs}"
         progress = Progress(where, (per_epoch - step) * loader.batch_sampler.batch_size)

@@ -1,0 +1,332 @@
+"""Table 3 with seeds and spreads, and what moves it: every run behind the README's "Evidence".
+
+    python evidence.py --data DIR --glove FILE                  # all -> runs/evidence, results/
+    python evidence.py --data DIR --glove FILE --graph-json F   # and a label graph of other images
+    python evidence.py --data DIR --glove FILE --epochs 40 40 --jobs 1 -- --image-size 448 \\
+        --weights tresnet_m_21k --batch-size 64 --lr 1e-3       # the paper's size, on a GPU
+
+What follows -- goes to run.py. Interrupted, the same command goes on. Three parts, all [ours]:
+
+    table    for every seed: the direct model; from its weights IML-GCN with word, image and PCA
+             nodes and, the fair rival, the direct model again for as many epochs with a new head
+    joint    seed 0, one training photo in five held out: one setting of phase gcn changed
+    frozen   for every seed, the GCN alone on features of the table's direct model: graph and nodes
+
+The score is the mean AP of the labels with 10 val photos or more, without the most frequent one.
+
+Symbols: M images in a split, n labels, D image feature size, B images in a batch.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import files
+import iml_gcn
+import metrics
+import report
+import run
+import tresnet
+from train import make_loader, whole_pass
+
+RECIPE = "--dataset coco --weights none --image-size 64 --batch-size 32 --lr 3e-4 --eval-every 2"
+JOINT = {  # one change each; every other setting is the table's
+    "as in the table": "--nodes pca",
+    "no graph": "--nodes pca --adjacency none",
+    "random nodes": "--nodes random",
+    "backbone at a tenth of the rate": "--nodes pca --backbone-lr 0.1",
+    "backbone frozen": "--nodes pca --backbone-lr 0",
+    "backbone from random weights": "--nodes pca --init imagenet",
+    "three times the rate": "--nodes pca --lr 1e-3",
+}
+FIELDS = ["part", "setting", "model", "seed", "epochs", "mAP_10", "mAP", "mAP_without", "labels_10"]
+PARTS = ["table", "joint", "frozen"]
+FROZEN_EPOCHS = 8  # a second each
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", required=True, help="COCO tree, as for run.py")
+    add("--glove", required=True, metavar="FILE", help="word vectors, as for run.py")
+    add("--graph-json", metavar="FILE", help="COCO-format JSON of more images, for the label graph")
+    add("--out", type=Path, default=Path("runs/evidence"), help="(%(default)s)")
+    add("--csv", type=Path, default=Path("results"), help="folder of the figures (%(default)s)")
+    add("--part", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of table and frozen (1 2 3)")
+    text = "of the backbone and, from its weights, of every other model (6 4)"
+    add("--epochs", nargs=2, default=["6", "4"], metavar=("FIRST", "THEN"), help=text)
+    text = "runs at a time, which share the cores (2: on a CPU faster than one run on all cores)"
+    add("--jobs", type=int, default=2, help=text)
+    add("more", nargs="*", metavar="-- ...", help=f"more arguments for run.py, after {RECIPE}")
+    return parser.parse_args(argv)
+
+
+# Runs of run.py
+
+
+def call(args, out: Path, text: str, *more: str) -> None:
+    """One run of run.py, unless it was done; its output goes to <out>.log."""
+    path = out / "done.json"
+    done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    command = ["--data", args.data, "--glove", args.glove, *RECIPE.split(), *args.more]
+    command += [*text.split(), *more, "--workers", "1", "--out", str(out)]
+    if command in done:
+        return
+    print("python run.py", *command, flush=True)
+    threads = max((os.cpu_count() or 1) // args.jobs, 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{out}.log", "a", encoding="utf-8") as log:
+        code = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("run.py")), *command],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        ).returncode
+    if code:
+        raise ValueError(f"run.py ended with code {code}; {out}.log says why")
+    files.save_text(path, json.dumps([*done, command]))
+
+
+def table_runs(args, seed: int) -> list[dict]:
+    first, then = args.epochs
+    out, longer = args.out / f"seed{seed}", args.out / f"seed{seed}-longer"
+    call(args, out, f"--phase backbone embed --epochs {first} --seed {seed}")
+    text = f"--phase gcn eval --nodes word image pca --epochs {then} --seed {seed}"
+    call(args, out, text)
+    again = f"--phase backbone eval --epochs {then} --seed {seed}"
+    call(args, longer, again, "--weights", str(out / "backbone.pt"))
+    return collect(args, out, "table", "", seed) + collect(args, longer, "table", "longer", seed)
+
+
+def joint_runs(args) -> list[dict]:
+    """On training photos only, so that a default may be chosen by it."""
+    first, then = args.epochs
+    rows = []
+    base = args.out / "joint"
+    call(args, base, f"--phase backbone embed --epochs {first} --seed 0", *held_out(args))
+    for name, text in JOINT.items():
+        out = args.out / f"joint-{name.replace(' ', '-')}"
+        out.mkdir(exist_ok=True)
+        for file in ("backbone.pt", "embeddings.pt"):
+            shutil.copy(base / file, out)
+        call(args, out, f"--phase gcn eval --epochs {then} --seed 0 {text}", *held_out(args))
+        rows += collect(args, out, "joint", name, 0)
+    out = args.out / "joint-direct-longer"
+    text = f"--phase backbone eval --epochs {then} --seed 0"
+    call(args, out, text, "--weights", str(base / "backbone.pt"), *held_out(args))
+    rows = [row for row in rows if row["model"] != report.MODELS["backbone"]]
+    return rows + collect(args, out, "joint", "direct, longer", 0)
+
+
+def held_out(args) -> list[str]:
+    """run.py's arguments for one training photo in five as val; the JSONs are in --out."""
+    paths = {name: args.out / f"held-out-{name}.json" for name in ("val", "train")}
+    folder = f"{args.data}/train2014"
+    if not paths["train"].is_file():
+        source = f"{args.data}/annotations/instances_train2014.json"
+        coco = json.loads(Path(source).read_text(encoding="utf-8"))
+        photos = random.Random(0).sample(coco["images"], len(coco["images"]))
+        fifth = len(photos) // 5
+        for name, part in (("val", photos[:fifth]), ("train", photos[fifth:])):
+            ids = {photo["id"] for photo in part}
+            marks = [mark for mark in coco["annotations"] if mark["image_id"] in ids]
+            text = json.dumps(coco | {"images": part, "annotations": marks})
+            args.out.mkdir(parents=True, exist_ok=True)
+            paths[name].write_text(text, encoding="utf-8")
+    train, val = (["--train-json", str(paths["train"])], ["--val-json", str(paths["val"])])
+    return [*train, "--train-images", folder, *val, "--val-images", folder]
+
+
+# The GCN alone, on features that were computed once
+
+
+@torch.inference_mode()
+def features(args, folder: Path, split, what: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """F_GAP (M, D) of a split, not augmented, by <folder>/backbone.pt, and the targets (M, n)."""
+    model, _ = run.load_model(folder / "backbone.pt")
+    backbone = tresnet.fold(model.backbone).to(args.device)
+    result = torch.empty(len(split), backbone.num_features)  # (M, D)
+
+    def keep(images, targets, rows):
+        result[rows] = backbone(images).float().cpu()
+
+    whole_pass(args, make_loader(args, split, train=False), what, keep)
+    return result, torch.from_numpy(split.targets)
+
+
+def fit(head: torch.nn.Module, train, val, seed: int, lr: float, epochs: int) -> dict:
+    """A head trained as train.train does, on features instead of photos; its val figures."""
+    X, Y = train  # (M, D), (M, n)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(head.parameters(), lr=lr, weight_decay=5e-4)
+    steps = epochs * (len(X) // 32)
+    quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
+    for _ in range(epochs):
+        order = torch.randperm(len(X), generator=generator)
+        for rows in order[: len(X) // 32 * 32].split(32):
+            optimizer.zero_grad()
+            iml_gcn.asymmetric_loss(head(X[rows]), Y[rows]).backward()
+            optimizer.step()
+            scheduler.step()
+    with torch.inference_mode():
+        return figures(head(val[0]).numpy(), val[1].numpy())
+
+
+def frozen_settings(graphs: dict, nodes: dict) -> dict[str, tuple]:
+    """name -> (nodes, counts, tau, reading, learning rate), one change from the first each."""
+    own, pca = graphs["own"], nodes["pca"]
+    settings = {"F_PCA, tau 0.1": (pca, own, 0.1, "paper", 3e-4)}
+    for reading in ("paper", "mlgcn"):
+        for tau in (0.05, 0.1, 0.2, 0.4, 0.6):
+            settings.setdefault(
+                f"F_PCA, tau {tau}" + (", mlgcn" if reading == "mlgcn" else ""),
+                (pca, own, tau, reading, 3e-4),
+            )
+    settings["F_PCA, no graph"] = (pca, own, 0.1, "none", 3e-4)
+    for name, counts in graphs.items():
+        if name != "own":
+            settings[f"F_PCA, graph of {name}"] = (pca, counts, 0.1, "paper", 3e-4)
+            settings[f"F_PCA, graph of {name}, tau 0.4"] = (pca, counts, 0.4, "paper", 3e-4)
+    for kind in nodes:
+        if kind != "pca":
+            settings[kind] = (nodes[kind], own, 0.1, "paper", 3e-4)
+            settings[f"{kind}, no graph"] = (nodes[kind], own, 0.1, "none", 3e-4)
+    for lr in (1e-4, 1e-3, 3e-3):
+        settings[f"F_PCA, learning rate {lr:g}"] = (pca, own, 0.1, "paper", lr)
+    return settings
+
+
+def frozen_runs(args, seed: int) -> list[dict]:
+    """Heads on the features of seed<seed>/backbone.pt, each trained for FROZEN_EPOCHS."""
+    folder = args.out / f"seed{seed}"
+    command = [*RECIPE.split(), *args.more, "--data", args.data, "--out", str(folder)]
+    settings = run.parse_args([*command, "--workers", "1"])
+    splits = run.load_data(settings)
+    train, val = (features(settings, folder, split, "frozen") for split in splits)
+    n, D = train[1].shape[1], train[0].shape[1]
+    graphs = {"own": run.label_graph(settings, splits[0])}
+    if args.graph_json:
+        settings.graph_json = args.graph_json
+        graphs["more images"] = run.label_graph(settings, splits[0])
+    embeddings = torch.load(folder / "embeddings.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(seed)
+    nodes = {
+        "pca": embeddings["pca"],
+        "F_I": embeddings["image"],
+        "F_I centred": embeddings["image"] - embeddings["image"].mean(0),
+        "random nodes": torch.randn(n, n, generator=generator),
+        "one-hot nodes": torch.eye(n),
+    }
+    nodes = {kind: run.scaled(settings, matrix) for kind, matrix in nodes.items()}
+    nodes["F_W"] = run.data.load_glove(args.glove, splits[0].classes)[0]
+    rows = []
+
+    def keep(name: str, head: torch.nn.Module, lr: float) -> None:
+        values = fit(head, train, val, seed, lr, FROZEN_EPOCHS)
+        about = {"part": "frozen", "setting": name, "seed": seed, "epochs": FROZEN_EPOCHS}
+        rows.append(about | values)
+
+    torch.manual_seed(seed)
+    keep("linear head", iml_gcn.linear_head(D, n), 3e-4)
+    for lr in (1e-3, 3e-3, 1e-2):
+        keep(f"linear head, learning rate {lr:g}", iml_gcn.linear_head(D, n), lr)
+    for name, (matrix, counts, tau, reading, lr) in frozen_settings(graphs, nodes).items():
+        A = iml_gcn.adjacency(*counts[:2], tau, 0.2, reading)
+        torch.manual_seed(seed)
+        keep(name, iml_gcn.LabelGCN(matrix, iml_gcn.normalise(A, reading), D), lr)
+    return rows
+
+
+# Figures
+
+
+def figures(logits: np.ndarray, targets: np.ndarray) -> dict:
+    """mAP in percent: labels of 10 positives or more without the most frequent, all, all but it."""
+    ap = metrics.average_precision(logits, targets)  # (n,)
+    counts = targets.astype(int).sum(0)  # (n,)
+    most = counts.argmax()
+    often = (counts >= 10) & (np.arange(len(counts)) != most)
+    mAP = metrics.mean_average_precision
+    values = {"mAP_10": mAP(ap[often]), "mAP": mAP(ap), "mAP_without": mAP(np.delete(ap, most))}
+    return {k: round(v, 3) for k, v in values.items()} | {"labels_10": int(often.sum())}
+
+
+def collect(args, folder: Path, part: str, setting: str, seed: int) -> list[dict]:
+    rows = []
+    for path in sorted(folder.glob("scores-*.npz")):
+        with np.load(path, allow_pickle=False) as scores:
+            values = figures(scores["logits"], scores["targets"])
+        model = path.stem.removeprefix("scores-")
+        checkpoint = tresnet.read_checkpoint(folder / f"{model}.pt")
+        about = {"part": part, "setting": setting, "seed": seed, "epochs": checkpoint["epochs"]}
+        rows.append(about | {"model": report.MODELS[model]} | values)
+    return rows
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation of a few seeds."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    return f"{np.mean(values):.2f} +- {np.std(values, ddof=1):.2f}"
+
+
+def show(part: str, rows: list[dict], reference: str) -> None:
+    """One line a setting: its score, and its difference from `reference` seed by seed."""
+    settings = {}
+    for row in rows:
+        name = ", ".join(filter(None, (row.get("model"), row["setting"])))
+        settings.setdefault(name, {})[row["seed"]] = row["mAP_10"]
+    print(f"\n| {part} | mAP | minus {reference} |\n| --- | --- | --- |")
+    for name, scores in settings.items():
+        both = [seed for seed in scores if seed in settings[reference]]
+        minus = [scores[seed] - settings[reference][seed] for seed in both]
+        print(f"| {name} | {spread(list(scores.values()))} | {spread(minus)} |")
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    tasks = []
+    try:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            if "table" in args.part:
+                tasks += [("table", pool.submit(table_runs, args, seed)) for seed in args.seeds]
+            if "joint" in args.part:
+                tasks.append(("joint", pool.submit(joint_runs, args)))
+            rows = {part: [] for part in PARTS}
+            for part, task in tasks:
+                rows[part] += task.result()
+        if "frozen" in args.part:
+            torch.set_num_threads(os.cpu_count() or 1)
+            rows["frozen"] = [row for seed in args.seeds for row in frozen_runs(args, seed)]
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    args.csv.mkdir(parents=True, exist_ok=True)
+    references = {"table": "direct (ASL), longer", "frozen": "linear head"}
+    references["joint"] = "IML-GCN, F_PCA, as in the table"
+    for part in args.part:
+        with open(args.csv / f"{part}.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[part])
+        show(part, rows[part], references[part])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
