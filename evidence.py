@@ -3,7 +3,7 @@
     python evidence.py --data DIR --glove FILE                  # all -> runs/evidence, results/
     python evidence.py --data DIR --glove FILE --graph-json F   # and a label graph of other images
     python evidence.py --data DIR --glove FILE --epochs 40 40 --jobs 1 -- --image-size 448 \\
-        --weights tresnet_m_21k --batch-size 64 --lr 1e-3       # the paper's size, on a GPU
+        --weights tresnet_m_21k --batch-size 64 --recipe paper --ema 0  # the paper's, on a GPU
 
 What follows -- goes to run.py. Interrupted, the same command goes on. Three parts, all [ours]:
 
@@ -40,7 +40,9 @@ import run
 import tresnet
 from train import make_loader, whole_pass
 
-RECIPE = "--dataset coco --weights none --image-size 64 --batch-size 32 --lr 3e-4 --eval-every 2"
+# Chosen on seed 0 and held-out training photos; README, "Evidence".
+RECIPE = "--dataset coco --weights none --image-size 64 --batch-size 32 --recipe asl --lr 1e-3"
+RECIPE += " --weight-decay 5e-4 --ema 0.98 --eval-every 2"
 JOINT = {  # one change each; every other setting is the table's
     "as in the table": "--nodes pca",
     "no graph": "--nodes pca --adjacency none",
@@ -48,7 +50,8 @@ JOINT = {  # one change each; every other setting is the table's
     "backbone at a tenth of the rate": "--nodes pca --backbone-lr 0.1",
     "backbone frozen": "--nodes pca --backbone-lr 0",
     "backbone from random weights": "--nodes pca --init imagenet",
-    "three times the rate": "--nodes pca --lr 1e-3",
+    "a third of the rate": "--nodes pca --lr 3e-4",
+    "the paper's schedule, a third of the rate": "--nodes pca --recipe paper --ema 0 --lr 3e-4",
 }
 FIELDS = ["part", "setting", "model", "seed", "epochs", "mAP_10", "mAP", "mAP_without", "labels_10"]
 PARTS = ["table", "joint", "frozen"]
@@ -190,23 +193,23 @@ def fit(head: torch.nn.Module, train, val, seed: int, lr: float, epochs: int) ->
 def frozen_settings(graphs: dict, nodes: dict) -> dict[str, tuple]:
     """name -> (nodes, counts, tau, reading, learning rate), one change from the first each."""
     own, pca = graphs["own"], nodes["pca"]
-    settings = {"F_PCA, tau 0.1": (pca, own, 0.1, "paper", 3e-4)}
+    settings = {"F_PCA, tau 0.1": (pca, own, 0.1, "paper", 1e-3)}
     for reading in ("paper", "mlgcn"):
         for tau in (0.05, 0.1, 0.2, 0.4, 0.6):
             settings.setdefault(
                 f"F_PCA, tau {tau}" + (", mlgcn" if reading == "mlgcn" else ""),
-                (pca, own, tau, reading, 3e-4),
+                (pca, own, tau, reading, 1e-3),
             )
-    settings["F_PCA, no graph"] = (pca, own, 0.1, "none", 3e-4)
+    settings["F_PCA, no graph"] = (pca, own, 0.1, "none", 1e-3)
     for name, counts in graphs.items():
         if name != "own":
-            settings[f"F_PCA, graph of {name}"] = (pca, counts, 0.1, "paper", 3e-4)
-            settings[f"F_PCA, graph of {name}, tau 0.4"] = (pca, counts, 0.4, "paper", 3e-4)
+            settings[f"F_PCA, graph of {name}"] = (pca, counts, 0.1, "paper", 1e-3)
+            settings[f"F_PCA, graph of {name}, tau 0.4"] = (pca, counts, 0.4, "paper", 1e-3)
     for kind in nodes:
         if kind != "pca":
-            settings[kind] = (nodes[kind], own, 0.1, "paper", 3e-4)
-            settings[f"{kind}, no graph"] = (nodes[kind], own, 0.1, "none", 3e-4)
-    for lr in (1e-4, 1e-3, 3e-3):
+            settings[kind] = (nodes[kind], own, 0.1, "paper", 1e-3)
+            settings[f"{kind}, no graph"] = (nodes[kind], own, 0.1, "none", 1e-3)
+    for lr in (1e-4, 3e-4, 3e-3):
         settings[f"F_PCA, learning rate {lr:g}"] = (pca, own, 0.1, "paper", lr)
     return settings
 
@@ -242,8 +245,8 @@ def frozen_runs(args, seed: int) -> list[dict]:
         rows.append(about | values)
 
     torch.manual_seed(seed)
-    keep("linear head", iml_gcn.linear_head(D, n), 3e-4)
-    for lr in (1e-3, 3e-3, 1e-2):
+    keep("linear head", iml_gcn.linear_head(D, n), 1e-3)
+    for lr in (3e-4, 3e-3, 1e-2):
         keep(f"linear head, learning rate {lr:g}", iml_gcn.linear_head(D, n), lr)
     for name, (matrix, counts, tau, reading, lr) in frozen_settings(graphs, nodes).items():
         A = iml_gcn.adjacency(*counts[:2], tau, 0.2, reading)
