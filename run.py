@@ -129,93 +129,103 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage="python run.py [--dataset NAME] [--phase NAME] [option ...]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27),
         allow_abbrev=False,
     )
     add = parser.add_argument_group("what to run").add_argument
-    add("--dataset", choices=DATASETS, default="demo", help="(%(default)s)")
+    text = f"one of {', '.join(DATASETS)} (demo)"
+    add("--dataset", choices=DATASETS, default="demo", metavar="NAME", help=text)
     phases = ["all", "backbone", "embed", "gcn", "eval"]
-    text = "one or several, run in this order (all) [Proposed Approach]"
-    add("--phase", nargs="+", choices=phases, default=["all"], help=text)
+    text = "all, or some of backbone embed gcn eval (all) [Proposed Approach]"
+    add("--phase", nargs="+", choices=phases, default=["all"], metavar="NAME", help=text)
     nodes = ["word", "image", "pca", "random"]
-    text = "node features, one or several (image pca) [F_W, F_I, F_PCA: Table 3; random: ours]"
-    add("--nodes", nargs="+", choices=nodes, default=["image", "pca"], help=text)
-    add("--out", help="folder of all that is written (runs/<dataset>) [ours]")
+    text = "some of word image pca random (image pca) [F_W, F_I, F_PCA: Table 3; random: ours]"
+    add("--nodes", nargs="+", choices=nodes, default=["image", "pca"], metavar="KIND", help=text)
+    add("--out", metavar="DIR", help="folder of all that is written (runs/<dataset>) [ours]")
     add("--fresh", action="store_true", help="redo phases that are done or begun [ours]")
     add("--limit", type=whole(1), metavar="N", help="first N photos of a split: a dry run [ours]")
 
     add = parser.add_argument_group("data").add_argument
-    add("--data", help="root folder of the data set (data/<dataset>)")
+    add("--data", metavar="DIR", help="root folder of the data set (data/<dataset>)")
     add("--year", choices=["2014", "2017"], default="2014", help="(%(default)s) [Table 1]")
-    text = "fetch what --data lacks of COCO, some 20 GB; goes on where it was interrupted [ours]"
+    text = "fetch what --data lacks of COCO, some 20 GB [ours]"
     add("--download", action="store_true", help=text)
     for split in ("train", "val"):
-        add(f"--{split}-json", help=f"any COCO-format JSON for {split}, instead of --data's")
-        add(f"--{split}-images", help="and the folder its file names are relative to")
-    text = "keep images without a label [dropped by the protocol; difference 7]"
+        text = f"COCO-format JSON for {split}, instead of --data's"
+        add(f"--{split}-json", metavar="FILE", help=text)
+        text = "and the folder its file names are relative to"
+        add(f"--{split}-images", metavar="DIR", help=text)
+    text = "do not drop images without a label [difference 7]"
     add("--keep-unlabelled", action="store_true", help=text)
     add("--glove", metavar="FILE", help="GloVe-format text for --nodes word [ML-GCN: 840B, 300-d]")
-    add(
-        "--image-size",
-        type=whole(32),
-        default=448,
-        help="(448; asl 224; demo 96) px [difference 9]",
-    )
+    text = "side of the square (448; asl 224; demo 96) [difference 9]"
+    add("--image-size", type=whole(32), default=448, metavar="PX", help=text)
     text = "processes that load photos, for each GPU (up to 8) [ours]"
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    add("--workers", type=whole(0), default=max(min(8, cores), 1), help=text)
-    text = "leave out val photos, and embed's, that cannot be read; else they stop the run [ours]"
+    add("--workers", type=whole(0), default=max(min(8, cores), 1), metavar="N", help=text)
+    text = "evaluate and embed without photos that cannot be read [ours]"
     add("--skip-bad-images", action="store_true", help=text)
 
     add = parser.add_argument_group("model").add_argument
-    add("--backbone", choices=BACKBONES, default="tresnet_m", help="(tresnet_m; demo tiny) [paper]")
+    text = f"one of {', '.join(BACKBONES)} (tresnet_m; demo tiny) [paper]"
+    add("--backbone", choices=BACKBONES, default="tresnet_m", metavar="NAME", help=text)
     add("--pool", choices=["avg", "max"], default="avg", help="(avg) [paper: GAP; ML-GCN: max]")
-    text = f"file, URL, 'none' (random) or one of {', '.join(RELEASED)} (M: tresnet_m_21k, L: "
-    text += "tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
-    add("--weights", help=text)
-    text = "phase gcn starts from backbone.pt or again from --weights (backbone) [difference 13]"
-    add("--init", choices=["backbone", "imagenet"], default="backbone", help=text)
+    text = f"file, URL, none (random) or one of {', '.join(RELEASED)} (M: "
+    text += "tresnet_m_21k, L: tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
+    add("--weights", metavar="NAME", help=text)
+    text = "phase gcn starts from backbone.pt, or imagenet: from --weights (backbone) "
+    text += "[difference 13]"
+    start = ["backbone", "imagenet"]
+    add("--init", choices=start, default="backbone", metavar="NAME", help=text)
     readings = ["paper", "mlgcn", "none"]
-    text = "reading of Eq. 4, or no edges (%(default)s) [difference 3]"
-    add("--adjacency", choices=readings, default="paper", help=text)
-    add("--tau", type=between(0, 1), default=0.1, help="edges from P >= tau (0.1) [Eq. 3]")
-    add("--p", type=between(0, 1), default=0.2, help="weight of neighbours (0.2) [difference 1]")
-    text = "COCO-format JSON whose images give the label graph (the training images) [ours]"
+    text = "reading of Eq. 4: paper, mlgcn, or none: no edges (paper) [difference 3]"
+    add("--adjacency", choices=readings, default="paper", metavar="NAME", help=text)
+    text = "edges from P >= tau (0.1) [Eq. 3]"
+    add("--tau", type=between(0, 1), default=0.1, metavar="P", help=text)
+    text = "weight of neighbours (0.2) [difference 1]"
+    add("--p", type=between(0, 1), default=0.2, metavar="PART", help=text)
+    text = "COCO-format JSON that gives the label graph (the training one) [ours]"
     add("--graph-json", metavar="FILE", help=text)
-    text = "mean length of image and pca nodes, 0: as they come (1) [ours, difference 25]"
-    add("--node-norm", type=between(0, 1e6), default=1.0, help=text)
+    text = "mean length of image and pca nodes, 0: raw (1) [difference 25]"
+    add("--node-norm", type=between(0, 1e6), default=1.0, metavar="X", help=text)
 
     add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=whole(1), default=40, help="a phase (40; demo 12) [Impl. details]")
-    text = "over all processes (64; demo 32) [ours, paper is silent]"
-    add("--batch-size", type=whole(1), default=64, help=text)
+    text = "of each training (40; demo 12) [Impl. details]"
+    add("--epochs", type=whole(1), default=40, metavar="N", help=text)
+    text = "images, over all processes (64; demo 32) [ours, paper is silent]"
+    add("--batch-size", type=whole(1), default=64, metavar="N", help=text)
     text = "Adam, x0.1 after epochs 10, 20, 30 of 40; or ASL's one-cycle (paper) [difference 18]"
     add("--recipe", choices=RECIPES, default="paper", help=text)
     text = "peak learning rate (1e-3; asl 1e-4) [Impl. details]"
-    add("--lr", type=between(0, 1e3), default=1e-3, help=text)
-    text = "the backbone's part of it in phase gcn, 0: frozen (1) [paper; ML-GCN: 0.1]"
+    add("--lr", type=between(0, 1e3), default=1e-3, metavar="X", help=text)
+    text = "the backbone's part of it in gcn, 0: frozen (1) [paper; ML-GCN: 0.1]"
     add("--backbone-lr", type=between(0, 1), default=1.0, metavar="PART", help=text)
     text = "L2, on tensors of 2+ dimensions (5e-4; asl 1e-4) [Impl. details; difference 12]"
-    add("--weight-decay", type=between(0, 1e3), default=5e-4, help=text)
-    add("--gamma-neg", type=between(0, 100), default=4.0, help="(4) [ASL]")
-    add("--gamma-pos", type=between(0, 100), default=0.0, help="(0) [ASL]")
-    add("--clip", type=between(0, 1), default=0.05, help="probability shift (0.05) [ASL]")
-    text = "decay of a moving average of the weights (0: off; asl 0.9997) [paper has none]"
-    add("--ema", type=between(0, 1), default=0.0, help=text)
-    add("--seed", type=whole(0), default=0, help="weights, order and augmentation (0) [ours]")
-    text = "evaluate every N epochs while training, 0: never (1) [ours]"
+    add("--weight-decay", type=between(0, 1e3), default=5e-4, metavar="X", help=text)
+    text = "focusing power of negatives (4) [ASL]"
+    add("--gamma-neg", type=between(0, 100), default=4.0, metavar="X", help=text)
+    text = "and of positives (0) [ASL]"
+    add("--gamma-pos", type=between(0, 100), default=0.0, metavar="X", help=text)
+    text = "probability shift of negatives (0.05) [ASL]"
+    add("--clip", type=between(0, 1), default=0.05, metavar="P", help=text)
+    text = "decay of the weights' moving average (0: off; asl 0.9997) [paper: none]"
+    add("--ema", type=between(0, 1), default=0.0, metavar="X", help=text)
+    text = "of weights, order and augmentation (0) [ours]"
+    add("--seed", type=whole(0), default=0, metavar="N", help=text)
+    text = "evaluate after every N epochs, 0: at the end (1) [ours]"
     add("--eval-every", type=whole(0), default=1, metavar="N", help=text)
-    text = "write last.pt every so many minutes, and after every epoch (15) [ours]"
+    text = "minutes between saves within an epoch (15) [ours]"
     add("--save-every", type=between(0, 1e6), default=15, metavar="MIN", help=text)
 
     add = parser.add_argument_group("machine and report").add_argument
-    add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
+    text = "cuda, mps or cpu (auto: the first there is) [ours]"
+    add("--device", default="auto", metavar="NAME", help=text)
     add("--amp", action="store_true", help="bfloat16 autocast; loss and head stay float32 [ours]")
     add("--compile", action="store_true", help="torch.compile the model [ours]")
-    text = "curves, photos and label embeddings in --out/tensorboard [ours; package tensorboard]"
+    text = "curves, photos, label embeddings in --out/tensorboard [ours]"
     add("--tensorboard", action="store_true", help=text)
     text = "probabilities to report at besides 0.5 and 0.8 [difference 6]"
-    add("--threshold", type=between(0.001, 0.999), nargs="+", default=[], help=text)
+    add("--threshold", type=between(0.001, 0.999), nargs="+", default=[], metavar="P", help=text)
 
     known, _ = parser.parse_known_args(argv)
     parser.set_defaults(**RECIPES[known.recipe] | PRESETS[known.dataset])
