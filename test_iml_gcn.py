@@ -26,6 +26,7 @@ import traceback
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -2733,6 +2734,7 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monk
 
     monkeypatch.setattr(evidence.subprocess, "run", here)
     monkeypatch.setattr(evidence, "JOINT", {"as in the table": "--nodes pca"})
+    monkeypatch.setattr(evidence, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
     every = evidence.frozen_settings
     few = ("F_PCA, tau 0.1", "F_PCA, no graph", "F_W")
     monkeypatch.setattr(evidence, "frozen_settings", lambda *a: {k: every(*a)[k] for k in few})
