@@ -31,8 +31,8 @@ import export
 import run
 import tresnet
 from pictures import Pictures
+from train import THRESHOLD
 
-THRESHOLD = 0.5  # ML-GCN's; README, difference 6
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
 
 
@@ -47,7 +47,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("checkpoint", help="backbone.pt or gcn-*.pt of run.py")
     add("photos", nargs="*", help="photos, and folders that are walked; hidden files are left out")
     either = parser.add_mutually_exclusive_group()
-    text = "labels with a score above it (the checkpoint's, else 0.5) [ML-GCN; difference 6]"
+    text = f"labels with a score above it (the checkpoint's, else {THRESHOLD}) [difference 6]"
     either.add_argument("--threshold", type=float, help=text)
     text = "the K highest labels instead, whatever their score"
     either.add_argument("--top", type=int, metavar="K", help=text)

@@ -2452,6 +2452,22 @@ def test_stored_metrics_are_those_of_the_stored_scores(demo, finished, name):
     assert report["top3"] == pytest.approx(brute_force_metrics(top3, targets))
 
 
+def test_a_model_remembers_the_threshold_of_its_highest_of1(demo, finished):
+    for name in ("backbone", "gcn-pca"):
+        with np.load(finished / f"scores-{name}.npz") as scores:
+            probabilities, targets = 1 / (1 + np.exp(-scores["logits"])), scores["targets"]
+        found = {}
+        for p in range(5, 100, 5):
+            hits = misses = alarms = 0
+            for row, truth in zip(probabilities.flatten(), targets.flatten(), strict=True):
+                hits += row > p / 100 and truth
+                misses += row <= p / 100 and truth
+                alarms += row > p / 100 and not truth
+            found[p / 100] = 2 * hits / max(2 * hits + misses + alarms, 1)
+        stored = torch.load(finished / f"{name}.pt", weights_only=True)["threshold"]
+        assert found[stored] == max(found.values()) > found[0.8]
+
+
 def test_evaluation_does_not_depend_on_the_batch_size(demo, finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     assert run.main(argv(demo, tmp_path, "--phase eval --batch-size 5")) == 0
@@ -3658,7 +3674,7 @@ def test_unreadable_photos_are_named_and_skipped_and_the_others_labelled(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.jpg", "predictions.jsonl"]
 
 
-def test_the_threshold_is_the_command_lines_else_the_checkpoints_else_a_half(
+def test_the_threshold_is_the_command_lines_else_the_checkpoints_else_asls(
     predictor, tmp_path, capsys
 ):
     path, model = predictor
@@ -3676,7 +3692,7 @@ def test_the_threshold_is_the_command_lines_else_the_checkpoints_else_a_half(
     assert count(tmp_path / "two.pt") == 2
     assert count(tmp_path / "two.pt", "--threshold", between[0]) == len(LABELS) - 1
     assert count(tmp_path / "two.pt", "--top", 5) == 5
-    assert count(path) == sum(score > 0.5 for score in scores) not in (0, len(LABELS))
+    assert count(path) == sum(score > 0.8 for score in scores) not in (0, len(LABELS))
     lines, _ = predicted(capsys, path, photo, "--threshold", 1)
     assert lines[0].startswith(f"{photo}: no label above 1, highest: ")
     assert lines[0].endswith(f" {scores[-1]:.2f}")

@@ -27,6 +27,8 @@ import process
 import tresnet
 from board import Board
 
+THRESHOLD = 0.8  # of a model that was not evaluated: ASL's; difference 6
+
 
 def make_loader(args, split: data.Split, train: bool) -> DataLoader:
     """A rank's part of every batch of --batch-size images."""
@@ -173,7 +175,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
             about |= {key: part.state_dict() for key, part in parts.items()}
             files.save(last, about | state)
 
-    saved = time.monotonic()
+    saved, threshold = time.monotonic(), THRESHOLD
     while epoch < args.epochs:
         model.train()
         model.backbone.train(not frozen)
@@ -224,6 +226,8 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
             entry["mAP"] = metrics.mean_average_precision(ap)
             board.evaluated(logits[read], splits[1].select(np.flatnonzero(read)), epoch + 1)
             line += f"  val mAP {entry['mAP']:.2f}"
+            if epoch + 1 == args.epochs:
+                threshold = best_threshold(logits[read], splits[1].targets[read])
         print(f"{line}  {speed}", flush=True)
         if bad := process.gather(bad):
             names = "\n    ".join(bad[:3])
@@ -247,6 +251,7 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
                 "pool": args.pool,
                 "image_size": args.image_size,
                 "epochs": args.epochs,
+                "threshold": threshold,
                 "backbone_id": files.weights_id(final.backbone),
                 "settings": current,
                 "state_dict": final.state_dict(),
@@ -254,6 +259,16 @@ def train(args, name: str, model: iml_gcn.Classifier, splits, current: dict) -> 
         )
         last.unlink(missing_ok=True)
     process.wait()
+
+
+def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The probability, in steps of 0.05, above which labels have the highest OF1: what predict.py
+    goes by. No figure of a table does (difference 6)."""
+
+    def OF1(p: float) -> float:
+        return metrics.precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]
+
+    return max((k / 100 for k in range(5, 100, 5)), key=OF1)
 
 
 def diverged(where: str, step: int, last: Path) -> str:
