@@ -86,8 +86,8 @@ def load(path: str) -> tuple[nn.Module, dict]:
     """The classifier and its checkpoint, whose classes, image_size and threshold are checked."""
     model, checkpoint = run.load_model(path)
     classes, size = checkpoint["classes"], checkpoint.get("image_size")
-    head = getattr(model.head, "nodes", None)  # (n, d) of a GCN
-    n = len(model.head.weight if head is None else head)
+    with torch.inference_mode():
+        n = model.head(torch.zeros(1, model.backbone.num_features)).shape[1]
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     if not named or len(classes) != n:
         raise ValueError(f"{path} does not name its model's labels; train it again with run.py")
