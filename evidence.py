@@ -52,6 +52,30 @@ JOINT = {  # one change each; every other setting is the table's
     "backbone frozen": "--nodes pca --backbone-lr 0",
     "backbone from random weights": "--nodes pca --init imagenet",
 }
+FROZEN = {  # what differs from the first
+    "F_PCA": {"nodes": "F_PCA", "graph": "own", "tau": 0.1, "reading": "paper", "lr": 1e-3},
+    "F_PCA, no graph": {"reading": "none"},
+    "F_PCA, tau 0.05": {"tau": 0.05},
+    "F_PCA, tau 0.2": {"tau": 0.2},
+    "F_PCA, tau 0.4": {"tau": 0.4},
+    "F_PCA, tau 0.6": {"tau": 0.6},
+    "F_PCA, mlgcn": {"reading": "mlgcn"},
+    "F_PCA, mlgcn, tau 0.4": {"reading": "mlgcn", "tau": 0.4},
+    "F_PCA, graph of more images": {"graph": "more"},
+    "F_PCA, graph of more images, tau 0.4": {"graph": "more", "tau": 0.4},
+    "F_PCA, learning rate 0.0003": {"lr": 3e-4},
+    "F_PCA, learning rate 0.003": {"lr": 3e-3},
+    "F_PCA, not scaled": {"nodes": "raw F_PCA"},
+    "F_I": {"nodes": "F_I"},
+    "F_I, no graph": {"nodes": "F_I", "reading": "none"},
+    "F_I, not scaled": {"nodes": "raw F_I"},
+    "F_I, centred": {"nodes": "centred"},
+    "F_W": {"nodes": "F_W"},
+    "F_W, no graph": {"nodes": "F_W", "reading": "none"},
+    "random nodes": {"nodes": "random"},
+    "random nodes, no graph": {"nodes": "random", "reading": "none"},
+    "one-hot nodes": {"nodes": "one-hot"},
+}
 FIELDS = ["part", "setting", "model", "seed", "epochs", "mAP_10", "mAP", "mAP_without", "labels_10"]
 PARTS = ["table", "joint", "frozen"]
 FROZEN_EPOCHS = 8  # a second each
@@ -174,7 +198,7 @@ def features(args, folder: Path, split, what: str) -> tuple[torch.Tensor, torch.
 
 
 def fit(head: torch.nn.Module, train, val, seed: int, lr: float, epochs: int) -> dict:
-    """A head trained as train.train does, on features instead of photos; its val figures."""
+    """A head trained on features instead of photos by the paper's recipe; its val figures."""
     X, Y = train  # (M, D), (M, n)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(head.parameters(), lr=lr, weight_decay=5e-4)
@@ -192,28 +216,6 @@ def fit(head: torch.nn.Module, train, val, seed: int, lr: float, epochs: int) ->
         return figures(head(val[0]).numpy(), val[1].numpy())
 
 
-def frozen_settings(graphs: dict, nodes: dict) -> dict[str, tuple]:
-    """name -> (nodes, counts, tau, reading, learning rate), one change from the first each."""
-    own, pca = graphs["own"], nodes["pca"]
-    settings = {"F_PCA, tau 0.1": (pca, own, 0.1, "paper", 1e-3)}
-    for tau in (0.05, 0.2, 0.4, 0.6):
-        settings[f"F_PCA, tau {tau}"] = (pca, own, tau, "paper", 1e-3)
-    for tau in (0.1, 0.4):
-        settings[f"F_PCA, tau {tau}, mlgcn"] = (pca, own, tau, "mlgcn", 1e-3)
-    settings["F_PCA, no graph"] = (pca, own, 0.1, "none", 1e-3)
-    for name, counts in graphs.items():
-        if name != "own":
-            settings[f"F_PCA, graph of {name}"] = (pca, counts, 0.1, "paper", 1e-3)
-            settings[f"F_PCA, graph of {name}, tau 0.4"] = (pca, counts, 0.4, "paper", 1e-3)
-    for kind in nodes:
-        if kind != "pca":
-            settings[kind] = (nodes[kind], own, 0.1, "paper", 1e-3)
-            settings[f"{kind}, no graph"] = (nodes[kind], own, 0.1, "none", 1e-3)
-    for lr in (3e-4, 3e-3):
-        settings[f"F_PCA, learning rate {lr:g}"] = (pca, own, 0.1, "paper", lr)
-    return settings
-
-
 def frozen_runs(args, seed: int) -> list[dict]:
     """Heads on the features of seed<seed>/backbone.pt, each trained for FROZEN_EPOCHS."""
     folder = args.out / f"seed{seed}"
@@ -225,17 +227,16 @@ def frozen_runs(args, seed: int) -> list[dict]:
     graphs = {"own": run.label_graph(settings, splits[0])}
     if args.graph_json:
         settings.graph_json = args.graph_json
-        graphs["more images"] = run.label_graph(settings, splits[0])
+        graphs["more"] = run.label_graph(settings, splits[0])
+        if seed == args.seeds[0]:
+            compare(args, graphs)
     embeddings = torch.load(folder / "embeddings.pt", weights_only=True)
+    F_I, F_PCA = embeddings["image"], embeddings["pca"]
     generator = torch.Generator().manual_seed(seed)
-    nodes = {
-        "pca": embeddings["pca"],
-        "F_I": embeddings["image"],
-        "F_I centred": embeddings["image"] - embeddings["image"].mean(0),
-        "random nodes": torch.randn(n, n, generator=generator),
-        "one-hot nodes": torch.eye(n),
-    }
+    nodes = {"F_PCA": F_PCA, "F_I": F_I, "centred": F_I - F_I.mean(0), "one-hot": torch.eye(n)}
+    nodes["random"] = torch.randn(n, n, generator=generator)
     nodes = {kind: run.scaled(settings, matrix) for kind, matrix in nodes.items()}
+    nodes |= {"raw F_PCA": F_PCA, "raw F_I": F_I}
     nodes["F_W"] = run.data.load_glove(args.glove, splits[0].classes)[0]
     rows = []
 
@@ -244,15 +245,32 @@ def frozen_runs(args, seed: int) -> list[dict]:
         about = {"part": "frozen", "setting": name, "seed": seed, "epochs": FROZEN_EPOCHS}
         rows.append(about | values)
 
-    torch.manual_seed(seed)
-    keep("linear head", iml_gcn.linear_head(D, n), 1e-3)
-    for lr in (3e-3, 1e-2):
-        keep(f"linear head, learning rate {lr:g}", iml_gcn.linear_head(D, n), lr)
-    for name, (matrix, counts, tau, reading, lr) in frozen_settings(graphs, nodes).items():
-        A = iml_gcn.adjacency(*counts[:2], tau, 0.2, reading)
+    for lr in (1e-3, 3e-3, 1e-2):
         torch.manual_seed(seed)
-        keep(name, iml_gcn.LabelGCN(matrix, iml_gcn.normalise(A, reading), D), lr)
+        name = "linear head" if lr == 1e-3 else f"linear head, learning rate {lr:g}"
+        keep(name, iml_gcn.linear_head(D, n), lr)
+    first = next(iter(FROZEN.values()))
+    for name, change in FROZEN.items():
+        setting = first | change
+        if setting["graph"] in graphs:
+            pairs, counts, _ = graphs[setting["graph"]]
+            A = iml_gcn.adjacency(pairs, counts, setting["tau"], 0.2, setting["reading"])
+            A_hat = iml_gcn.normalise(A, setting["reading"])
+            torch.manual_seed(seed)
+            keep(name, iml_gcn.LabelGCN(nodes[setting["nodes"]], A_hat, D), setting["lr"])
     return rows
+
+
+def compare(args, graphs: dict) -> None:
+    """Print how many edges the label graph has, and has in common with that of more images."""
+    for tau in (0.1, 0.2, 0.4):
+        own, more = (
+            iml_gcn.adjacency(*graph[:2], tau).fill_diagonal_(0) > 0 for graph in graphs.values()
+        )
+        print(
+            f"tau {tau}: {int(own.sum())} edges, {int(more.sum())} of {args.graph_json}, "
+            f"{int((own & more).sum())} in both"
+        )
 
 
 # Figures

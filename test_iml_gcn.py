@@ -2751,9 +2751,8 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monk
     monkeypatch.setattr(evidence.subprocess, "run", here)
     monkeypatch.setattr(evidence, "JOINT", {"as in the table": "--nodes pca"})
     monkeypatch.setattr(evidence, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
-    every = evidence.frozen_settings
-    few = ("F_PCA, tau 0.1", "F_PCA, no graph", "F_W")
-    monkeypatch.setattr(evidence, "frozen_settings", lambda *a: {k: every(*a)[k] for k in few})
+    few = ("F_PCA", "F_PCA, no graph", "F_W")
+    monkeypatch.setattr(evidence, "FROZEN", {name: evidence.FROZEN[name] for name in few})
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
     command = ["--data", demo, "--glove", tmp_path / "glove.txt", "--out", tmp_path / "out"]
     command += ["--csv", tmp_path, "--seeds", "3", "--jobs", "1", "--epochs", "2", "1", "--"]
