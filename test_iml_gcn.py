@@ -2746,9 +2746,10 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monk
 
     def here(command, **_):  # a process of its own takes two seconds to start
         ran.append(command[2:])
-        return SimpleNamespace(returncode=run.main([*command[2:], "--workers", "0"]))
+        code = run.main([*command[2:], "--workers", "0"])
+        return SimpleNamespace(wait=lambda: code)
 
-    monkeypatch.setattr(evidence.subprocess, "run", here)
+    monkeypatch.setattr(evidence.subprocess, "Popen", here)
     monkeypatch.setattr(evidence, "JOINT", {"as in the table": "--nodes pca"})
     monkeypatch.setattr(evidence, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
     few = ("F_PCA", "F_PCA, no graph", "F_W")
@@ -2783,6 +2784,31 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monk
     ]
     ids = [{photo["id"] for photo in part["images"]} for part in held_out]
     assert (len(ids[0]), len(ids[1]), len(ids[0] & ids[1])) == (20, 4, 0)
+
+
+def test_evidence_stops_everything_at_the_first_error(tmp_path, monkeypatch, capsys):
+    began, ended, both, stopped = [], [], threading.Barrier(2), threading.Event()
+
+    def start(command, stdout, **_):
+        began.append(command[command.index("--seed") + 1])
+        seed = began[-1]
+        stdout.write(f"epoch 1\nerror: disk {seed} is full\n")
+
+        def wait():
+            both.wait(timeout=60)
+            if seed != "1":  # it goes on until it is stopped
+                ended.append(stopped.wait(timeout=20))
+            return 2
+
+        return SimpleNamespace(wait=wait, terminate=stopped.set)
+
+    monkeypatch.setattr(evidence.subprocess, "Popen", start)
+    command = f"--data d --glove g --part table --csv {tmp_path}/csv --out {tmp_path}/out"
+    assert evidence.main(command.split()) == 2
+    assert sorted(began) == ["1", "2"]  # 3 never began
+    assert ended == [True]
+    assert "error: disk 1 is full" in capsys.readouterr().err
+    assert not (tmp_path / "csv").exists()
 
 
 # run: what interrupts it
