@@ -2811,6 +2811,39 @@ def test_evidence_stops_everything_at_the_first_error(tmp_path, monkeypatch, cap
     assert not (tmp_path / "csv").exists()
 
 
+def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp_path):
+    source = Path(__file__).parent / "results"
+    with open(source / "photos.csv") as file:
+        rows = [(row["split"], int(row["id"])) for row in csv.DictReader(file)]
+    ours = {name: {i for split, i in rows if split == name} for name in ("train", "val")}
+    assert (len(ours["train"]), len(ours["val"]), len(rows)) == (2118, 705, 2823)
+    ids = {name: sorted(ours[name]) for name in ours}
+    photos = {  # of either official part: one of our train, one of our val, one of neither photos
+        "train": [ids["train"][0], ids["val"][0], 10**7],
+        "val": [ids["train"][1], ids["val"][1], 10**7 + 1],
+    }
+    (tmp_path / "annotations").mkdir()
+    for name, part in photos.items():
+        (tmp_path / f"{name}2014").mkdir()
+        images = [{"id": i, "file_name": f"COCO_{name}2014_{i:012d}.jpg"} for i in part]
+        for image in images:
+            (tmp_path / f"{name}2014" / image["file_name"]).write_text(str(image["id"]))
+        marks = [{"image_id": i, "category_id": 1} for i in part]
+        document = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "a"}]}
+        (tmp_path / f"annotations/instances_{name}2014.json").write_text(json.dumps(document))
+    command = [sys.executable, source / "subset.py", "."]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    for name, number in (("train", 0), ("val", 1)):
+        json_path = tmp_path / f"subset/annotations/instances_{name}2014.json"
+        split = data.load_coco(json_path, tmp_path / f"subset/{name}2014")
+        read = [int(Path(path).read_text()) for path in split.paths]
+        assert sorted(read) == sorted([photos["train"][number], photos["val"][number]])
+        assert split.targets.tolist() == [[1], [1]]
+    graph = json.loads((tmp_path / "subset/graph.json").read_text())
+    assert [image["id"] for image in graph["images"]] == [ids["train"][0], 10**7]
+    assert [mark["image_id"] for mark in graph["annotations"]] == [ids["train"][0], 10**7]
+
+
 # run: what interrupts it
 
 
