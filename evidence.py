@@ -191,7 +191,7 @@ def joint_runs(args) -> list[dict]:
     text = f"--phase backbone eval --epochs {then} --seed 0"
     call(args, out, text, "--weights", str(base / "backbone.pt"), *held_out(args))
     rows = [row for row in rows if row["model"] != report.MODELS["backbone"]]
-    return rows + collect(args, out, "joint", "direct, longer", 0)
+    return rows + collect(args, out, "joint", "longer", 0)
 
 
 def held_out(args) -> list[str]:
