@@ -2,8 +2,9 @@
 
     python evidence.py --data DIR --glove FILE                  # all -> runs/evidence, results/
     python evidence.py --data DIR --glove FILE --graph-json F   # and a label graph of other images
-    python evidence.py --data DIR --glove FILE --epochs 40 40 --jobs 1 -- --image-size 448 \\
-        --weights tresnet_m_21k --batch-size 64 --recipe paper --ema 0  # the paper's, on a GPU
+    python evidence.py --data DIR --glove FILE --epochs 40 40 --jobs 1 --out runs/full \\
+        --csv results/full -- --image-size 448 --weights tresnet_m_21k --batch-size 64 \\
+        --recipe paper --ema 0                                  # the paper's, on a GPU
 
 What follows -- goes to run.py. Interrupted, the same command goes on. Three parts, all [ours]:
 
