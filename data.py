@@ -7,35 +7,27 @@ Visual Genome from the one `load_vg500` shows:
     <root>/train2014/*.jpg                        <root>/val2014/*.jpg
 
 Symbols: M images in a split, n labels, B images in a batch, S the side images are squashed to.
-JSON is read with `json` and photos with Pillow. Augmentation follows ASL's training code (Ridnik et
-al. 2021a; README, differences 9 and 10).
-
-Whatever is read may be damaged or hostile: that is a ValueError of one sentence, no file outside
-the image folder is read for a photo, and no text of a file reaches a message but by `printable`.
+JSON is read by `json` and photos by Pillow. Augmentation follows ASL's training code (Ridnik et al.
+2021a; differences 9 and 10 of docs/differences.md).
 """
 
-import functools
-import json
+import hashlib
 import os
-import posixpath
 import re
-import reprlib
-import stat
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from demo import make_demo  # noqa: F401  (data.make_demo, beside the other data sets)
+from runtime.reading import ANY, LABEL, PHOTO, TEXT, WHOLE, Kind, check_links, check_once, read_json
+from runtime.text import brief, printable
 
 
 @dataclass
@@ -49,328 +41,75 @@ class Split:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def id(self) -> str:
+        """The same for photos of the same names and sizes in bytes, with the same labels."""
+        digest = hashlib.sha256(self.targets.tobytes())
+        for path in self.paths:
+            about = f"{os.path.basename(path)} {os.path.getsize(path)}\n"
+            digest.update(about.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
+
     def select(self, rows: np.ndarray) -> "Split":
         """The images of these row numbers, in this order."""
         return Split([self.paths[i] for i in rows], self.targets[rows], self.classes)
 
 
-def printable(text: object, width: int = 80) -> str:
-    """Text from a file for a terminal: one line of at most `width`, its middle left out if longer.
+COCO = {
+    "images": [{"id": WHOLE, "file_name": PHOTO}],
+    "annotations": [{"image_id": WHOLE, "category_id": WHOLE}],
+    "categories": [{"id": WHOLE, "name": LABEL, "supercategory?": ANY}],
+}
 
-    Whatever moves the cursor, turns the direction or cannot be seen is escaped, as in a string's
-    repr: names that differ only by such characters look different.
-    """
-    text = str(text)
-    if len(text) > 2 * width:
-        text = text[:width] + text[-width:]  # no time is spent on what is left out
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    if len(text) <= width:
-        return text
-    tail = (width - 3) // 2
-    return f"{text[: width - 3 - tail]}...{text[-tail:]}"
+ROOT = ("none", "", None)  # the supercategory of a category that is under no other
 
 
-REPR = reprlib.Repr()  # of huge or deeply nested values it makes no more than it shows
-REPR.maxstring = REPR.maxother = 80
+def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
+    """Every image of a COCO-format JSON, labelled or not, in file order, with its photo's path.
 
-
-def brief(value: object) -> str:
-    """A value from a file as Python writes it, cut for a message."""
-    return printable(REPR.repr(value))
-
-
-def check_name(name: str, source: str | Path) -> str:
-    """The name of a photo, which leads to no place but one inside the image folder.
-
-    On any system: a backslash and a drive letter mean what they mean on Windows.
-    """
-    plain = name.replace("\\", "/")
-    first = posixpath.normpath(plain).split("/")[0]  # "" of an absolute path
-    if first in ("", "..", ".") or DRIVE.match(plain) or "\0" in plain or len(plain) > 4096:
-        raise ValueError(
-            f"{source}: photo {brief(name)} is not a file in the image folder; expected a path "
-            "relative to it, without leading .., drive letter or NUL; correct the name"
-        )
-    return name
-
-
-DRIVE = re.compile("[A-Za-z]:")
-
-
-def check_inside(paths: list[str], *folders: str | Path) -> None:
-    """A ValueError if a symbolic link leads a photo out of all these folders.
-
-    The folders may be links themselves. Photos that are not there pass. It costs one lstat a photo.
-    """
-    roots = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
-    real = functools.cache(os.path.realpath)  # once a folder, not once a photo
-    for path in paths:
-        folder, name = os.path.split(path)
-        try:
-            link = stat.S_ISLNK(os.lstat(path).st_mode)
-        except (OSError, ValueError):  # ValueError: no file can have such a name
-            continue
-        target = os.path.realpath(path) if link else os.path.join(real(folder), name)
-        if not target.startswith(roots):
-            raise ValueError(
-                f"photo {printable(path, 200)} is a link, or in a linked folder, to "
-                f"{printable(target)}, outside the image folder; put a copy in its place"
-            )
-
-
-def load_coco(
-    json_path: str | Path, image_dir: str | Path, cache: str | Path | None = None
-) -> Split:
-    """Any COCO-format `instances` JSON and its photos; see `read_coco` and, of `cache`, `cached`.
-
-    image_dir only leads to the photos: it is no part of the cache.
-    """
-    split = cached(cache, read_coco, json_path)
-    split.paths = [os.path.join(image_dir, name) for name in split.paths]
-    return split
-
-
-def read_coco(json_path: str | Path) -> Split:
-    """Every image of a COCO-format JSON, labelled or not, in file order; paths as they are in it.
-
-    Boxes and polygons are dropped as they are parsed: the file's size does not show in memory.
     Classes are in category id order (ids have gaps: column != id). Crowd annotations count as any
     other. An image of several annotations of one category has that label once. A file name may be
     written with Windows' backslashes (Label Studio). A category under a root of the same name is
     one label with it: Roboflow makes the project's name such a root.
     """
-    document = read_lists(
-        json_path,
-        {
-            "images": lambda item: (item["id"], item["file_name"]),
-            "annotations": lambda item: (item["image_id"], item["category_id"]),
-            "categories": lambda item: (item["id"], item["name"], item.get("supercategory")),
-        },
-    )
-    for key in ("images", "annotations", "categories"):
-        if key not in document:
-            raise ValueError(
-                f"{json_path} has no list {key!r}; expected COCO's instances_*.json, with lists of "
-                "images, annotations and categories"
-            )
-
-    categories, parents = {}, {}  # id -> name; name -> supercategory
-    for value, name, parent in document["categories"]:
-        category_id = _id(value, "category", json_path)
-        if not isinstance(name, str) or not name.strip() or len(name) > 1000:
-            raise ValueError(
-                f"{json_path}: the name of category {brief(category_id)} is {brief(name)}, "
-                "expected a text of 1 to 1,000 characters; correct the name"
-            )
-        pair = [parents[name], parent] if name in parents else []
-        root = name in pair and any(above in ("none", "", None) for above in pair)
-        if category_id in categories or (pair and not root):
-            raise ValueError(
-                f"{json_path}: category id {brief(category_id)}, {brief(name)}, is there twice; "
-                "give each id and each name to one category"
-            )
-        categories[category_id] = name
-        parents[name] = False if pair else parent  # no third one
-    ids = sorted(categories)  # difference 8: id order, not alphabetical
-    classes = list(dict.fromkeys(categories[i] for i in ids))
+    coco = read_json(json_path, COCO)
+    check_once((image["id"] for image in coco["images"]), json_path, "image id")
+    check_once((category["id"] for category in coco["categories"]), json_path, "category id")
+    categories = sorted(coco["categories"], key=lambda each: each["id"])  # difference 8
+    named_so = {each["name"] for each in categories if each["name"] == each.get("supercategory")}
+    for root in (True, False):
+        group = (
+            each["name"]
+            for each in categories
+            if root == (each.get("supercategory") in ROOT and each["name"] in named_so)
+        )
+        check_once(group, json_path, "category")
+    classes = list(dict.fromkeys(each["name"] for each in categories))
     column = {name: j for j, name in enumerate(classes)}
-    columns = {category_id: column[categories[category_id]] for category_id in ids}
+    columns = {each["id"]: column[each["name"]] for each in categories}
+    rows = {image["id"]: row for row, image in enumerate(coco["images"])}
 
-    rows, paths = {}, []  # image id -> row
-    for value, file_name in document["images"]:
-        image_id = _id(value, "image", json_path)
-        if not isinstance(file_name, str):
-            raise ValueError(
-                f"{json_path}: file_name of image {brief(image_id)} is {brief(file_name)}, "
-                "expected a text; export it again"
-            )
-        if image_id in rows:
-            raise ValueError(
-                f"{json_path}: image id {brief(image_id)} is there twice; give each image its own"
-            )
-        rows[image_id] = len(paths)
-        paths.append(check_name(file_name, json_path).replace("\\", "/"))  # Windows' tools
-
-    targets = np.zeros((len(paths), len(classes)), np.uint8)  # (M, n)
-    for image_id, category_id in document["annotations"]:
-        try:
-            if type(image_id) is bool or type(category_id) is bool:  # equal to 0 or 1
-                raise KeyError
-            targets[rows[image_id], columns[category_id]] = 1
-        except (KeyError, TypeError):  # TypeError: an id that is a list or an object
-            known = image_id in list(rows) and type(image_id) is not bool
-            kind, value = ("category", category_id) if known else ("image", image_id)
+    targets = np.zeros((len(rows), len(classes)), np.uint8)  # (M, n)
+    for mark in coco["annotations"]:
+        image, category = mark["image_id"], mark["category_id"]
+        if image not in rows or category not in columns:
+            kind, value = ("category", category) if image in rows else ("image", image)
             raise ValueError(
                 f"{json_path}: an annotation names {kind} id {brief(value)}, not among the "
-                f"{len(ids)} categories and {len(rows)} images; the file is damaged or cut by hand"
-            ) from None
+                f"{len(columns)} categories and {len(rows)} images; the file is damaged or cut by "
+                "hand"
+            )
+        targets[rows[image], columns[category]] = 1
+    names = (image["file_name"].replace("\\", "/") for image in coco["images"])
+    paths = [os.path.join(image_dir, name) for name in names]
+    check_links(paths, image_dir)
     return Split(paths, targets, classes)
 
 
-def _id(value: object, kind: str, path: str | Path) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{path}: {kind} id {brief(value)} is not a whole number; export it again")
-    return value
-
-
-def read_lists(path: str | Path, keep: dict[str, Callable]) -> dict[str, list]:
-    """The lists of a JSON file's object that `keep` names, as {name: [keep[name](item), ...]}.
-
-    The name "" is for a file that is one list. Memory is what `keep` keeps and some MB: COCO's
-    annotations parse to several GB, of which the labels are a hundredth. A file that is not JSON,
-    or an item that `keep` cannot use, is a ValueError.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path}")
-    lists, name, item = {}, "", None
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        window = JSONWindow(file)
-        try:
-            for name in [""] if window.peek() == "[" else window.members("{}"):
-                if name in lists:
-                    raise ValueError(f"{brief(name)} is there twice")
-                if window.peek() != "[":
-                    window.value()
-                    continue
-                use, kept = keep.get(name), []
-                for item in window.members("[]"):
-                    if use:
-                        kept.append(use(item))
-                if use:
-                    lists[name] = kept
-            if window.peek():
-                raise ValueError("there is more after its end")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: an item of {printable(name) or 'the list'}, {brief(item)}, lacks what it "
-                f"should hold ({printable(error)}); is it a file of another kind?"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            reason = printable(error, 120)
-            raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
-    return lists
-
-
-# Polygons are four fifths of COCO's file and nine tenths of the time to parse it, so these lists of
-# numbers are cut out of the text first: from the key up to the next quote, then back to the last
-# bracket behind a digit or a bracket; one behind a brace closes another list.
-POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
-
-
-class JSONWindow:
-    """Walks a JSON text file value by value, holding a piece of it; the values are parsed by json.
-
-    `peek` looks at the next character; `take`, `value` and `members` consume what they return.
-    """
-
-    def __init__(self, file: TextIO, piece: int = 1 << 22):
-        self.file, self.piece, self.text, self.at = file, piece, "", 0
-        self.decode = json.JSONDecoder().raw_decode
-
-    def more(self) -> bool:
-        """Move the window on; False at the end of the file."""
-        rest = self.text[self.at :]
-        piece = self.file.read(max(self.piece, len(rest)))  # doubles: no quadratic time
-        text = rest + piece
-        end = text.rfind('"') + 1  # what follows the last quote may be half a list
-        self.text, self.at = POLYGONS.sub('"segmentation":0', text[:end]) + text[end:], 0
-        return bool(piece)
-
-    def peek(self) -> str:
-        """The next character that is not white space; "" at the end of the file."""
-        while True:
-            self.at = JSON_BLANKS.match(self.text, self.at).end()
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if not self.more():
-                return ""
-
-    def take(self, expected: str) -> str:
-        """One of the expected characters."""
-        character = self.peek()
-        if not character or character not in expected:
-            raise ValueError(f"found {character or 'its end'} for {' or '.join(expected)}")
-        self.at += 1
-        return character
-
-    def value(self) -> object:
-        self.peek()
-        while True:
-            try:
-                value, end = self.decode(self.text, self.at)
-                if NUMBER.match(self.text, end).end() < len(self.text):  # else, it may go on
-                    self.at = end
-                    return value
-                error = "it is cut short"
-            except json.JSONDecodeError as wrong:  # at the window's end, or in the file itself
-                error = wrong.msg
-            if not self.more():
-                raise ValueError(error)
-
-    def members(self, brackets: str) -> Iterator[object]:
-        """The values of a list, []; the names of an object, {}, whose values the caller takes."""
-        opening, closing = brackets
-        self.take(opening)
-        last = self.peek() == closing and self.take(closing)
-        while not last:
-            value = self.value()
-            if opening == "{":
-                self.take(":")
-            yield value
-            last = self.take("," + closing) == closing
-
-
-JSON_BLANKS = re.compile(r"[ \t\n\r]*")
-NUMBER = re.compile(r"[\d.eE+-]*")  # the rest of a number that the window's end cut
-
-
-def cached(cache: str | Path | None, read: Callable[..., Split], *arguments: str | Path) -> Split:
-    """read(*arguments), kept in the npz file `cache` for the next start; None keeps nothing.
-
-    The file is used if it was made by the same code from the same arguments, of which those that
-    are files have the size and time of change they had. If not, or damaged, it is made anew.
-    """
-    if cache is None:
-        return read(*arguments)
-    key = []
-    for path in (__file__, *arguments):
-        stat = os.stat(path) if os.path.isfile(path) else None
-        key.append([str(path), stat and [stat.st_size, stat.st_mtime_ns]])
-    try:
-        with open(cache, "rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy's, on a damaged header
-            with np.load(stream, allow_pickle=False) as file:
-                found, paths, classes = json.loads(file["names"].tobytes())
-                if found == key:
-                    return unpacked(paths, classes, file["targets"])
-    except Exception:  # noqa: BLE001 (a damaged npz raises any of a dozen kinds)
-        found = None
-    split = read(*arguments)
-    names = json.dumps([key, split.paths, split.classes]).encode()
-    os.makedirs(os.path.dirname(os.path.abspath(cache)), exist_ok=True)
-    temporary = f"{cache}.{os.getpid()}.tmp"  # several processes may start at once
-    with open(temporary, "wb") as file:
-        bits = np.packbits(split.targets, axis=1)  # (M, n / 8)
-        np.savez_compressed(file, names=np.frombuffer(names, np.uint8), targets=bits)
-    os.replace(temporary, cache)
-    return split
-
-
-def unpacked(paths: list[str], classes: list[str], bits: np.ndarray) -> Split:
-    """A split from its npz, which anyone may have written."""
-    texts = all(isinstance(text, str) and text.strip() for text in [*paths, *classes])
-    if not texts or not isinstance(classes, list) or len(set(classes)) < len(classes):
-        raise ValueError("names that no reader gives")
-    if bits.shape != (len(paths), -(-len(classes) // 8)):
-        raise ValueError("names and targets do not belong together")
-    paths = [check_name(path, "cache") for path in paths]
-    return Split(paths, np.unpackbits(bits, axis=1, count=len(classes)), classes)  # (M, n)
-
-
 VG_LABELS = 500
+LABEL_NUMBER = Kind("a label number, 0 to 499", lambda v: type(v) is int and 0 <= v < VG_LABELS)
 
 
-def load_vg500(root: str | Path, cache: str | Path | None = None) -> tuple[Split, Split]:
+def load_vg500(root: str | Path) -> tuple[Split, Split]:
     """VG-500 as (train, test), from the files of its release or from Visual Genome's own:
 
     <root>/VG_100K/*.jpg   <root>/VG_100K_2/*.jpg   <root>/test_list_500.txt   and either
@@ -378,24 +117,17 @@ def load_vg500(root: str | Path, cache: str | Path | None = None) -> tuple[Split
     <root>/objects.json   <root>/image_data.json
 
     The release (SSGRL, Chen et al. 2019) numbers its labels without naming them. Where its index
-    is not there `count_vg_names` makes labels anew, kept in the file `cache`, and every image that
-    is not a test image is a training image.
+    is not there `count_vg_names` makes labels anew, and every image that is not a test image is a
+    training image.
     """
     root = Path(root)
     index, test_list = root / "vg_category_500_labels_index.json", root / "test_list_500.txt"
     if index.is_file():
         train, test = read_list(root / "train_list_500.txt"), read_list(test_list)
-        both = set(train) & set(test)
-        if both:
-            raise ValueError(
-                f"{root}: {len(both):,} images are in both lists ({brief(min(both))}, ...), "
-                "expected each in one; download them again"
-            )
+        check_once(train + test, root, "in its two lists, photo")
         split = read_vg_index(index, train + test)
     elif (root / "objects.json").is_file():
-        sources = root / "objects.json", root / "image_data.json", test_list
-        split = cached(cache, count_vg_names, *sources)
-        test = choose_vg_test(test_list, split.paths)
+        split, test = count_vg_names(root / "objects.json", root / "image_data.json", test_list)
     else:
         raise FileNotFoundError(
             f"{root} has neither {index.name} nor objects.json; expected there\n"
@@ -408,6 +140,7 @@ def load_vg500(root: str | Path, cache: str | Path | None = None) -> tuple[Split
     second = set(os.listdir(root / "VG_100K_2")) if (root / "VG_100K_2").is_dir() else set()
     folders = ["VG_100K_2" if name in second else "VG_100K" for name in split.paths]
     split.paths = [os.path.join(root, *path) for path in zip(folders, split.paths, strict=True)]
+    check_links(split.paths, root / "VG_100K", root / "VG_100K_2")
     return split.select(np.flatnonzero(~is_test)), split.select(np.flatnonzero(is_test))
 
 
@@ -416,18 +149,18 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; VG-500's release has it")
     names = path.read_text(encoding="utf-8", errors="replace").split()
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path} has {len(names):,} lines, {len(set(names)):,} of them different; expected "
-            "<id>.jpg lines, each once; download it again"
-        )
-    return [check_name(name, path) for name in names]
+    check_once(names, path, "photo")
+    for name in names:
+        if not PHOTO.fits(name):
+            raise ValueError(f"{path}: photo {brief(name)} is not {PHOTO.expected}")
+    if not names:
+        raise ValueError(f"{path} is empty, expected <id>.jpg lines; download it again")
+    return names
 
 
 def read_vg_index(path: Path, names: list[str]) -> Split:
     """The released labels of these photos: {"<id>.jpg": [0, 17, ...], ...}, numbered from 0."""
-    rows = {name: row for row, name in enumerate(names)}
-    index = read_lists(path, dict.fromkeys(names, lambda label: label))
+    index = read_json(path, {...: [LABEL_NUMBER]})
     missing = [name for name in names if name not in index]
     if missing:
         raise ValueError(
@@ -435,51 +168,34 @@ def read_vg_index(path: Path, names: list[str]) -> Split:
             f"({brief(missing[0])}, ...); lists and index must be of one release"
         )
     targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
-    for name, labels in index.items():
-        if any(type(label) is not int or not 0 <= label < VG_LABELS for label in labels):
-            raise ValueError(
-                f"{path}: {brief(name)} has {brief(labels)}, expected label numbers, 0 to "
-                f"{VG_LABELS - 1}; download it again"
-            )
-        targets[rows[name], np.array(labels, int)] = 1
+    for row, name in enumerate(names):
+        targets[row, index[name]] = 1
     return Split(names, targets, [f"label {j}" for j in range(VG_LABELS)])
 
 
-def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> Split:
-    """Every image of Visual Genome, by id, with the 500 names most training images show [ours].
+def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> tuple[Split, list[str]]:
+    """Every image of Visual Genome, by id, with the 500 names most training images show [ours];
+    and the names of the test photos.
 
     Names are in lower case and of single blanks; every name of an object counts, once an image;
     ties go by name. The images are those of `image_data`, or of `objects` where it is not there.
     """
     shown = {}  # image id -> names
-
-    def collect(image: dict) -> None:
-        names = set()
-        for thing in image["objects"]:
-            if type(thing["names"]) is not list:  # a text would be read as its letters
-                raise TypeError("names is no list")
-            names.update(map(normal_name, thing["names"]))
-        if image["image_id"] in shown:
-            raise KeyError(f"image id {image['image_id']} for itself alone")
-        shown[image["image_id"]] = [sys.intern(name) for name in names if name]
-
-    source, sources = objects, {objects: collect}
+    images = read_json(objects, [{"image_id": WHOLE, "objects": [{"names": [TEXT]}]}])
+    check_once((image["image_id"] for image in images), objects, "image id")
+    for image in images:
+        names = {" ".join(n.lower().split()) for thing in image["objects"] for n in thing["names"]}
+        shown[image["image_id"]] = names - {""}
     if image_data.is_file():
-        source, sources[image_data] = image_data, lambda image: image["image_id"]
-    for path, keep in sources.items():
-        items = read_lists(path, {"": keep}).get("")
-        if items is None:
-            raise ValueError(f"{path} is not a list of images; give Visual Genome's own file")
-    ids = [_id(value, "image", source) for value in (shown if source == objects else items)]
-    if len(set(ids)) < len(ids):
-        raise ValueError(f"{source}: image ids are there twice; give Visual Genome's own file")
-    ids.sort()
+        images = read_json(image_data, [{"image_id": WHOLE}])
+        check_once((image["image_id"] for image in images), image_data, "image id")
+    ids = sorted(image["image_id"] for image in images)
     paths = [f"{image_id}.jpg" for image_id in ids]
-    test = set(choose_vg_test(test_list, paths))
-    counts = Counter()  # name -> training images that show it
+    test = choose_vg_test(test_list, paths)
+    counts, tested = Counter(), set(test)  # name -> training images that show it
     for image_id, path in zip(ids, paths, strict=True):
-        if path not in test:
-            counts.update(shown.get(image_id, []))
+        if path not in tested:
+            counts.update(shown.get(image_id, ()))
     classes = sorted(counts, key=lambda name: (-counts[name], name))[:VG_LABELS]
     if len(classes) < VG_LABELS:
         raise ValueError(
@@ -489,12 +205,8 @@ def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> Split:
     columns = {name: j for j, name in enumerate(classes)}
     targets = np.zeros((len(ids), VG_LABELS), np.uint8)  # (M, n)
     for row, image_id in enumerate(ids):
-        targets[row, [columns[name] for name in shown.get(image_id, []) if name in columns]] = 1
-    return Split(paths, targets, classes)
-
-
-def normal_name(name: str) -> str:
-    return " ".join(name.lower().split())
+        targets[row, [columns[name] for name in shown.get(image_id, ()) if name in columns]] = 1
+    return Split(paths, targets, classes), test
 
 
 def choose_vg_test(test_list: Path, names: list[str]) -> list[str]:
@@ -676,24 +388,17 @@ def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 class MultiLabelImages(Dataset):
-    """A split as (image, target, row, error) items, keyed by (epoch, row) pairs; see `Batches`.
+    """A split as (image, target, row, error) items, keyed by (epoch, row) pairs, which a
+    runtime.loading.Loader makes to batches.
 
     image is a (S, S, 3) uint8 array. What is drawn for augmentation depends on (seed, epoch, row)
     alone: not on the worker, not on what was loaded before, not on whether the run was resumed.
     A photo that cannot be read has image None and a sentence in `error`. Photos are read as drafts
-    where they are augmented, and as they are where not, unless `draft` says otherwise.
+    where they are augmented, and as they are where not.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        size: int,
-        augment: bool = False,
-        seed: int = 0,
-        draft: bool | None = None,
-    ):
+    def __init__(self, split: Split, size: int, augment: bool = False, seed: int = 0):
         self.split, self.size, self.augment, self.seed = split, size, augment, seed
-        self.draft = augment if draft is None else draft
 
     def __len__(self) -> int:
         return len(self.split)
@@ -702,55 +407,9 @@ class MultiLabelImages(Dataset):
         epoch, row = key
         path, target = self.split.paths[row], self.split.targets[row]
         try:
-            image = read_image(path, self.size, self.draft)
+            image = read_image(path, self.size, draft=self.augment)
         except ValueError as error:
             return None, target, row, str(error)
         if self.augment:
             image = augment(image, np.random.default_rng((self.seed, epoch, row)))
         return np.asarray(image), target, row, None
-
-
-def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
-    """images (B, 3, S, S) uint8 in channels_last order, targets (B, n), rows (B,), errors."""
-    errors = [error for *_, error in items if error]
-    good = [item for item in items if item[3] is None]
-    if not good:
-        return torch.empty(0), torch.empty(0), torch.empty(0), errors
-    images = torch.from_numpy(np.stack([item[0] for item in good]))  # (B, S, S, 3)
-    targets = torch.from_numpy(np.stack([item[1] for item in good]))  # (B, n)
-    rows = torch.tensor([item[2] for item in good])  # (B,)
-    return images.permute(0, 3, 1, 2), targets, rows, errors
-
-
-class Batches(Sampler):
-    """Lists of (epoch, row) keys, one list a batch. Set `epoch` before each pass, and `start`, the
-    first batch of it. Of several ranks each gets its share of every batch, and no row twice.
-
-    Shuffled: the order depends on (seed, epoch) alone and the last, incomplete batch is dropped
-    (unless it is the only one), so that every step weighs the same. In order: every image once.
-    """
-
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-    ):
-        self.num_images, self.batch_size = num_images, min(batch_size, num_images)
-        self.shuffle, self.seed, self.epoch, self.start = shuffle, seed, 0, 0
-        self.rank, self.ranks = rank, ranks
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.num_images, self.batch_size)
-        return whole if self.shuffle else whole + (rest > 0)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.arange(self.num_images)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
-        for i in range(self.start, len(self)):
-            rows = order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield [(self.epoch, int(row)) for row in rows[self.rank :: self.ranks]]

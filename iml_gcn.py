@@ -2,8 +2,8 @@
 
 Paper: I. P. Singh, O. Oyedotun, E. Ghorbel, D. Aouada, "IML-GCN: Improved Multi-Label Graph
 Convolutional Network for Efficient yet Precise Image Classification", 2022.
-Equation, table and section numbers below are the paper's; "difference k" is entry k of the README's
-list "Differences from the paper".
+Equation, table and section numbers below are the paper's; "difference k" is entry k of
+docs/differences.md.
 
 Symbols: B images in a batch, M images in a split, n labels, D image feature size (2048 for
 TResNet-M), d node feature size.
@@ -14,11 +14,12 @@ TResNet-M), d node feature size.
     F_I          Eq. 5                      LabelMeans
     F_PCA        Eq. 6                      pca
     the GCN      Eq. 1 and 2, Figure 2      LabelGCN
-    the model    Figure 2                   Classifier
+    the model    Figure 2                   Model
 
-Read `Classifier.forward` and `LabelGCN.classifiers` first, then from the top.
+Read `Model.forward` and `LabelGCN.classifiers` first, then from the top.
 """
 
+import copy
 import math
 
 import torch
@@ -198,7 +199,7 @@ def linear_head(num_features: int, num_labels: int) -> nn.Linear:
     return head
 
 
-class Classifier(nn.Module):
+class Model(nn.Module):
     """Every row of the paper's tables: logits = head(backbone(images)).
 
     backbone: images (B, 3, H, W) in [0, 1] -> F_GAP (B, D); head: F_GAP -> logits (B, n).
@@ -214,3 +215,14 @@ class Classifier(nn.Module):
         features = self.backbone(images)  # (B, D), F_GAP
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features)  # (B, n)
+
+    @torch.no_grad()
+    def fold(self) -> "Model":
+        """The deploy form, a copy in eval mode: the same logits from fewer operations.
+
+        A GCN head is the linear layer it amounts to; a backbone that can folds its norms.
+        """
+        backbone, head = self.backbone, self.head
+        backbone = backbone.fold() if hasattr(backbone, "fold") else copy.deepcopy(backbone)
+        head = head.to_linear() if hasattr(head, "to_linear") else copy.deepcopy(head)
+        return Model(backbone, head).eval()

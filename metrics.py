@@ -8,9 +8,11 @@ Published code disagrees on all of these, so they are said here once:
   - A label without positives has no AP, recall or F1: it is left out of mAP, CR and CF1, and
     counted. A label never predicted counts 0 in CP, which is over all n labels.
   - CF1 is the mean over labels of their F1 (the paper's and ASL's), CF1_h the harmonic mean of CP
-    and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. README, difference 5.
+    and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. Difference 5.
   - Everything but `average_precision` is in percent, 0 to 100, like the paper's tables.
 """
+
+import math
 
 import numpy as np
 
@@ -76,10 +78,11 @@ def precision_recall_f1(
     return {name: 100 * float(value) for name, value in (values | {"OF1": f1(OP, OR)}).items()}
 
 
-def evaluate(
-    scores: np.ndarray, targets: np.ndarray, threshold: float, top_k: int | None = None
-) -> dict[str, float]:
-    """mAP and the seven of `precision_recall_f1` in percent, and `left_out`: labels without AP."""
-    ap = average_precision(scores, targets)  # (n,)
-    metrics = {"mAP": mean_average_precision(ap), "left_out": int(np.isnan(ap).sum())}
-    return metrics | precision_recall_f1(scores, targets, threshold, top_k)
+def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The probability, in steps of 0.05, above which labels have the highest OF1: what predict.py
+    goes by. No figure of a table does (difference 6)."""
+
+    def OF1(p: float) -> float:
+        return precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]
+
+    return max((k / 100 for k in range(5, 100, 5)), key=OF1)

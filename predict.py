@@ -6,7 +6,7 @@
 
 The checkpoint says all else: classes, image size, backbone. Photos become pixels as in evaluation,
 but upright first where EXIF says how the camera was held: training and evaluation ignore that, as
-ASL's code does (README, difference 22), and a user's photo lying on its side helps nobody.
+ASL's code does (docs/differences.md, 22), and a user's photo lying on its side helps nobody.
 
 Exit code 1: some photos could not be read, the others were labelled. 2: nothing could be done.
 Symbols: B images in a batch, n labels, S the side images are squashed to.
@@ -24,15 +24,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import nn
 
 import data
-import export
-import run
-import tresnet
-from pictures import Pictures
-from train import THRESHOLD
+from backbones import load_model
+from extras import export
+from extras.pictures import Pictures
+from iml_gcn import Model
+from runtime import options
+from runtime.text import printable
 
+THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
 
 
@@ -72,19 +73,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--export writes a model and labels nothing: not with --json, --save, --top")
     if not args.photos and not args.export:
         parser.error("name photos or folders to label, or a file to --export the model to")
-    if args.device == "auto":
-        mps = "mps" if torch.backends.mps.is_available() else "cpu"
-        args.device = "cuda" if torch.cuda.is_available() else mps
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
-        parser.error(f"--device {args.device} is not to be had: {str(error).splitlines()[0]}")
+    args.device = options.device(args.device)
     return args
 
 
-def load(path: str) -> tuple[nn.Module, dict]:
+def load(path: str) -> tuple[Model, dict]:
     """The classifier and its checkpoint, whose classes, image_size and threshold are checked."""
-    model, checkpoint = run.load_model(path)
+    model, checkpoint = load_model(path)
     classes, size = checkpoint["classes"], checkpoint.get("image_size")
     with torch.inference_mode():
         n = model.head(torch.zeros(1, model.backbone.num_features)).shape[1]
@@ -119,7 +114,7 @@ def read_photo(path: Path) -> Image.Image:
     return data.open_rgb(path, ImageOps.exif_transpose)
 
 
-def batches(
+def photos_in_batches(
     paths: list[Path], size: int, batch_size: int, failed: list[Path]
 ) -> Iterator[tuple[list[Path], torch.Tensor]]:
     """Paths and images (B, 3, S, S) in [0, 1]. The unreadable are named and go to `failed`."""
@@ -145,9 +140,9 @@ def batches(
 
 
 @torch.inference_mode()
-def label(args, model: nn.Module, about: dict, photos: Iterable) -> None:
+def label(args, model: Model, about: dict, photos: Iterable) -> None:
     """Print every photo's labels, highest first, and save its picture if wanted."""
-    model = tresnet.fold(model).to(args.device)
+    model = model.fold().to(args.device)
     classes, threshold = about["classes"], about["threshold"]
     pictures = Pictures(args.save, args.font) if args.save else None
     for paths, images in photos:
@@ -162,8 +157,8 @@ def label(args, model: nn.Module, about: dict, photos: Iterable) -> None:
             if not kept:
                 highest = (f"highest: {classes[ranked[0]]}", f"{row[ranked[0]]:.2f}")
                 shown = [("no label above", f"{threshold:g}"), highest]
-            line = ", ".join(f"{data.printable(name)} {score}" for name, score in shown)
-            print(as_json if args.json else f"{data.printable(path, 200)}: {line}", flush=True)
+            line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
+            print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
             if pictures:
                 pictures.add(path.stem, read_photo(path), shown, as_json)
     if pictures:
@@ -174,6 +169,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     failed = []
     try:
+        options.check_device(args.device)
         model, about = load(args.checkpoint)
         if args.threshold is not None:
             about["threshold"] = args.threshold
@@ -181,7 +177,7 @@ def main(argv=None) -> int:
         paths = list(find_photos(args.photos, args.save))
         if args.photos and not paths:
             raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
-        photos = batches(paths, S, args.batch_size, failed)
+        photos = photos_in_batches(paths, S, args.batch_size, failed)
         if args.export:
             drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
             images = (images for _, images in photos) if args.photos else [drawn]
@@ -195,7 +191,7 @@ def main(argv=None) -> int:
         print("error: out of memory; use a smaller --batch-size", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
-        print(f"error: {data.printable(error, 1000)}", file=sys.stderr)
+        print(f"error: {printable(error, 1000)}", file=sys.stderr)
         return 2
     return 1 if failed else 0
 

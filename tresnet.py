@@ -14,23 +14,15 @@ Sizes and channels are M's; L and XL widen them. A Bottleneck puts out 4 x plane
 divided by 255 and nothing else: no mean, no standard deviation.
 """
 
-import contextlib
 import copy
-import http.client
-import itertools
-import os
 import re
-import urllib.error
-import warnings
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.checkpoint import checkpoint
+
+from runtime import lean
 
 
 class ABN(nn.BatchNorm2d):
@@ -47,85 +39,9 @@ class ABN(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.slope == 1:
             return super().forward(x)
-        if lean(self):
-            self.num_batches_tracked.add_(1)
-            parts = self.weight, self.bias, self.running_mean, self.running_var
-            return InPlaceABN.apply(x, *parts, self.momentum, self.eps, self.slope)
+        if lean.wanted(self):  # the same, keeping less for backward
+            return lean.norm_leaky_relu(self, x, self.slope)
         return F.leaky_relu(super().forward(x), self.slope)
-
-
-class InPlaceABN(torch.autograd.Function):
-    """Training's ABN of x (B, C, H, W): keeps its output for backward, not x nor what lies between.
-
-    Backward inverts leaky ReLU and batch norm (Rota Bulo et al., "In-Place Activated BatchNorm for
-    Memory-Optimized Training of DNNs", CVPR 2018). Batch norm's inverse is a batch norm too, with
-    other constants, so both directions run on torch's own kernels.
-
-    What rounding does to x, normalised, grows with |bias / weight|. A weight too small to be told
-    from the rounding of its output is raised to eps |bias|, then the error is at most 1/2; and to
-    1e-5 at least, in-place ABN's own floor. No weight of the released files is below that.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, mean, var, momentum, eps, slope):
-        least = torch.finfo(x.dtype).eps * bias.abs() + 1e-5  # (C,)
-        weight = weight.abs().maximum(least).copysign(weight)  # (C,)
-        y, _, inv_std = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
-        y = F.leaky_relu_(y, slope)  # (B, C, H, W)
-        ctx.save_for_backward(y, weight, bias, inv_std)
-        ctx.slope = slope
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        y, weight, bias, inv_std = ctx.saved_tensors
-        grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
-        y = F.leaky_relu(y, 1 / ctx.slope)  # batch norm's output
-        # Its backward with "mean" bias and "inverse deviation" 1 / weight normalises y back to
-        # (y - bias) / weight; its factor, "weight" times "inverse deviation", comes out right.
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad, y, weight**2 * inv_std, None, None, bias, 1 / weight, True, 0.0, [True] * 3
-        )  # (B, C, H, W), (C,), (C,)
-        return *grads, None, None, None, None, None
-
-
-def lean(module: nn.Module) -> bool:
-    """Whether to spend on keeping less for backward; torch.compile plans that by itself."""
-    return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def recompute(block: nn.Module, end: Callable, *inputs: torch.Tensor) -> torch.Tensor:
-    """end(*inputs), the end of a block, of which backward keeps the inputs and computes the rest
-    again: 1x1 convolutions, norms and SE, the widest maps of a block and cheap to make. In the last
-    stage, without SE, they are half as wide at the same arithmetic, and are kept."""
-    if not lean(block) or isinstance(block.se, nn.Identity):
-        return end(*inputs)
-    return checkpoint(
-        end,
-        *inputs,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), counted(block)),
-    )
-
-
-@contextlib.contextmanager
-def counted(block: nn.Module):
-    """Inside, norms at the end of a block see a batch that their running statistics hold already.
-
-    A momentum of 0 leaves those as they are.
-    """
-    norms = [m for m in block.modules() if isinstance(m, ABN) and m.slope == 1 and m.training]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked -= 1
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
 
 class ConvABN(nn.Sequential):
@@ -149,31 +65,10 @@ class Blur(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
-        return LeanBlur.apply(x, kernel) if lean(self) else blur(x, kernel)
-
-
-def blur(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1])
-
-
-class LeanBlur(torch.autograd.Function):
-    """`blur` by a filter that is not trained: backward needs no more of x than its shape."""
-
-    @staticmethod
-    def forward(ctx, x, kernel):
-        ctx.save_for_backward(kernel)
-        ctx.shape = x.shape
-        return blur(x, kernel)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        (kernel,) = ctx.saved_tensors
-        B, C, H, W = ctx.shape
-        padded = B, C, H + 2, W + 2
-        grad = torch.nn.grad.conv2d_input(padded, kernel, grad, stride=2, groups=C)
-        x = grad.new_empty(1).expand(ctx.shape)  # for its shape; takes no memory
-        return torch.ops.aten.reflection_pad2d_backward(grad, x, [1, 1, 1, 1]), None
+        if lean.wanted(self):  # the same, keeping less for backward
+            return lean.Blur.apply(x, kernel)
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(x, kernel, stride=2, groups=x.shape[1])
 
 
 class SE(nn.Module):
@@ -210,7 +105,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(c_in, planes, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu_(recompute(self, self.end, self.conv2.conv(self.conv1(x)), x))
+        return F.relu_(lean.recompute(self, self.end, self.conv2.conv(self.conv1(x)), x))
 
     def end(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return self.se(self.conv2.bn(z)).add_(self.downsample(x))
@@ -231,7 +126,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(c_in, c_out, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu_(recompute(self, self.end, self.conv2(self.conv1(x)), x))
+        return F.relu_(lean.recompute(self, self.end, self.conv2(self.conv1(x)), x))
 
     def end(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return self.conv3(self.se(y)).add_(self.downsample(x))
@@ -246,6 +141,8 @@ class TResNet(nn.Module):
 
     def __init__(self, layers: tuple[int, int, int, int], width: float = 1.0, pool: str = "avg"):
         super().__init__()
+        if pool not in ("avg", "max"):
+            raise ValueError(f"pool is {pool!r}, TResNet has 'avg' and 'max'; choose one of them")
         self.pool = pool
         planes = int(64 * width)
         self.conv1 = ConvABN(48, planes, 3, slope=1e-2)  # the stem's slope, not the blocks' 1e-3
@@ -291,6 +188,37 @@ class TResNet(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))
 
+    def fold(self) -> "TResNet":
+        """The deploy form, a copy in eval mode: the same features in fewer operations.
+
+        Every norm goes into the convolution before it, weights lie in channels_last.
+        """
+        folded = copy.deepcopy(self).eval()
+        for module in folded.modules():
+            if isinstance(module, ConvABN):
+                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+                slope = module.bn.slope
+                module.bn = nn.Identity() if slope == 1 else nn.LeakyReLU(slope, inplace=True)
+        return folded.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """An entry of a released file as this network names and holds it; others as they are.
+
+        Those files have in-place ABN's names, and norm weights w that it computes with as |w| +
+        1e-5, never negative.
+        """
+        if not (match := INPLACE_ABN.fullmatch(name)):
+            return name, tensor
+        conv, part, entry = match.groups()
+        if part == "1" and entry == "weight" and tensor.is_floating_point():
+            tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32)).abs() + 1e-5
+        return f"{conv}.{'bn' if part == '1' else 'conv'}.{entry}", tensor
+
+
+# In-place ABN's names of ConvABN's parts: <conv>.0 and <conv>.1, once deeper where a blur follows.
+INPLACE_ABN = re.compile(r"(.*(?:conv[123]|downsample\.1))\.(?:0\.(?=[01]\.))?([01])\.(\w+)")
+
 
 def tresnet_m(pool: str = "avg") -> TResNet:
     """D = 2048; 29,340,032 parameters."""
@@ -310,158 +238,3 @@ def tresnet_xl(pool: str = "avg") -> TResNet:
 def tresnet_tiny(pool: str = "avg") -> TResNet:
     """D = 512. Ours, for the demo and the tests: the same parts, a fraction of blocks and width."""
     return TResNet((1, 1, 2, 1), width=0.25, pool=pool)
-
-
-# The authors' released files, by the names --weights takes.
-ZOO = "https://miil-public-eu.oss-eu-central-1.aliyuncs.com/model-zoo/"
-RELEASED = {
-    "tresnet_m_21k": ZOO + "ImageNet_21K_P/models/tresnet_m_miil_21k.pth",
-    "tresnet_m_1k": ZOO + "tresnet/tresnet_m.pth",
-    "tresnet_m_1k_448": ZOO + "tresnet/tresnet_m_448.pth",
-    "tresnet_l_1k": ZOO + "tresnet/tresnet_l.pth",
-    "tresnet_m_coco_224": ZOO + "ASL/MS_COCO_TRresNet_M_224_81.8.pth",  # ASL's, 80 COCO labels
-}
-
-
-def read_checkpoint(path: str | Path) -> dict:
-    """torch.load of tensors and plain types only: a hostile pickle cannot run, it is an error.
-
-    So is a file that unpacks to more than it holds, or a tensor that claims more than its storage.
-    A URL is downloaded once, into torch.hub's folder.
-    """
-    url = str(path) if str(path).startswith(("http://", "https://")) else None
-    if not url and not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; give the path of an existing file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on what a damaged file happens to ask for
-            if url:
-                checkpoint = torch.hub.load_state_dict_from_url(
-                    url, map_location="cpu", check_hash=True, weights_only=True
-                )
-            else:
-                check_size(path)
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            check_tensors(checkpoint)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
-        folder = Path(torch.hub.get_dir(), "checkpoints")
-        raise FileNotFoundError(
-            f"cannot download {url} ({error}); fetch it on another machine and put it into {folder}"
-        ) from error
-    except Exception as error:
-        kind = type(error).__name__  # not its text: torch's advises to let the file run code
-        raise ValueError(
-            f"{path} is not a checkpoint of plain tensors ({kind}); give the file as torch.save "
-            "wrote it, or fetch it again"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f"{path} holds a {type(checkpoint).__name__}, expected a dict of weights; give a file "
-            "of weights"
-        )
-    return checkpoint
-
-
-def check_size(path: str | Path) -> None:
-    """torch.save compresses nothing: what unpacks to more than the file's size is none of its."""
-    with open(path, "rb") as file:
-        if file.read(4) == b"PK\3\4":  # else it is of torch before 1.6, no archive
-            size = file.seek(0, os.SEEK_END)
-            if sum(member.file_size for member in zipfile.ZipFile(file).infolist()) > size:
-                raise ValueError("it unpacks to more than it holds")
-
-
-def check_tensors(checkpoint: object) -> None:
-    """Every tensor in these dicts and lists is plain and in memory, none of it more than once."""
-    left, seen = [checkpoint], set()
-    while left:
-        value = left.pop()
-        if id(value) in seen:  # lists may hold themselves
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, (list, tuple)):
-            left += value
-        elif isinstance(value, torch.Tensor):
-            plain = value.layout == torch.strided and not value.is_quantized and not value.is_nested
-            if not plain or value.is_meta or value.nbytes > value.untyped_storage().nbytes():
-                raise ValueError("a tensor claims more than there is")
-
-
-# In-place ABN's names of ConvABN's parts: <conv>.0 and <conv>.1, once deeper where a blur follows.
-INPLACE_ABN = re.compile(r"(.*(?:conv[123]|downsample\.1))\.(?:0\.(?=[01]\.))?([01])\.(\w+)")
-
-
-def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
-    """Load a backbone strictly: our checkpoints, released TResNet files, timm's, torchvision's.
-
-    `path` is a file or a URL. Only a classifier (`head.*`, torchvision's `fc.*`) may be left over;
-    it is returned, as "weight" and "bias" where it is a linear layer. Batch counters and blur
-    kernels are ignored. Anything else missing, unexpected or of another shape is a ValueError that
-    names it: a wrong file must not turn into random weights without a word.
-    """
-    checkpoint = read_checkpoint(path)
-    state = next(
-        (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)),
-        checkpoint,
-    )
-    weights, head, inplace, problems = {}, {}, [], []
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(
-                f"{path}: entry {key!r:.80} is a {type(value).__name__}, expected named tensors; "
-                "give a file of weights"
-            )
-        name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
-        if name.startswith(("head.", "fc.")):
-            head[re.sub(r"^(head\.)?(fc\.)?", "", name)] = value
-        elif not name.endswith((".filt", ".num_batches_tracked")):
-            if match := INPLACE_ABN.fullmatch(name):
-                conv, part, tensor = match.groups()
-                name = f"{conv}.{('conv', 'bn')[int(part)]}.{tensor}"
-                if part == "1" and tensor == "weight":
-                    inplace.append(name)
-            if name in weights:
-                problems.append(f"two entries for {name!r:.80}")
-            weights[name] = value
-    expected = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k}
-    problems += [f"missing {k}" for k in expected if k not in weights]
-    problems += [f"unexpected {k!r:.80}" for k in weights if k not in expected]
-    problems += [
-        f"{k} is {v.dtype} {tuple(v.shape)!s:.80}, expected floats {tuple(expected[k].shape)}"
-        for k, v in weights.items()
-        if k in expected and not (v.shape == expected[k].shape and v.is_floating_point())
-    ]
-    if problems:
-        raise ValueError(
-            f"{path} does not fit this backbone, {len(problems)} problems: "
-            f"{', '.join(problems[:3])}{' ...' if len(problems) > 3 else ''}; "
-            "choose the --backbone the file was made for"
-        )
-    for name in inplace:  # what in-place ABN computes with; never negative
-        weights[name] = weights[name].to(expected[name].dtype).abs() + 1e-5
-    backbone.load_state_dict(weights, strict=False)  # strict above: only batch counters are left
-    print(f"{path}: loaded {len(weights)} of {len(expected)} backbone tensors")
-    return head
-
-
-def fold(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The deploy form, a copy in eval mode: same logits, fewer operations and parameters.
-
-    Every batch norm goes into the convolution before it (TResNet's, ResNet's), a GCN head becomes
-    the linear layer it amounts to, weights lie in channels_last. The backbone computes in `dtype`,
-    pooling and head stay in float32.
-    """
-    model = copy.deepcopy(model).eval()
-    if hasattr(getattr(model, "head", None), "to_linear"):
-        model.head = model.head.to_linear()
-    for parent in model.modules():
-        for (name, conv), (after, norm) in itertools.pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                slope = getattr(norm, "slope", 1)
-                act = nn.Identity() if slope == 1 else nn.LeakyReLU(slope, inplace=True)
-                setattr(parent, after, act)
-    getattr(model, "backbone", model).to(dtype, memory_format=torch.channels_last)
-    return model

@@ -24,14 +24,14 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-import data
-import tresnet
+from iml_gcn import Model
+from runtime.text import printable
 
 TOLERANCE = 1e-4  # on scores [ours]
 
 
 @torch.no_grad()
-def export(path: Path, model: nn.Module, about: dict, photos: Iterable[torch.Tensor]) -> None:
+def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]) -> None:
     """Write the deploy form, read it back, hold it against `model` on the photos.
 
     A file that differs by more than TOLERANCE in a score is an error and is not left behind.
@@ -42,7 +42,7 @@ def export(path: Path, model: nn.Module, about: dict, photos: Iterable[torch.Ten
                 importlib.import_module(package)
             except ImportError:
                 raise ValueError(f"no package {package}; pip install onnx onnxscript") from None
-    folded, S = tresnet.fold(model), about["image_size"]
+    folded, S = model.fold(), about["image_size"]
     deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
     metadata = {key: about[key] for key in ("classes", "image_size", "threshold", "backbone")}
     metadata["input"] = f"images: float32 (B, 3, {S}, {S}), squashed bilinearly, RGB"
@@ -70,7 +70,7 @@ def export(path: Path, model: nn.Module, about: dict, photos: Iterable[torch.Ten
             )
         os.replace(Path(folder, path.name), path)
     found = f"largest difference from PyTorch's scores {worst:.1e} on {count} images, {runtime}"
-    print(f"{data.printable(path, 200)}: {len(about['classes'])} labels, {S} px; {found}")
+    print(f"{printable(path, 200)}: {len(about['classes'])} labels, {S} px; {found}")
 
 
 def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:

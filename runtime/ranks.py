@@ -1,4 +1,4 @@
-"""One process or many: the ranks that torchrun starts, and the signals that stop a run.
+"""One process or many: the ranks that torchrun starts.
 
 `torchrun --nproc-per-node 8 run.py ...` starts a copy of run.py for every GPU, a *rank* each, on
 one machine or several. All of it is torch.distributed's; without torchrun it does nothing. Small
@@ -7,28 +7,23 @@ things travel on the CPU (gloo); gradients are DistributedDataParallel's affair.
 
 import contextlib
 import os
-import signal
 import time
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-STOPPING = signal.SIGTERM, signal.SIGINT
-received = None  # the one that asked this process to stop
+from runtime import signals
+
 store = None  # the ranks' common dictionary
 turns = 0  # that were taken
 
 
-class Stopped(Exception):
-    """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
-
-    def __init__(self, where: str):
-        super().__init__(f"stopped in {where}; the same command goes on")
-        self.code = 128 + (received or signal.SIGTERM)  # not ours, then another rank's
-
-
 def begin(device: str) -> str:
-    """Join torchrun's other ranks, if there are any; returns the device of this one."""
+    """Join torchrun's other ranks, if there are any; returns the device of this one.
+
+    A rank's device is chosen before anything touches a GPU, else all open one on the first.
+    """
     if "WORLD_SIZE" not in os.environ:
         return device
     if device == "cuda":
@@ -60,17 +55,29 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def restarted() -> bool:
+    """Whether torchrun started these ranks again, to go on with what was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def parallel(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    """The model with gradients averaged over the ranks; alone, the model."""
+    if size() == 1:
+        return model
+    return DistributedDataParallel(model, [device] if device.startswith("cuda") else None)
+
+
 def wait() -> None:
     """Until every rank is here: what the first one wrote can be read."""
     if size() > 1:
         dist.barrier()
 
 
-def total(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over the ranks of a CPU tensor."""
-    if size() > 1:
+def total(*tensors: torch.Tensor) -> torch.Tensor:
+    """CPU tensors become their sums over the ranks; returns the first."""
+    for tensor in tensors if size() > 1 else ():
         dist.all_reduce(tensor)
-    return tensor
+    return tensors[0]
 
 
 def gather(items: list) -> list:
@@ -89,15 +96,14 @@ def any_rank(*flags: bool) -> list[bool]:
 
 @contextlib.contextmanager
 def in_turn():
-    """The first rank goes before the others, which find what it cached or downloaded.
+    """The first rank goes before the others, which find what it drew or downloaded.
 
     However long it takes: a barrier gives up after half an hour.
     """
     global turns
     turns += 1
     while rank() > 0 and not store.check([f"turn {turns}"]):
-        if received:
-            raise Stopped("front of what the first rank does")
+        signals.stop_if_asked("front of what the first rank does")
         time.sleep(0.1)
     yield
     if rank() == 0 and store:
@@ -109,23 +115,3 @@ def share_buffers(*modules: torch.nn.Module) -> None:
     for module in modules if size() > 1 else ():
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
-
-
-def handle_signals() -> None:
-    """SIGTERM and Ctrl-C are noted, for the loops to stop at a good moment; a second one kills."""
-
-    def note(number, frame):
-        global received
-        received = number
-        for each in STOPPING:
-            signal.signal(each, signal.SIG_DFL)
-        os.write(2, b"\nstopping after this step; the same again stops at once\n")
-
-    for each in STOPPING:
-        signal.signal(each, note)
-
-
-def ignore_signals(worker: int) -> None:
-    """For loader workers, which are sent Ctrl-C too: they end when their run does."""
-    for each in STOPPING:
-        signal.signal(each, signal.SIG_IGN)

@@ -1,6 +1,8 @@
-"""The photos behind the README's "Evidence", laid out from COCO 2014: python results/subset.py DIR
+"""The photos behind docs/evidence.md, laid out from COCO 2014.
 
-    DIR -> subset/{train,val}2014, subset/annotations  for evidence.py --data subset
+    python experiments/results/subset.py DIR
+
+    DIR -> subset/{train,val}2014, subset/annotations  for experiments.evidence --data subset
            subset/graph.json                           for --graph-json: COCO's train annotations
                                                        but those of our val photos
 

@@ -2,22 +2,23 @@
 
     backbone, gcn-<nodes>   by epoch: loss, learning rate, images/s; mAP and CP .. OF1; PR curves;
                             a sheet of val photos with true and predicted labels
-    labels                  A of Eq. 3 and 4 as an image; node features in the projector, by name
+    labels                  the label graph's picture; node features in the projector, by name
 
-Needs the package tensorboard. Without --tensorboard, and on all ranks but the first, all of it does
-nothing. Symbols: M images in the evaluated split, n labels, D node feature size.
+Needs the package tensorboard. Without a folder all of it does nothing.
+Symbols: M images in the evaluated split, n labels, D node feature size.
 """
 
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 import data
 import metrics
-import process
+from extras.pictures import font_of
 
 CURVES = 8  # labels with a PR curve, besides that of all labels
 COLUMNS, ROWS, SIDE, LINES = 3, 4, 200, 7  # of the sheet: photos, their pixels, text lines below
@@ -38,11 +39,11 @@ class Board:
     that starts over, at 0, removes all. (SummaryWriter's purge_step would leave PR curves double.)
     """
 
-    def __init__(self, args, name: str, epochs: int = 0):
+    def __init__(self, folder: Path | None, name: str, thresholds: list, epochs: int = 0):
         self.folder = self.writer = None
-        if args.tensorboard and process.rank() == 0:
-            self.folder = args.out / "tensorboard" / name
-            self.thresholds = sorted({0.5, 0.8, *args.threshold})  # as in results.md
+        if folder:
+            self.folder = folder / name
+            self.thresholds = sorted({0.5, 0.8, *thresholds})  # as in results.md
             if not epochs:
                 shutil.rmtree(self.folder, ignore_errors=True)
             for path in self.folder.glob("events.*"):
@@ -88,10 +89,9 @@ class Board:
                 writer.add_scalar(name, value, entry["epoch"])
             self.close()
 
-    def graph(self, A: torch.Tensor, classes: list[str]) -> None:
-        """The label graph (n, n)."""
+    def image(self, name: str, image: Image.Image) -> None:
         if writer := self.at(1):
-            writer.add_image("adjacency", np.asarray(matrix(A, classes)), 1, dataformats="HWC")
+            writer.add_image(name, np.asarray(image), 1, dataformats="HWC")
 
     def nodes(self, kind: str, nodes: torch.Tensor, classes: list[str]) -> None:
         """Node features (n, D) as the GCN gets them."""
@@ -113,7 +113,7 @@ def curve_labels(targets: np.ndarray) -> np.ndarray:
 
 def sheet(scores: np.ndarray, split: data.Split) -> Image.Image:
     """Photos evenly spread over the split, the same each time; below, what p > 0.8 says of them."""
-    font, line = ImageFont.load_default(15), 18
+    font, line = font_of(15), 18
     height = SIDE + LINES * line + 8
     picture = Image.new("RGB", (COLUMNS * (SIDE + 8), ROWS * height), "white")
     draw = ImageDraw.Draw(picture)
@@ -132,27 +132,4 @@ def sheet(scores: np.ndarray, split: data.Split) -> Image.Image:
             lines[LINES - 1 :] = [(f"and {len(lines) - LINES + 1} more", GREY)]
         for i, (text, colour) in enumerate(lines):
             draw.text((x + 2, y + SIDE + 2 + i * line), text, colour, font)
-    return picture
-
-
-def matrix(A: torch.Tensor, classes: list[str]) -> Image.Image:
-    """A (n, n): a row gathers from its columns. Black is the largest weight off the diagonal; names
-    where there is room for them."""
-    n, names = len(classes), len(classes) <= 120
-    off = A.clone().fill_diagonal_(0)
-    grey = 255 - (A / off.max().clamp(min=1e-12)).clamp(0, 1) * 255  # (n, n)
-    cell = 14 if names else max(1000 // n, 1)
-    cells = Image.fromarray(grey.byte().numpy()).convert("RGB")
-    cells = cells.resize((n * cell, n * cell), Image.Resampling.NEAREST)
-    if not names:
-        return cells
-    font = ImageFont.load_default(12)
-    margin = 8 + int(max(font.getlength(name) for name in classes))
-    labels = Image.new("RGB", (margin, n * cell), "white")
-    for i, name in enumerate(classes):
-        ImageDraw.Draw(labels).text((4, i * cell - 1), name, "black", font)
-    picture = Image.new("RGB", (margin + n * cell, margin + n * cell), "white")
-    picture.paste(cells, (margin, margin))
-    picture.paste(labels, (0, margin))
-    picture.paste(labels.transpose(Image.Transpose.ROTATE_90), (margin, 0))
     return picture

@@ -16,9 +16,12 @@ A Bottleneck puts out 4 x planes. The input is RGB divided by 255, as TResNet's:
 standard deviation are subtracted and divided by inside `forward_features`.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class Bottleneck(nn.Module):
@@ -50,8 +53,7 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, after `pool`.
 
-    pool is "avg" (He et al.) or "max" (ML-GCN: each channel's largest activation). H and W are
-    anything from 32, the network's total stride; less is a ValueError.
+    pool is "avg" (He et al.) or "max" (ML-GCN: each channel's largest activation). H and W are any.
     """
 
     def __init__(self, layers: tuple[int, int, int, int], pool: str = "avg"):
@@ -79,11 +81,8 @@ class ResNet(nn.Module):
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """The feature map before pooling, (B, D, H / 32, W / 32) rounded up."""
         B, C, H, W = images.shape
-        if C != 3 or min(H, W) < 32:
-            raise ValueError(
-                f"images are (B, {C}, {H}, {W}), ResNet needs 3 channels and H and W of at "
-                "least 32; choose another --image-size"
-            )
+        if C != 3:
+            raise ValueError(f"images are (B, {C}, {H}, {W}), expected 3 channels, RGB")
         x = ((images - self.mean) / self.std).to(self.conv1.weight.dtype)
         x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H / 2, W / 2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H / 4, W / 4)
@@ -94,11 +93,22 @@ class ResNet(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # as TResNet's, even under autocast
         return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))  # (B, D)
 
+    def fold(self) -> "ResNet":
+        """The deploy form, a copy in eval mode: every norm in the convolution before it."""
+        folded = copy.deepcopy(self).eval()
+        pairs = [(folded, "conv1", "bn1")]
+        for block in folded.modules():
+            if isinstance(block, Bottleneck):
+                pairs += [(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+                if isinstance(block.downsample, nn.Sequential):
+                    pairs.append((block.downsample, "0", "1"))
+        for module, conv, norm in pairs:
+            fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
+            setattr(module, conv, fused)
+            setattr(module, norm, nn.Identity())
+        return folded.to(memory_format=torch.channels_last)
+
 
 def resnet101(pool: str = "avg") -> ResNet:
     """D = 2048; 42,500,160 parameters."""
     return ResNet((3, 4, 23, 3), pool)
-
-
-# torchvision's IMAGENET1K_V1 file, by the name --weights takes.
-RELEASED = {"resnet101_1k": "https://download.pytorch.org/models/resnet101-63fe2227.pth"}

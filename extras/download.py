@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -24,11 +23,12 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import process
+from runtime.signals import stop_if_asked
+from runtime.text import Progress
 
 SERVER = "http://images.cocodataset.org"  # its certificate is another name's: https fails
 TRIES, PAUSE, TIMEOUT = 6, 2, 60  # tries that get no further; seconds: doubled each time, silence
-PIECE = 1 << 20
+PIECE, MB = 1 << 20, 1e6
 MOST = 40 * 1000**3  # bytes that a zip may unpack to; the largest, train2017, holds about 20 GB
 
 
@@ -139,7 +139,7 @@ def goes_on(response, have: int, known: dict) -> bool:
 def receive(response, part: Path, url: str, size: int) -> str:
     """Append what comes to `part`; returns why it ended, should bytes be missing."""
     with open(part, "ab") as file:
-        show = progress(f"{url} to {part.parent}", size, file.tell())
+        progress = told(f"{url} to {part.parent}", size, file.tell())
         while True:
             try:
                 piece = response.read(PIECE)
@@ -148,8 +148,9 @@ def receive(response, part: Path, url: str, size: int) -> str:
             if not piece:
                 return "the connection was closed early"
             file.write(piece)
-            show(len(piece))
-            stop_if_asked(f"the download of {url}")
+            if progress.due(len(piece) / MB):
+                progress.show()
+            stop_if_asked(f"the download of {url}, what is there is kept")
 
 
 def unpack(path: Path, folder: Path, top: str) -> None:
@@ -162,12 +163,13 @@ def unpack(path: Path, folder: Path, top: str) -> None:
             (temporary / top).mkdir(parents=True, exist_ok=True)
             entries = [e for e in entries if not is_unpacked(temporary / e.filename, e)]
             check_room(folder, sum(entry.file_size for entry in entries))
-            show = progress(f"unpacking {path}", sum(entry.file_size for entry in entries))
+            progress = told(f"unpacking {path}", sum(entry.file_size for entry in entries))
             for entry in entries:
                 with zipped.open(entry) as source, open(temporary / entry.filename, "wb") as sink:
                     shutil.copyfileobj(source, sink, PIECE)  # at most file_size; checks the CRC
-                show(entry.file_size)
-                stop_if_asked(f"the unpacking of {path}")
+                if progress.due(entry.file_size / MB):
+                    progress.show()
+                stop_if_asked(f"the unpacking of {path}, what is there is kept")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(
             f"{path} is damaged, or no zip at all ({error}); delete it and start again"
@@ -228,31 +230,14 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-def stop_if_asked(what: str) -> None:
-    if process.received:
-        raise process.Stopped(f"{what}, what is there is kept")
-
-
 def pause(url: str, seconds: float) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        stop_if_asked(f"the download of {url}")
+        stop_if_asked(f"the download of {url}, what is there is kept")
         time.sleep(min(left, 0.2))
 
 
-def progress(what: str, total: int, done: int = 0):
-    """A line for the log now; then one that rewrites itself, on a terminal only."""
-    print(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB are there", flush=True)
-    start, begun, shown = time.monotonic(), done, time.monotonic()
-
-    def show(count: int) -> None:
-        nonlocal done, shown
-        done += count
-        now = time.monotonic()
-        if sys.stdout.isatty() and (now - shown > 0.5 or done == total):
-            shown, rate = now, max(done - begun, 1) / (now - start)
-            line = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:.1f} MB/s  "
-            left = f"{(total - done) / rate:.0f} s left" if done < total else ""
-            print(f"\r{line}{left}\033[K", end="\n" if done == total else "", flush=True)
-
-    return show
+def told(what: str, size: int, have: int = 0) -> Progress:
+    """A line for the log now; then one that rewrites itself."""
+    print(f"{what}: {have / MB:,.0f} of {size / MB:,.0f} MB are there", flush=True)
+    return Progress(what, (size - have) / MB, "MB")

@@ -4,10 +4,14 @@ Symbols: M images in the evaluated split, n labels. Everything is in percent, as
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 
+import data
 import metrics
+from runtime import checkpoints, ranks
+from runtime.text import printable
 
 MODELS = {  # our models' file names, in the order of the tables
     "backbone": "direct (ASL)",
@@ -37,6 +41,26 @@ PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
         ("IML-GCN, F_PCA", "32.1 M", 34.5),
     ],
 }
+
+
+def save_model(
+    folder: Path, name: str, logits: np.ndarray, split: data.Split, about: dict, thresholds: list
+) -> dict:
+    """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter."""
+    report = about | summarise(logits, split.targets, split.classes, thresholds)
+    if ranks.rank() == 0:
+        with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
+            classes = np.array(split.classes)
+            np.savez_compressed(file, logits=logits, targets=split.targets, classes=classes)
+        checkpoints.save_json(folder / f"metrics-{name}.json", report)
+    return report
+
+
+def save(path: Path, dataset: str, image_size: int, targets: np.ndarray, reports: dict) -> None:
+    if ranks.rank() == 0:
+        text = table(dataset, image_size, targets, reports)
+        checkpoints.save_text(path, text)
+        print(f"\n{text}\nwritten to {path}")
 
 
 def summarise(logits: np.ndarray, targets: np.ndarray, classes: list[str], thresholds) -> dict:
@@ -76,7 +100,8 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     """Markdown: chance, our rows (`reports` by model name), then the paper's."""
     columns = [*COLUMNS[:3], "CF1_h", *COLUMNS[3:]]
     (without,) = next(iter(reports.values()))["mAP_without"]
-    lines = [["model", "parameters", "mAP", f"mAP w/o {without}", "predicted", *columns]]
+    shown = printable(without).replace("|", "/")  # | ends a cell
+    lines = [["model", "parameters", "mAP", f"mAP w/o {shown}", "predicted", *columns]]
     lines.append(["chance", "", *(f"{mAP:.2f}" for mAP in chance(targets)), "", *[""] * 7])
     for report in reports.values():
         first = [report["label"], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]

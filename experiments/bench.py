@@ -1,7 +1,7 @@
 """Speed and memory on this machine's CPU, beside the peers that are installed.  Typical use:
 
-    python bench.py                  # every section, 10 to 15 minutes on 2 cores
-    python bench.py model train      # some of: model train input reader metrics graph
+    python -m experiments.bench                # every section, 10 to 15 minutes on 2 cores
+    python -m experiments.bench model train    # some of: model train input reader metrics graph
     pip install timm torchvision scikit-learn torchmetrics pycocotools    # the peers, all optional
 
 Ours and the peers take turns within one run (ours, peer, ours, peer, ...), so that whatever else
@@ -36,6 +36,7 @@ import data
 import iml_gcn
 import metrics
 import tresnet
+from runtime import loading
 
 PEERS = {  # module -> its name for pip
     "timm": "timm",
@@ -87,8 +88,9 @@ def alternate(rounds: int, **functions: Callable) -> dict:
 
 def child(function: str, *arguments):
     """bench.<function>(*arguments) in a process of its own, whose peak memory is its alone."""
-    code = f"import json, bench; print(json.dumps(bench.{function}(*{arguments!r})))"
-    command, here = [sys.executable, "-c", code], Path(__file__).resolve().parent
+    code = f"import json; from experiments import bench; found = bench.{function}(*{arguments!r})"
+    command = [sys.executable, "-c", f"{code}; print(json.dumps(found))"]
+    here = Path(__file__).resolve().parent.parent
     done = subprocess.run(command, cwd=here, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.splitlines() or [f"it ended with code {done.returncode}"])[-1]
@@ -174,8 +176,8 @@ def bench_model(args) -> None:
     D = backbone.num_features
     nodes = iml_gcn.pca(torch.randn(LABELS, D), LABELS)  # (n, n)
     head = iml_gcn.LabelGCN(nodes, torch.eye(LABELS), D)
-    models = {"direct": iml_gcn.Classifier(backbone, iml_gcn.linear_head(D, LABELS)).eval()}
-    models |= {"IML-GCN": iml_gcn.Classifier(backbone, head).eval()}
+    models = {"direct": iml_gcn.Model(backbone, iml_gcn.linear_head(D, LABELS)).eval()}
+    models |= {"IML-GCN": iml_gcn.Model(backbone, head).eval()}
     layouts = {"timm": torch.contiguous_format, "timm channels_last": torch.channels_last}
     for B, S in INFERENCE:
         images = torch.rand(B, 3, S, S)
@@ -185,7 +187,7 @@ def bench_model(args) -> None:
         for dtype in args.dtypes:
             runs = {}
             for name, model in models.items():
-                model = tresnet.fold(model)
+                model = model.fold()
                 model.backbone.to(dtype)  # the head stays float32, as under autocast
                 runs[name] = inference(model, images.to(dtype))
             for name, layout in layouts.items() if timm else ():
@@ -229,7 +231,7 @@ def training(name: str, dtype: torch.dtype, B: int) -> tuple[Callable, Callable,
         model = importlib.import_module("timm").create_model("tresnet_m", num_classes=LABELS)
     else:
         backbone = tresnet.tresnet_m()
-        model = iml_gcn.Classifier(backbone, iml_gcn.linear_head(backbone.num_features, LABELS))
+        model = iml_gcn.Model(backbone, iml_gcn.linear_head(backbone.num_features, LABELS))
     model = model.train().to(memory_format=torch.channels_last)
     images = torch.rand(B, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     targets = (torch.rand(B, LABELS) < 2.9 / 80).float()  # (B, n), as many as a COCO photo has
@@ -267,7 +269,7 @@ def bench_input(args) -> None:
             raise ValueError(f"{folder} has no .jpg in it; give --photos a folder of JPEGs")
         split = data.Split(paths, np.zeros((len(paths), LABELS), np.uint8), [])
         ours, rows = data.MultiLabelImages(split, 448, augment=True), range(len(paths))
-        runs = {"ours": lambda: data.collate([ours[0, i] for i in rows])}
+        runs = {"ours": lambda: loading.collate([ours[0, i] for i in rows])}
         runs["ASL"] = lambda: torch.stack([asl_image(paths[i], 448, i) for i in rows])
         medians = alternate(args.rounds, **{name: timed(run) for name, run in runs.items()})
         kb = sum(path.stat().st_size for path in paths) / len(paths) / 1000
@@ -302,24 +304,18 @@ def bench_reader(args) -> None:
     """COCO's annotations, read in processes of their own; peaks hold Python and torch too"""
     with tempfile.TemporaryDirectory() as folder:
         path = str(args.json or write_coco(Path(folder, "drawn.json"), *COCO))
-        cache = Path(folder, "cache.npz")
-
-        def first():
-            cache.unlink(missing_ok=True)
-            return child("read_ours", path, str(cache))
-
-        runs = {"first start": first, "second start": partial(child, "read_ours", path, str(cache))}
+        runs = {"ours": partial(child, "read_ours", path)}
         if peer("pycocotools.coco"):
             runs["pycocotools"] = partial(child, "read_pycocotools", path)
         medians = alternate(args.rounds, **runs)
         title = f"{Path(path).name}, {os.path.getsize(path) / 1e6:,.0f} MB"
     kinds = [("s", "{:.2f}"), ("MiB at the peak", "{:,.0f}"), ("labels found", "{:,.0f}")]
     rows = [(*kind, {k: m[i] for k, m in medians.items()}) for i, kind in enumerate(kinds)]
-    table(title, ["first start", "second start", "pycocotools"], rows)
+    table(title, ["ours", "pycocotools"], rows)
 
 
-def read_ours(path: str, cache: str) -> list[float]:
-    seconds, split = clock(partial(data.cached, cache, data.load_coco, path, "photos"))
+def read_ours(path: str) -> list[float]:
+    seconds, split = clock(partial(data.load_coco, path, "photos"))
     return [seconds, peak_mb(), int(split.targets.sum())]
 
 

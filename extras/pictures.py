@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-import data
+from runtime.text import printable
 
 DARK, GREY, WHITE = (24, 24, 24), (160, 160, 160), (255, 255, 255)
 SMALLEST = 14  # px, of type
@@ -17,8 +17,9 @@ COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a t
 PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
 
 
-def type_of(size: int, font: str | None) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(font, size) if font else ImageFont.load_default(size)
+def font_of(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, or one of a file."""
+    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
 def labelled(
@@ -31,13 +32,13 @@ def labelled(
     """
     size = max(SMALLEST, round(math.sqrt(photo.width * photo.height) / 32))  # px
     width, gap, line = max(photo.width, NARROWEST * size), size // 2, round(1.4 * size)
-    type_ = type_of(size, font)
+    type_ = font_of(size, font)
 
     def fitted(text: str, room: float) -> str:
         if not font:  # Pillow's font has boxes for what is not ASCII
             text = text.encode("ascii", "backslashreplace").decode()
         for letters in range(80, 8, -1):
-            shown = data.printable(text, letters)
+            shown = printable(text, letters)
             if type_.getlength(shown) <= room:
                 break
         return shown
@@ -73,7 +74,7 @@ class Pictures:
             if not folder.is_dir() or any(folder.iterdir()):
                 raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
         try:
-            type_of(SMALLEST, font)
+            font_of(SMALLEST, font)
         except OSError as error:
             raise ValueError(f"--font {font} is no TrueType font ({error})") from error
         folder.mkdir(parents=True, exist_ok=True)

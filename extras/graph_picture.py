@@ -12,9 +12,10 @@ import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-import data
+from extras.pictures import font_of
+from runtime.text import printable
 
 NAMED, FEWER = 100, 60  # labels that fit with their names; of more, so many are shown
 OVERVIEW, LISTED = 1000, 55  # most labels without names, most edges in the list
@@ -71,19 +72,12 @@ class Panel:
         return x, y, x + self.cell, y + self.cell
 
 
-def load_font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(FONT_SIZE)
-    except ImportError:  # Pillow without FreeType has one font, of one size
-        return ImageFont.load_default()
-
-
 def names_of(classes: list[str], font) -> list[str]:
     """What is written for each label: its name, cut, accents left out where the font has none, or
     "label 7" where it has not even the letters (Pillow's own font knows ASCII)."""
     names = []
     for j, name in enumerate(classes):
-        texts = [data.printable(name, NAME_WIDTH)]
+        texts = [printable(name, NAME_WIDTH)]
         plain = unicodedata.normalize("NFKD", texts[0])
         texts += ["".join(c for c in plain if not unicodedata.combining(c)), f"label {j}"]
         names.append(next(text for text in texts if all(drawable(c, font) for c in text)))
@@ -91,13 +85,8 @@ def names_of(classes: list[str], font) -> list[str]:
 
 
 def drawable(character: str, font) -> bool:
-    try:
-        return character == " " or (
-            character.isprintable()
-            and bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
-        )
-    except UnicodeEncodeError:  # Pillow's font without FreeType ends at Latin-1
-        return ord(character) < 256
+    mask, absent = (bytes(font.getmask(each)) for each in (character, "\uffff"))
+    return character == " " or (character.isprintable() and mask != absent)
 
 
 def place(n: int, x: int, y: int, names: list[str], font) -> Panel:
@@ -174,7 +163,7 @@ def graph(
     """The picture. pairs (n, n), counts (n,) and A (n, n) as `iml_gcn` has them, tau and reading
     as A was made with; embeddings (n, d), F_PCA. Its `info` tells the order of the labels and the
     two panels."""
-    font, n = load_font(), len(classes)
+    font, n = font_of(FONT_SIZE), len(classes)
     names = names_of(classes, font)
     P = pairs / np.maximum(counts, 1)[:, None]  # (n, n)
     edges = (A > 0) & ~np.eye(n, dtype=bool)  # (n, n)

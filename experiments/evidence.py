@@ -1,10 +1,9 @@
-"""Table 3 with seeds and spreads, and what moves it: every run behind the README's "Evidence".
+"""Table 3 with seeds and spreads, and what moves it: every run behind docs/evidence.md.
 
-    python evidence.py --data DIR --glove FILE                  # all -> runs/evidence, results/
-    python evidence.py --data DIR --glove FILE --graph-json F   # and a label graph of other images
-    python evidence.py --data DIR --glove FILE --epochs 40 40 --jobs 1 --out runs/full \\
-        --csv results/full -- --image-size 448 --weights tresnet_m_21k --batch-size 64 \\
-        --recipe paper --ema 0                                  # the paper's, on a GPU
+    python -m experiments.evidence --data DIR --glove FILE    # all -> runs/evidence, results/*.csv
+    ... --graph-json FILE                                     # and a label graph of more images
+    ... --epochs 40 40 --jobs 1 --out runs/full --csv runs/full -- --image-size 448 \\
+        --weights tresnet_m_21k --batch-size 64 --recipe paper --ema 0     # the paper's, on a GPU
 
 What follows -- goes to run.py. Interrupted, the same command goes on. Three parts, all [ours]:
 
@@ -36,15 +35,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import files
+import data
 import iml_gcn
 import metrics
-import report
 import run
-import tresnet
-from train import make_loader, whole_pass
+from backbones import load_model
+from extras import table
+from runtime import checkpoints
+from runtime.journal import Pass
 
-# Chosen on seed 0 and held-out training photos; README, "Evidence".
+HERE = Path(__file__).parent
+# Chosen on seed 0 and held-out training photos; docs/evidence.md.
 RECIPE = "--dataset coco --weights none --image-size 64 --batch-size 32 --recipe asl --lr 1e-3"
 RECIPE += " --weight-decay 5e-4 --ema 0.98 --eval-every 2"
 JOINT = {  # one change each; every other setting is the table's
@@ -94,7 +95,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--glove", required=True, metavar="FILE", help="word vectors, as for run.py")
     add("--graph-json", metavar="FILE", help="COCO-format JSON of more images, for the label graph")
     add("--out", type=Path, default=Path("runs/evidence"), help="(%(default)s)")
-    add("--csv", type=Path, default=Path("results"), help="folder of the figures (%(default)s)")
+    add("--csv", type=Path, default=HERE / "results", help="folder of the figures (%(default)s)")
     add("--part", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of table and frozen (1 2 3)")
     text = "of the backbone and, from its weights, of every other model (6 4)"
@@ -122,7 +123,7 @@ def call(args, out: Path, text: str, *more: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{out}.log", "a", encoding="utf-8") as log:
         child = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("run.py")), *command],
+            [sys.executable, str(HERE.parent / "run.py"), *command],
             stdout=log,
             stderr=log,
             env=os.environ | {"OMP_NUM_THREADS": str(threads(args))},
@@ -137,7 +138,7 @@ def call(args, out: Path, text: str, *more: str) -> None:
         last = Path(f"{out}.log").read_text(encoding="utf-8").strip().rpartition("\n")[2]
         failed.append(f"run.py ended with code {code}, {out}.log with: {last}")
         raise ValueError(failed[0])
-    files.save_text(path, json.dumps([*done, command]))
+    checkpoints.save_text(path, json.dumps([*done, command]))
 
 
 def threads(args) -> int:
@@ -191,7 +192,7 @@ def joint_runs(args) -> list[dict]:
     out = args.out / "joint-direct-longer"
     text = f"--phase backbone eval --epochs {then} --seed 0"
     call(args, out, text, "--weights", str(base / "backbone.pt"), *held_out(args))
-    rows = [row for row in rows if row["model"] != report.MODELS["backbone"]]
+    rows = [row for row in rows if row["model"] != table.MODELS["backbone"]]
     return rows + collect(args, out, "joint", "longer", 0)
 
 
@@ -218,16 +219,12 @@ def held_out(args) -> list[str]:
 
 
 @torch.inference_mode()
-def features(args, folder: Path, split, what: str) -> tuple[torch.Tensor, torch.Tensor]:
+def features(args, folder: Path, split) -> tuple[torch.Tensor, torch.Tensor]:
     """F_GAP (M, D) of a split, not augmented, by <folder>/backbone.pt, and the targets (M, n)."""
-    model, _ = run.load_model(folder / "backbone.pt")
-    backbone = tresnet.fold(model.backbone).to(args.device)
+    backbone = load_model(folder / "backbone.pt")[0].fold().backbone.to(args.device)
     result = torch.empty(len(split), backbone.num_features)  # (M, D)
-
-    def keep(images, targets, rows):
+    for images, _, rows in Pass(run.loader(args, split), "frozen", skip_bad=False):
         result[rows] = backbone(images).float().cpu()
-
-    whole_pass(args, make_loader(args, split, train=False), what, keep)
     return result, torch.from_numpy(split.targets)
 
 
@@ -256,12 +253,12 @@ def frozen_runs(args, seed: int) -> list[dict]:
     command = [*RECIPE.split(), *args.more, "--data", args.data, "--out", str(folder)]
     settings = run.parse_args([*command, "--workers", "1"])
     splits = run.load_data(settings)
-    train, val = (features(settings, folder, split, "frozen") for split in splits)
+    train, val = (features(settings, folder, split) for split in splits)
     n, D = train[1].shape[1], train[0].shape[1]
-    graphs = {"own": run.label_graph(settings, splits[0])}
+    graphs = {"own": run.label_counts(settings, splits.train)}
     if args.graph_json:
         settings.graph_json = args.graph_json
-        graphs["more"] = run.label_graph(settings, splits[0])
+        graphs["more"] = run.label_counts(settings, splits.train)
         if seed == args.seeds[0]:
             compare(args, graphs)
     embeddings = torch.load(folder / "embeddings.pt", weights_only=True)
@@ -271,7 +268,7 @@ def frozen_runs(args, seed: int) -> list[dict]:
     nodes["random"] = torch.randn(n, n, generator=generator)
     nodes = {kind: run.scaled(settings, matrix) for kind, matrix in nodes.items()}
     nodes |= {"raw F_PCA": F_PCA, "raw F_I": F_I}
-    nodes["F_W"] = run.data.load_glove(args.glove, splits[0].classes)[0]
+    nodes["F_W"] = data.load_glove(args.glove, splits.train.classes)[0]
     rows = []
 
     def keep(name: str, head: torch.nn.Module, lr: float) -> None:
@@ -287,8 +284,8 @@ def frozen_runs(args, seed: int) -> list[dict]:
     for name, change in FROZEN.items():
         setting = first | change
         if setting["graph"] in graphs:
-            pairs, counts, _ = graphs[setting["graph"]]
-            A = iml_gcn.adjacency(pairs, counts, setting["tau"], 0.2, setting["reading"])
+            counts = graphs[setting["graph"]]
+            A = iml_gcn.adjacency(*counts, setting["tau"], 0.2, setting["reading"])
             A_hat = iml_gcn.normalise(A, setting["reading"])
             torch.manual_seed(seed)
             keep(name, iml_gcn.LabelGCN(nodes[setting["nodes"]], A_hat, D), setting["lr"])
@@ -299,7 +296,7 @@ def compare(args, graphs: dict) -> None:
     """Print how many edges the label graph has, and has in common with that of more images."""
     for tau in (0.1, 0.2, 0.4):
         own, more = (
-            iml_gcn.adjacency(*graph[:2], tau).fill_diagonal_(0) > 0 for graph in graphs.values()
+            iml_gcn.adjacency(*graph, tau).fill_diagonal_(0) > 0 for graph in graphs.values()
         )
         print(
             f"tau {tau}: {int(own.sum())} edges, {int(more.sum())} of {args.graph_json}, "
@@ -327,9 +324,9 @@ def collect(args, folder: Path, part: str, setting: str, seed: int) -> list[dict
         with np.load(path, allow_pickle=False) as scores:
             values = figures(scores["logits"], scores["targets"])
         model = path.stem.removeprefix("scores-")
-        checkpoint = tresnet.read_checkpoint(folder / f"{model}.pt")
+        checkpoint = checkpoints.read_checkpoint(folder / f"{model}.pt")
         about = {"part": part, "setting": setting, "seed": seed, "epochs": checkpoint["epochs"]}
-        rows.append(about | {"model": report.MODELS[model]} | values)
+        rows.append(about | {"model": table.MODELS[model]} | values)
     return rows
 
 

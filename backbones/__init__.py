@@ -1,0 +1,126 @@
+"""The backbones by name, with the weights they start from, and how weights and models are loaded.
+
+A backbone maps images (B, 3, H, W) in [0, 1] to features (B, D) and says D in `num_features`. It
+may have `fold()`, its deploy form, and `own_entry(name, tensor)`, an entry of a released file as it
+names and holds it.
+
+No training here and no command line: `run.py` has both. TResNet, the paper's, is at the top level.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import iml_gcn
+import tresnet
+from backbones.resnet import resnet101
+from runtime.checkpoints import read_checkpoint
+from runtime.text import printable
+
+BACKBONES = {  # name -> how to build it, given the pooling; the weights it starts from
+    "tresnet_m": (tresnet.tresnet_m, "tresnet_m_21k"),  # the first author's later code: 21K too
+    "tresnet_l": (tresnet.tresnet_l, "tresnet_l_1k"),
+    "tresnet_xl": (tresnet.tresnet_xl, "none"),
+    "tresnet_tiny": (tresnet.tresnet_tiny, "none"),
+    "resnet101": (resnet101, "resnet101_1k"),
+}
+
+# The authors' released files, and torchvision's IMAGENET1K_V1, by the names --weights takes.
+ZOO = "https://miil-public-eu.oss-eu-central-1.aliyuncs.com/model-zoo/"
+RELEASED = {
+    "tresnet_m_21k": ZOO + "ImageNet_21K_P/models/tresnet_m_miil_21k.pth",
+    "tresnet_m_1k": ZOO + "tresnet/tresnet_m.pth",
+    "tresnet_m_1k_448": ZOO + "tresnet/tresnet_m_448.pth",
+    "tresnet_l_1k": ZOO + "tresnet/tresnet_l.pth",
+    "tresnet_m_coco_224": ZOO + "ASL/MS_COCO_TRresNet_M_224_81.8.pth",  # ASL's, 80 COCO labels
+    "resnet101_1k": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+}
+
+
+def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
+    """Load a backbone strictly: our checkpoints, released TResNet files, timm's, torchvision's.
+
+    `path` is a file, a URL or a name of RELEASED. Only a classifier (`head.*`, torchvision's
+    `fc.*`) may be left over; it is returned, as "weight" and "bias" where it is a linear layer.
+    Batch counters and blur kernels are ignored. Anything else missing, unexpected or of another
+    shape is a ValueError that names it: a wrong file must not turn into random weights without a
+    word.
+    """
+    path = RELEASED.get(str(path), path)
+    checkpoint = read_checkpoint(path)
+    state = next(
+        (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)),
+        checkpoint,
+    )
+    own_entry = getattr(backbone, "own_entry", lambda *entry: entry)
+    weights, head, problems = {}, {}, []
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"{path}: entry {key!r:.80} is a {type(value).__name__}, expected named tensors; "
+                "give a file of weights"
+            )
+        name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
+        if name.startswith(("head.", "fc.")):
+            head[re.sub(r"^(head\.)?(fc\.)?", "", name)] = value
+        elif not name.endswith((".filt", ".num_batches_tracked")):
+            name, value = own_entry(name, value)
+            if name in weights:
+                problems.append(f"two entries for {name!r:.80}")
+            weights[name] = value
+    expected = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k}
+    problems += [f"missing {k}" for k in expected if k not in weights]
+    problems += [f"unexpected {k!r:.80}" for k in weights if k not in expected]
+    problems += [
+        f"{k} is {v.dtype} {tuple(v.shape)!s:.80}, expected floats {tuple(expected[k].shape)}"
+        for k, v in weights.items()
+        if k in expected and not (v.shape == expected[k].shape and v.is_floating_point())
+    ]
+    if problems:
+        raise ValueError(
+            f"{path} does not fit this backbone, {len(problems)} problems: "
+            f"{', '.join(problems[:3])}{' ...' if len(problems) > 3 else ''}; "
+            "choose the --backbone the file was made for"
+        )
+    backbone.load_state_dict(weights, strict=False)  # strict above: only batch counters are left
+    print(f"{path}: loaded {len(weights)} of {len(expected)} backbone tensors")
+    return head
+
+
+def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
+    """Any backbone.pt or gcn-*.pt as a Model in eval mode, and what else the file says."""
+    checkpoint = read_checkpoint(path)
+    try:
+        backbone = BACKBONES[checkpoint["backbone"]][0](checkpoint["pool"])
+        state, n = checkpoint["state_dict"], len(checkpoint["classes"])
+        if "head.nodes" in state:
+            nodes, A_hat = state["head.nodes"], state["head.A_hat"]
+            hidden = state["head.W0"].shape[1]
+            head = iml_gcn.LabelGCN(nodes, A_hat, backbone.num_features, hidden)
+        else:
+            head = nn.Linear(backbone.num_features, n)
+        model = iml_gcn.Model(backbone, head)
+        model.load_state_dict(state)
+    except Exception as error:  # of a dozen kinds: anyone may have written the file
+        reason = printable(str(error).split("\n")[0], 120)
+        raise ValueError(f"{path} is not a model this program wrote ({reason})") from error
+    return model.eval(), checkpoint
+
+
+def load_released(name: str, path: str, classes: list[str]) -> iml_gcn.Model:
+    """A released file with its classifier, whose labels are taken to be `classes` in their order
+    (ASL's COCO files), as a Model in eval mode."""
+    backbone = BACKBONES[name][0]("avg")
+    state = load_weights(backbone, path)
+    expected = (len(classes), backbone.num_features)
+    if "weight" not in state or state["weight"].shape != expected:
+        found = f"one of {tuple(state['weight'].shape)}" if "weight" in state else "none"
+        raise ValueError(
+            f"{path} should hold a classifier of {expected} to be evaluated, it has {found}; "
+            "it may be --weights of --phase backbone"
+        )
+    head = nn.Linear(backbone.num_features, len(classes), bias="bias" in state)
+    head.load_state_dict(state)
+    return iml_gcn.Model(backbone, head).eval()

@@ -1,0 +1,107 @@
+"""The folder of a run: one process at a time, and what is in it is used again only where it fits.
+
+Every file of tensors carries `classes` and `settings`: all that decided its numbers, data, code and
+starting weights by content.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from runtime import checkpoints, ranks
+from runtime.text import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows: without it two runs in one folder are not noticed
+    fcntl = None
+
+
+class Folder:
+    """--out, and the labels of its data set. `fresh`: what is there is made again."""
+
+    def __init__(self, path: Path, classes: list[str], fresh: bool = False):
+        self.path, self.classes, self.fresh = path, classes, fresh
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def load(self, name: str, phase: str, settings: dict | None = None) -> dict:
+        """A file of an earlier phase, made with these settings; else it says what to run."""
+        if not (self / name).is_file():
+            raise FileNotFoundError(
+                f"{self / name} is not there; run --phase {phase} first (or --phase all)"
+            )
+        checkpoint = checkpoints.read_checkpoint(self / name)
+        advice = f"run --phase {phase} again, with --fresh"
+        check_settings(self / name, checkpoint, self.classes, settings or {}, advice)
+        return checkpoint
+
+    def begun(self, name: str, settings: dict) -> dict | None:
+        """The file, if it was made with the same settings; None if there is nothing to go on."""
+        if self.fresh or not (self / name).is_file():
+            return None
+        checkpoint = checkpoints.read_checkpoint(self / name)
+        advice = "give another --out, or --fresh to redo this phase"
+        check_settings(self / name, checkpoint, self.classes, settings, advice)
+        return checkpoint
+
+    def done(self, name: str, settings: dict) -> bool:
+        """Whether the file is there, with the same settings and nothing begun after it."""
+        model, kind = os.path.splitext(name)
+        if (self / f"last-{model}{kind}").is_file() or not self.begun(name, settings):
+            return False
+        print(f"{model}: done before ({name}); --fresh does it again")
+        return True
+
+    def save(self, name: str, content: dict, settings: dict) -> None:
+        """By the first rank, before any goes on."""
+        if ranks.rank() == 0:
+            about = {"classes": self.classes, "settings": settings}
+            checkpoints.save(self / name, about | content)
+        ranks.wait()
+
+
+def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
+    """A ValueError that names the first thing a file was made with that is another one now."""
+    stored = checkpoint.get("classes")
+    if stored != classes:
+        what = f"{len(stored)} labels" if isinstance(stored, list) else "no list of labels"
+        raise ValueError(
+            f"{path} has {what}, the data set {len(classes)}, and they are not the same; "
+            "give the --out of this data set, or --fresh to start over"
+        )
+    stored = checkpoint.get("settings")
+    stored = stored if isinstance(stored, dict) else {}
+    for key, value in settings.items():
+        if stored.get(key) != value:
+            found = printable(stored.get(key))
+            raise ValueError(f"{path} was made with {key} {found}, now it is {value}; {advice}")
+
+
+@contextlib.contextmanager
+def lock(path: Path):
+    """Makes the folder and holds it for this process: two runs would mix their files.
+
+    The system lets go of it when the process ends, however it ends.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / "lock", "a+")
+    except OSError as error:
+        reason = error.strerror
+        raise OSError(f"cannot write to {path} ({reason}); give another --out") from error
+    with file:
+        try:
+            if fcntl:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{path} is in use by process {file.read(20) or 'unknown'}; wait for its end, or "
+                "give another --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,196 @@
+"""What surrounds training: where it goes on, what it saves, logs and shows, and how it stops.
+
+    for epoch in journal.epochs(40):                       # from where it was
+        for images, targets in journal.steps(loader, epoch):
+            ...                                            # a step; journal.loss = its loss
+        journal.close_epoch(mAP=...)                       # a line on the terminal and in log.jsonl
+    journal.finish({...})                                  # <name>.pt, and last-<name>.pt goes
+
+`last-<name>.pt` holds all that the rest depends on, written after every epoch, every `save_every`
+minutes and when the run is asked to stop; from there it goes on to the same numbers. A loader
+yields images, targets, rows and errors, and has `rows` with `epoch`, `start` and `batch_size`.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from runtime import checkpoints, ranks, signals
+from runtime.folder import Folder
+from runtime.text import Progress
+
+
+class Journal:
+    """Of the training of one model. `parts` have a state_dict each: "model", "optimizer",
+    "scheduler", perhaps "average". `steps` is their number in an epoch."""
+
+    def __init__(
+        self, folder: Folder, name: str, parts: dict, settings: dict, steps: int, save_every: float
+    ):
+        self.folder, self.name, self.settings = folder, name, settings
+        self.parts = {key: part for key, part in parts.items() if part}
+        self.per_epoch, self.save_every, self.saved = steps, save_every, time.monotonic()
+        self.last = folder / f"last-{name}.pt"
+        self.epoch, self.step = 0, 0  # whole epochs done, and steps of the next
+        self.lr = parts["scheduler"].get_last_lr()[0]  # at the epoch's first step
+        self.loss = None  # of the step that was just taken, summed over this rank's images
+        self.losses = torch.zeros(steps)  # of the epoch; on the loss's device from its first on
+        self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read
+        if checkpoint := folder.begun(self.last.name, settings):
+            self.go_on(checkpoint)
+        if ranks.rank() == 0:
+            forget(folder / "log.jsonl", name, self.epoch)
+
+    def go_on(self, checkpoint: dict) -> None:
+        try:
+            for key, part in self.parts.items():
+                part.load_state_dict(checkpoint[key])
+            self.epoch, self.step = int(checkpoint["epochs"]), int(checkpoint["step"])
+            self.lr = float(checkpoint["lr"])
+            if ranks.rank() == 0:  # it holds the sums over all ranks
+                self.losses.copy_(checkpoint["losses"])
+                self.seen, self.bad = int(checkpoint["seen"]), list(checkpoint["bad"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.last} is not from this version of the program, or damaged "
+                f"({type(error).__name__}); --fresh starts over"
+            ) from error
+        where = f"epoch {self.epoch} and {self.step} of {self.per_epoch} steps"
+        print(f"{self.name}: goes on after {where} ({self.last})")
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """The epochs that are left, from 0; the body ends with `close_epoch`."""
+        while self.epoch < count:
+            self.where = f"{self.name}  epoch {self.epoch + 1}/{count}"
+            yield self.epoch
+
+    def steps(self, loader, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """images, targets of the steps that are left of an epoch; the body sets `loss`."""
+        loader.rows.epoch, loader.rows.start = epoch, self.step
+        progress = Progress(self.where, (self.per_epoch - self.step) * loader.rows.batch_size)
+        for images, targets, rows, errors in loader:
+            self.bad += errors
+            if not len(rows):
+                raise ValueError(
+                    f"{self.where}, step {self.step + 1}: not one photo of it; {errors[0]}"
+                )
+            yield images, targets
+            if self.losses.device != self.loss.device:
+                self.losses = self.losses.to(self.loss.device)
+            self.losses[self.step] = self.loss.detach()  # read now and then: no wait for the device
+            self.step += 1
+            self.seen += len(rows)
+            if progress.due(len(rows) * ranks.size()) or self.step == self.per_epoch:
+                self.check_losses()
+                progress.show(f"loss {self.losses[self.step - 1] / len(rows):.2f} an image  ")
+            stop, due = ranks.any_rank(
+                signals.received is not None, time.monotonic() - self.saved > 60 * self.save_every
+            )
+            if stop or due or self.step == self.per_epoch:
+                self.save()
+            if stop:
+                where = f"{self.where}, step {self.step} of {self.per_epoch}"
+                raise signals.Stopped(f"{where}, saved in {self.last}")
+        self.speed, self.rate = progress.close(), progress.rate
+        ranks.share_buffers(*(self.parts[key] for key in ("model", "average") if key in self.parts))
+
+    def check_losses(self) -> None:
+        finite = self.losses[: self.step].isfinite()
+        if not finite.all():
+            raise ValueError(self.diverged(int(finite.int().argmin()) + 1))
+
+    def diverged(self, step: int) -> str:
+        there = self.last.is_file()
+        saved = f"{self.last} holds a state before that" if there else "nothing was saved yet"
+        where = f"{self.where}, step {step}; {saved}"
+        return f"training diverged: {where}; try --fresh and a smaller --lr"
+
+    def save(self) -> None:
+        if not all(tensor.isfinite().all() for tensor in self.parts["model"].state_dict().values()):
+            raise ValueError(self.diverged(self.step))  # rather than replace what did not
+        sums = torch.cat([self.losses.cpu(), torch.tensor([float(self.seen)])]).double()
+        sums = ranks.total(sums)
+        state = {"epochs": self.epoch, "step": self.step, "lr": self.lr}
+        state |= {"losses": sums[:-1].float(), "seen": int(sums[-1]), "bad": ranks.gather(self.bad)}
+        state |= {key: part.state_dict() for key, part in self.parts.items()}
+        self.folder.save(self.last.name, state, self.settings)
+        self.saved = time.monotonic()
+
+    def close_epoch(self, mAP: float | None) -> dict:
+        """A line on the terminal and in log.jsonl, which is returned; mAP where it was measured."""
+        sums = ranks.total(torch.tensor([self.losses.sum().item(), self.seen], dtype=torch.float64))
+        loss = float(sums[0] / sums[1])
+        entry = {"model": self.name, "epoch": self.epoch + 1, "loss": loss, "lr": self.lr}
+        line = f"{self.where}  loss {loss:.2f} an image  lr {self.lr:.1e}"
+        if mAP is not None:
+            entry["mAP"] = mAP
+            line += f"  val mAP {mAP:.2f}"
+        print(f"{line}  {self.speed}", flush=True)
+        if bad := ranks.gather(self.bad):
+            names = "\n    ".join(bad[:3])
+            print(f"    {len(bad):,} photos left out of this epoch:\n    {names}", flush=True)
+        if ranks.rank() == 0:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        self.epoch, self.step, self.seen, self.bad = self.epoch + 1, 0, 0, []
+        self.losses.zero_()
+        self.lr = self.parts["scheduler"].get_last_lr()[0]
+        return entry
+
+    def finish(self, content: dict) -> None:
+        self.folder.save(f"{self.name}.pt", content, self.settings)
+        if ranks.rank() == 0:
+            self.last.unlink(missing_ok=True)
+        ranks.wait()
+
+
+def forget(log: Path, name: str, epochs: int) -> None:
+    """Cut log.jsonl back to where a training goes on: no epoch of it is there twice.
+
+    Lines that are not ours stay; the last one, if it was cut short, goes.
+    """
+    if not log.is_file():
+        return
+    text, kept = log.read_text(encoding="utf-8", errors="replace"), []
+    for line in text.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            later = entry["model"] == name and entry["epoch"] > epochs
+        except (ValueError, KeyError, TypeError):
+            later = not line.endswith("\n")
+        if not later:
+            kept.append(line)
+    checkpoints.save_text(log, "".join(kept))
+
+
+class Pass:
+    """One pass over all photos of a loader: images, targets, rows of every batch.
+
+    Afterwards `read` says which photos could be read, (M,) bool: all of them, unless `skip_bad`.
+    """
+
+    def __init__(self, loader, what: str, skip_bad: bool):
+        self.loader, self.what, self.skip_bad = loader, what, skip_bad
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        read = torch.zeros(len(self.loader.dataset))  # (M,)
+        progress = Progress(self.what, len(read))
+        for images, targets, rows, errors in self.loader:
+            if errors and not self.skip_bad:
+                raise ValueError(f"{errors[0]}, or leave such photos out with --skip-bad-images")
+            if len(rows):
+                yield images, targets, rows
+                read[rows] = 1
+            if progress.due(len(rows) * ranks.size()):
+                progress.show()
+            signals.stop_if_asked(f"{self.what}, which begins again")
+        self.read = ranks.total(read) > 0  # (M,)
+        out = int((~self.read).sum())
+        if out:
+            print(f"{self.what}: {out:,} of {len(read):,} photos cannot be read, left out")
+        if out == len(read):
+            raise ValueError(f"{self.what}: no photo can be read; check the image folder")
+        progress.close()

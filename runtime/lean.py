@@ -1,0 +1,117 @@
+"""Layers that keep less for backward, at the same numbers: what TResNet trains with.
+
+Each gives the gradients of the plain layer it stands for, up to rounding, and keeps about half of
+the memory. Nothing here is the paper's; a reader of TResNet may take each for its plain form.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def wanted(module: nn.Module) -> bool:
+    """Whether to spend on keeping less for backward; torch.compile plans that by itself."""
+    return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def norm_leaky_relu(norm: nn.BatchNorm2d, x: torch.Tensor, slope: float) -> torch.Tensor:
+    """leaky_relu(norm(x), slope), of which backward keeps the output alone."""
+    norm.num_batches_tracked.add_(1)
+    parts = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    return InPlaceABN.apply(x, *parts, norm.momentum, norm.eps, slope)
+
+
+class InPlaceABN(torch.autograd.Function):
+    """Training's ABN of x (B, C, H, W): keeps its output for backward, not x nor what lies between.
+
+    Backward inverts leaky ReLU and batch norm (Rota Bulo et al., "In-Place Activated BatchNorm for
+    Memory-Optimized Training of DNNs", CVPR 2018). Batch norm's inverse is a batch norm too, with
+    other constants, so both directions run on torch's own kernels.
+
+    What rounding does to x, normalised, grows with |bias / weight|. A weight too small to be told
+    from the rounding of its output is raised to eps |bias|, then the error is at most 1/2; and to
+    1e-5 at least, in-place ABN's own floor. No weight of the released files is below that.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, momentum, eps, slope):
+        least = torch.finfo(x.dtype).eps * bias.abs() + 1e-5  # (C,)
+        weight = weight.abs().maximum(least).copysign(weight)  # (C,)
+        y, _, inv_std = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
+        y = F.leaky_relu_(y, slope)  # (B, C, H, W)
+        ctx.save_for_backward(y, weight, bias, inv_std)
+        ctx.slope = slope
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        y, weight, bias, inv_std = ctx.saved_tensors
+        grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
+        y = F.leaky_relu(y, 1 / ctx.slope)  # batch norm's output
+        # Its backward with "mean" bias and "inverse deviation" 1 / weight normalises y back to
+        # (y - bias) / weight; its factor, "weight" times "inverse deviation", comes out right.
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad, y, weight**2 * inv_std, None, None, bias, 1 / weight, True, 0.0, [True] * 3
+        )  # (B, C, H, W), (C,), (C,)
+        return *grads, None, None, None, None, None
+
+
+def recompute(block: nn.Module, end: Callable, *inputs: torch.Tensor) -> torch.Tensor:
+    """end(*inputs), the end of a block, of which backward keeps the inputs and computes the rest
+    again: 1x1 convolutions, norms and SE, the widest maps of a block and cheap to make. In the last
+    stage, without SE, they are half as wide at the same arithmetic, and are kept."""
+    if not wanted(block) or isinstance(block.se, nn.Identity):
+        return end(*inputs)
+    return checkpoint(
+        end,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (contextlib.nullcontext(), counted(block)),
+    )
+
+
+@contextlib.contextmanager
+def counted(block: nn.Module):
+    """Inside, norms at the end of a block see a batch that their running statistics hold already.
+
+    A momentum of 0 leaves those as they are.
+    """
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    norms = [norm for norm in norms if getattr(norm, "slope", 1) == 1]  # the end's
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked -= 1
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+class Blur(torch.autograd.Function):
+    """A filter (C, 1, 3, 3) on every channel, reflected borders, stride 2. It is not trained, so
+    backward needs no more of x than its shape."""
+
+    @staticmethod
+    def forward(ctx, x, kernel):
+        ctx.save_for_backward(kernel)
+        ctx.shape = x.shape
+        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(padded, kernel, stride=2, groups=x.shape[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (kernel,) = ctx.saved_tensors
+        B, C, H, W = ctx.shape
+        padded = B, C, H + 2, W + 2
+        grad = torch.nn.grad.conv2d_input(padded, kernel, grad, stride=2, groups=C)
+        x = grad.new_empty(1).expand(ctx.shape)  # for its shape; takes no memory
+        return torch.ops.aten.reflection_pad2d_backward(grad, x, [1, 1, 1, 1]), None

@@ -1,0 +1,97 @@
+"""Batches of a data set: each rank's part of them, from any step on, on the device.
+
+The order of the rows depends on seed and epoch alone, so that a run goes on where it was, whatever
+the number of workers. What is in an image or a target is the data set's affair, `data.py`'s.
+
+Symbols: B images in a batch, n labels, S image side.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from runtime import ranks, signals
+
+
+def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
+    """images (B, 3, S, S) uint8 in channels_last order, targets (B, n), rows (B,), errors."""
+    errors = [error for *_, error in items if error]
+    good = [item for item in items if item[3] is None]
+    if not good:
+        return torch.empty(0), torch.empty(0), torch.empty(0), errors
+    images = torch.from_numpy(np.stack([item[0] for item in good]))  # (B, S, S, 3)
+    targets = torch.from_numpy(np.stack([item[1] for item in good]))  # (B, n)
+    rows = torch.tensor([item[2] for item in good])  # (B,)
+    return images.permute(0, 3, 1, 2), targets, rows, errors
+
+
+class Rows(Sampler):
+    """Lists of (epoch, row) keys, one list a batch. Set `epoch` before each pass, and `start`, the
+    first batch of it. Of several ranks each gets its share of every batch, and no row twice.
+
+    Shuffled: the order depends on (seed, epoch) alone and the last, incomplete batch is dropped
+    (unless it is the only one), so that every step weighs the same. In order: every image once.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self.num_images, self.batch_size = num_images, min(batch_size, num_images)
+        self.shuffle, self.seed, self.epoch, self.start = shuffle, seed, 0, 0
+        self.rank, self.ranks = rank, ranks
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.num_images, self.batch_size)
+        return whole if self.shuffle else whole + (rest > 0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.arange(self.num_images)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        for i in range(self.start, len(self)):
+            rows = order[i * self.batch_size : (i + 1) * self.batch_size]
+            yield [(self.epoch, int(row)) for row in rows[self.rank :: self.ranks]]
+
+
+class Loader(DataLoader):
+    """A rank's part of every batch on the device: images (B, 3, S, S) in [0, 1], targets (B, n),
+    rows (B,), and a sentence for every photo of it that could not be read and is not among them.
+
+    The dataset's items are (image, target, row, error). `rows` says where the next pass begins.
+    Bytes travel to the device, floats do not.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        device: str,
+        workers: int = 0,
+        shuffle: bool = False,
+        seed: int = 0,
+    ):
+        self.device = device
+        self.rows = Rows(len(dataset), batch_size, shuffle, seed, ranks.rank(), ranks.size())
+        super().__init__(
+            dataset,
+            batch_sampler=self.rows,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.startswith("cuda"),
+            worker_init_fn=signals.ignore,
+        )
+
+    def __iter__(self):
+        for images, targets, rows, errors in super().__iter__():
+            images = images.to(self.device, non_blocking=True)  # (B, 3, S, S) uint8
+            targets = targets.to(self.device, non_blocking=True)  # (B, n) uint8
+            yield images.float().div_(255), targets, rows, errors

@@ -1,0 +1,102 @@
+"""TODO"""
+
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from extras import export
+
+
+def reload_pt2(path):
+    extra = {"metadata.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    return program.module(), json.loads(extra["metadata.json"])
+
+
+def reload_onnx(path):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    for key in ("classes", "image_size", "threshold"):
+        metadata[key] = json.loads(metadata[key])
+
+    def module(images):
+        return torch.from_numpy(session.run(["scores"], {"images": images.numpy()})[0])
+
+    return module, metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "reload"),
+    [
+        ("model.pt2", reload_pt2),
+        ("model.onnx", reload_onnx),
+    ],
+)
+def test_an_exported_model_has_the_scores_of_the_checkpoint_and_says_what_it_needs(
+    predictor, tmp_path, capsys, monkeypatch, name, reload
+):
+    if name.endswith("onnx"):
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    path, model = predictor
+    photos, target = [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "new" / name
+    for seed, photo in enumerate(photos):
+        drawn_photo(seed).save(photo)
+    lines, _ = predicted(capsys, path, *photos, "--export", target, "--threshold", 0.7)
+    worst, count = re.search(r"scores (\S+) on (\d) images", lines[-1]).groups()
+    assert float(worst) < 1e-5
+    assert count == "2"
+    assert [file.name for file in target.parent.iterdir()] == [name]
+    exported, metadata = reload(target)
+    assert metadata["classes"] == LABELS
+    assert metadata["image_size"] == 64
+    assert metadata["threshold"] == 0.7
+    assert "[0, 1]" in metadata["normalisation"]
+    for seeds in ([0], [1, 2, 3]):
+        batch = [drawn_photo(seed).resize((64, 64), Image.Resampling.BILINEAR) for seed in seeds]
+        images = torch.stack([torch.from_numpy(np.array(photo)) for photo in batch]) / 255
+        expected = torch.tensor([scores_by_hand(model, drawn_photo(seed)) for seed in seeds])
+        ours = exported(images.permute(0, 3, 1, 2).contiguous())  # (B, n)
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    assert str(tmp_path).encode() not in target.read_bytes()
+    assert str(files.__file__).encode() not in target.read_bytes()
+
+
+@pytest.mark.parametrize("error", [2e-4, float("nan")])
+def test_an_export_that_differs_is_an_error_and_leaves_the_file_before_as_it_was(
+    predictor, tmp_path, capsys, monkeypatch, error
+):
+    def write(file, program, metadata):  # a runtime that is wrong by `error` for one label
+        file.write_text("a model")
+        offset = error * F.one_hot(torch.tensor(3), len(LABELS))
+        return "a runtime", lambda images: predictor[1](images).sigmoid() + offset
+
+    monkeypatch.setattr(export, "write_pt2", write)
+    monkeypatch.setattr(torch.export, "export", lambda *args, **options: None)
+    target = tmp_path / "model.pt2"
+    target.write_text("before")
+    _, errors = predicted(capsys, predictor[0], "--export", target, code=2)
+    assert errors.startswith("error: scores of the exported model differ")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("model.pt2", "before")
+    ]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_a_missing_package_is_named_before_anything_is_exported(
+    predictor, tmp_path, capsys, monkeypatch, package
+):
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, package, None)  # its import fails
+    _, errors = predicted(capsys, predictor[0], "--export", tmp_path / "m.onnx", code=2)
+    assert errors == f"error: no package {package}; pip install onnx onnxscript\n"
+    assert not list(tmp_path.iterdir())

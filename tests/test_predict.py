@@ -1,0 +1,283 @@
+"""TODO"""
+
+import functools
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import data
+import iml_gcn
+import predict
+import tresnet
+from extras import pictures
+
+LABELS = ["cat", "traffic light", "dog\x1b[2J\n", "café", "x" * 90, "umbrella", "tie"]
+
+
+@pytest.fixture(autouse=True)
+def printable(monkeypatch):
+    """text.printable until it is merged."""
+    if not hasattr(data, "printable"):
+        escape = functools.partial(re.sub, r"[^ -~é]", lambda match: repr(match[0])[1:-1])
+        monkeypatch.setattr(
+            data, "printable", lambda text, width=80: escape(str(text))[:width], raising=False
+        )
+
+
+@pytest.fixture(scope="session")
+def predictor(tmp_path_factory):
+    """A checkpoint of random weights at 64 px, and its model."""
+    torch.manual_seed(0)
+    model = iml_gcn.Model(tresnet.tresnet_tiny(), nn.Linear(512, len(LABELS))).eval()
+    nn.init.normal_(model.head.weight)  # scores from 0 to 1, not all about 0.5
+    path = tmp_path_factory.mktemp("predictor") / "gcn-pca.pt"
+    about = {"name": "gcn-pca", "classes": LABELS, "backbone": "tresnet_tiny", "pool": "avg"}
+    torch.save(about | {"image_size": 64, "state_dict": model.state_dict()}, path)
+    return path, model
+
+
+def drawn_photo(seed=0, size=(90, 70)):
+    """Blocks of noise: unlike itself when turned or mirrored, alike when compressed."""
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def scores_by_hand(model, photo):
+    pixels = np.array(photo.resize((64, 64), Image.Resampling.BILINEAR))  # (S, S, 3)
+    images = torch.tensor(pixels.transpose(2, 0, 1)[None] / 255, dtype=torch.float32)
+    with torch.no_grad():
+        return (1 / (1 + (-model(images)[0].double()).exp())).tolist()
+
+
+def predicted(capsys, *argv, code=0):
+    """The lines that predict.py prints, and what it says on stderr."""
+    assert predict.main([str(part) for part in argv]) == code
+    out, err = capsys.readouterr()
+    return out.splitlines(), err
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_folders_photos_get_the_classifiers_scores_highest_first(
+    predictor, tmp_path, capsys, batch_size
+):
+    path, model = predictor
+    names = ["b.png", "deep/a.PNG", "a.png"]
+    for seed, name in enumerate([*names, ".hidden.png", ".git/a.png"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        drawn_photo(seed, (90 + seed, 70)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no photo")
+    argv = [path, tmp_path, "--batch-size", batch_size]
+    as_json, _ = predicted(capsys, *argv, "--json", "--top", len(LABELS))
+    as_text, _ = predicted(capsys, *argv)
+    in_order = ["a.png", "b.png", "deep/a.PNG"]
+    for name, line, text in zip(in_order, map(json.loads, as_json), as_text, strict=True):
+        scores = scores_by_hand(model, drawn_photo(names.index(name), (90 + names.index(name), 70)))
+        ranked = sorted(zip(LABELS, scores, strict=True), key=lambda pair: -pair[1])
+        assert line["photo"] == str(tmp_path / name)
+        assert [item["label"] for item in line["labels"]] == [label for label, _ in ranked]
+        expected = pytest.approx([score for _, score in ranked], abs=2e-6)
+        assert [item["score"] for item in line["labels"]] == expected
+        assert re.findall(r" (\d\.\d\d)(?:,|$)", text) == [f"{s:.2f}" for _, s in ranked if s > 0.8]
+
+
+# How a camera stores the upright photo U (rows from the top, columns from the left) under each
+# orientation: the EXIF standard names where the stored row 0 and column 0 are in U.
+STORED = {
+    1: lambda U: U,  # row 0 is the top, column 0 the left
+    2: lambda U: U[:, ::-1],  # top, right
+    3: lambda U: U[::-1, ::-1],  # bottom, right
+    4: lambda U: U[::-1],  # bottom, left
+    5: lambda U: U.transpose(1, 0, 2),  # left, top
+    6: lambda U: U.transpose(1, 0, 2)[::-1],  # right, top
+    7: lambda U: U.transpose(1, 0, 2)[::-1, ::-1],  # right, bottom
+    8: lambda U: U.transpose(1, 0, 2)[:, ::-1],  # left, bottom
+}
+
+
+def test_a_photo_is_labelled_upright_whatever_way_the_camera_was_held(predictor, tmp_path, capsys):
+    U = np.asarray(drawn_photo())
+    for orientation, stored in STORED.items():
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        photo = Image.fromarray(np.ascontiguousarray(stored(U)))
+        photo.save(tmp_path / f"{orientation}.png", exif=exif)
+    argv = [predictor[0], tmp_path, "--json", "--top", 7, "--save", tmp_path / "out"]
+    lines, _ = predicted(capsys, *argv)
+    assert len({json.dumps(json.loads(line)["labels"]) for line in lines}) == 1
+    for orientation in STORED:
+        with Image.open(tmp_path / f"out/{orientation}.jpg") as picture:
+            assert np.abs(np.asarray(picture, int)[:60, 67:157] - U[:60]).mean() < 8  # JPEG's
+
+
+def test_unreadable_photos_are_named_and_skipped_and_the_others_labelled(
+    predictor, tmp_path, capsys
+):
+    drawn_photo().save(tmp_path / "good.jpg")
+    whole = (tmp_path / "good.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no photo")
+    names = ["cut.jpg", "good.jpg", "missing.jpg", "text.jpg"]
+    argv = [predictor[0], *(tmp_path / name for name in names)]
+    lines, errors = predicted(capsys, *argv, "--save", tmp_path / "out", code=1)
+    assert [line.split(": ")[0] for line in lines] == [str(tmp_path / "good.jpg")]
+    assert sorted(re.findall(r"^cannot read photo \S*/(\S+) ", errors, re.M)) == [
+        "cut.jpg",
+        "missing.jpg",
+        "text.jpg",
+    ]
+    assert len(errors.splitlines()) == 3
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.jpg", "predictions.jsonl"]
+
+
+def test_the_threshold_is_the_command_lines_else_the_checkpoints_else_asls(
+    predictor, tmp_path, capsys
+):
+    path, model = predictor
+    photo = tmp_path / "photo.png"
+    drawn_photo().save(photo)
+    checkpoint = torch.load(path)
+    scores = sorted(scores_by_hand(model, drawn_photo()))
+    between = [(a + b) / 2 for a, b in itertools.pairwise(scores)]
+    torch.save(checkpoint | {"threshold": between[-2]}, tmp_path / "two.pt")
+
+    def count(*argv):
+        lines, _ = predicted(capsys, *argv, photo, "--json")
+        return len(json.loads(lines[0])["labels"])
+
+    assert count(tmp_path / "two.pt") == 2
+    assert count(tmp_path / "two.pt", "--threshold", between[0]) == len(LABELS) - 1
+    assert count(tmp_path / "two.pt", "--top", 5) == 5
+    assert count(path) == sum(score > 0.8 for score in scores) not in (0, len(LABELS))
+    lines, _ = predicted(capsys, path, photo, "--threshold", 1)
+    assert lines[0].startswith(f"{photo}: no label above 1, highest: ")
+    assert lines[0].endswith(f" {scores[-1]:.2f}")
+
+
+def test_names_with_control_characters_reach_no_terminal_and_no_file_name_raw(
+    predictor, tmp_path, capsys
+):
+    folder = tmp_path / "photos\x1b[2J"
+    folder.mkdir()
+    drawn_photo().save(folder / "a\x07\nb.png")
+    (folder / "c\x1b.png").write_text("no photo")
+    argv = [predictor[0], folder, "--top", len(LABELS)]
+    for more in [(), ("--json",), ("--save", tmp_path / "out")]:
+        lines, errors = predicted(capsys, *argv, *more, code=1)
+        assert len(lines) == len(errors.splitlines()) == 1
+        assert lines[0].isprintable()
+        assert errors.rstrip("\n").isprintable()
+        assert "cat" in lines[0]
+    assert all(path.name.isprintable() for path in (tmp_path / "out").iterdir())
+
+
+SIZES = [(32, 32), (640, 480), (480, 640), (1500, 40), (32, 1500), (3000, 2000)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("colour", ["white", "black"])
+def test_labels_stand_beneath_the_photo_whole_and_in_contrast(size, colour):
+    photo = Image.new("RGB", size, colour)
+    names = [f"{name} {i}" for i in range(4) for name in [*LABELS, "日本語" * 20]]
+    labels = [(name, "0.50") for name in names]
+    picture = np.asarray(pictures.labelled(photo, labels, "a long name " * 9))
+    left = (picture.shape[1] - size[0]) // 2
+    assert (picture[: size[1], left : left + size[0]] == np.asarray(photo)).all()
+    strip = picture[size[1] :].mean(2)  # (h, w) grey levels
+    ground = strip[0, 0]
+    assert ground < 30
+    assert strip.max() > 250
+    for edge in (strip[0], strip[-1], strip[:, 0], strip[:, -1]):  # nothing is cut off there
+        assert (edge == ground).all()
+    lines = (strip > 128).any(1).astype(int)  # rows that type crosses
+    heights = np.diff(np.flatnonzero(np.diff(np.r_[0, lines, 0])))[::2]
+    assert heights.max() >= 10  # px, of a capital and its descender
+    assert heights.max() >= max(size) * min(size) / 6000 / 60
+    few = pictures.labelled(photo, labels[:2], "a long name " * 9)
+    assert few.height < picture.shape[0]
+
+
+def test_saved_pictures_replace_no_file_but_their_own(predictor, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "PAGE", 4)
+    names = ["a/x.png", "b/x.png", "b/X.jpg", "b/x-2.png", "contact.png", "deep/x.png"]
+    for seed, name in enumerate(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn_photo(seed).save(tmp_path / "in" / name)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.*"))}
+    out = tmp_path / "in" / "out"  # inside: what is written is not read the second time
+    argv = [predictor[0], tmp_path / "in"]
+    for _ in range(2):
+        lines, _ = predicted(capsys, *argv, "--json", "--save", out)
+        assert len(lines) == len(names)
+        assert (out / "predictions.jsonl").read_text().splitlines() == lines
+        written = [path.name for path in out.iterdir()]
+        assert len({name.lower() for name in written}) == len(written) == len(names) + 1 + 2
+        assert {path: path.read_bytes() for path in before} == before
+    for line, name in zip(lines, ["x", "X-2", "x-2-2", "x-3", "contact-3", "x-4"], strict=True):
+        with (
+            Image.open(json.loads(line)["photo"]) as photo,
+            Image.open(out / f"{name}.jpg") as ours,
+        ):
+            shown = np.asarray(ours.convert("RGB"), int)[:60, 67:157]
+            assert np.abs(shown - np.asarray(photo.convert("RGB"), int)[:60]).mean() < 8
+    for folder in (tmp_path / "in", tmp_path / "in" / "a"):
+        _, errors = predicted(capsys, *argv, "--save", folder, code=2)
+        assert "--save" in errors
+    _, errors = predicted(capsys, predictor[0], out / "x.jpg", "--save", out, code=2)
+    assert "--save" in errors
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def break_checkpoint(change):
+    def spoil(path, folder):
+        torch.save(torch.load(path) | change, folder / "broken.pt")
+        return [folder / "broken.pt", folder / "photo.png"]
+
+    return spoil
+
+
+BAD_CALLS = [
+    (lambda path, folder: [folder / "none.pt", folder], "no checkpoint at"),
+    (lambda path, folder: [folder / "photo.png", folder], "photo.png is not a checkpoint"),
+    (break_checkpoint({"classes": LABELS[:-1]}), "not a model this program wrote"),
+    (break_checkpoint({"classes": [*range(7)]}), "does not name its model's labels"),
+    (break_checkpoint({"image_size": None}), "no image_size from 32"),
+    (break_checkpoint({"image_size": 66}), "multiples of 4"),
+    (break_checkpoint({"image_size": 10**9}), "no image_size from 32"),
+    (break_checkpoint({"threshold": "high"}), "threshold that is not a number"),
+    (lambda path, folder: [path, folder / "empty"], "no photo in"),
+    (lambda path, folder: [path], "name photos or folders"),
+    (lambda path, folder: [path, folder, "--top", "0"], "--top 0 is below 1"),
+    (lambda path, folder: [path, folder, "--batch-size", "-1"], "--batch-size -1 is below 1"),
+    (lambda path, folder: [path, folder, "--threshold", "nan"], "not in 0 .. 1"),
+    (lambda path, folder: [path, folder, "--threshold", "0.5", "--top", "2"], "not allowed with"),
+    (lambda path, folder: [path, folder, "--device", "cuda:77"], "--device cuda:77"),
+    (lambda path, folder: [path, folder, "--export", "model.pt"], "neither in .onnx nor in .pt2"),
+    (lambda path, folder: [path, "--export", "model.pt2", "--json"], "--export writes a model"),
+    (
+        lambda path, folder: [path, folder, "--save", folder / "out", "--font", path],
+        "no TrueType font",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), BAD_CALLS)
+def test_bad_calls_of_predict_end_with_code_2_and_one_sentence(
+    predictor, tmp_path, capsys, make, words
+):
+    drawn_photo().save(tmp_path / "photo.png")
+    (tmp_path / "empty").mkdir()
+    try:
+        code = predict.main([str(part) for part in make(predictor[0], tmp_path)])
+    except SystemExit as end:  # argparse's
+        code = end.code
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2
+    assert re.match(r"(predict\.py|pytest|__main__\.py|.*): error: |error: ", sentence)
+    assert words in sentence
+    assert not (tmp_path / "out").exists()
