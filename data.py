@@ -101,7 +101,8 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
         targets[rows[image], columns[category]] = 1
     names = (image["file_name"].replace("\\", "/") for image in coco["images"])
     paths = [os.path.join(image_dir, name) for name in names]
-    check_links(paths, image_dir)
+    if image_dir:  # else it is about labels alone
+        check_links(paths, image_dir)
     return Split(paths, targets, classes)
 
 

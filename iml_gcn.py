@@ -142,11 +142,14 @@ def pca(features: torch.Tensor, k: int) -> torch.Tensor:
     The n rows are centred, so the rank is at most n - 1 and with k = n, the paper's choice, the
     last component is zero (difference 15). A component's sign is free: the entry of largest
     magnitude in its direction is made positive, so that two machines agree. k <= min(n, D).
+    Rows of zeros, labels that no image shows, take no part and stay zero (difference 26).
     """
     n, D = features.shape
     if not 1 <= k <= min(n, D):
         raise ValueError(f"pca: {k} components asked of an ({n}, {D}) matrix; at most {min(n, D)}")
-    centred = features.double() - features.double().mean(0)  # (n, D)
+    shown = features.any(1)  # (n,)
+    centred = features.double() - features[shown].double().mean(0)  # (n, D)
+    centred[~shown] = 0
     U, S, Vh = torch.linalg.svd(centred, full_matrices=False)  # (n, r), (r,), (r, D); r = min(n, D)
     S = S * (S > S[0] * max(n, D) * torch.finfo(S.dtype).eps)  # rounding noise is no component
     signs = Vh.gather(1, Vh.abs().argmax(1, keepdim=True)).sign().squeeze(1)  # (r,)
@@ -226,3 +229,9 @@ class Model(nn.Module):
         backbone = backbone.fold() if hasattr(backbone, "fold") else copy.deepcopy(backbone)
         head = head.to_linear() if hasattr(head, "to_linear") else copy.deepcopy(head)
         return Model(backbone, head).eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """As the paper counts: trained weights and the n x n adjacency (difference 16)."""
+    graph = getattr(model.head, "A_hat", torch.empty(0))  # (n, n)
+    return sum(p.numel() for p in model.parameters()) + graph.numel()

@@ -19,9 +19,7 @@ Symbols: B images in a batch, M images in a split, n labels, D image feature siz
 import argparse
 import math
 import os
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,19 +29,14 @@ import data
 import iml_gcn
 import metrics
 import tresnet
-from backbones import BACKBONES, RELEASED, load_model, load_released, load_weights
-from extras import demo, download, graph_picture, table, tensorboard
+from backbones import BACKBONES, RELEASED, load_model, load_weights
+from extras import graph_picture, table, tensorboard
+from extras.datasets import DATASETS, Places, Splits, load
 from runtime import checkpoints, lean, options, ranks, signals
-from runtime.folder import Folder, check_settings, lock
+from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
 from runtime.loading import Loader
 from runtime.text import listed
-
-
-class Splits(NamedTuple):
-    train: data.Split
-    val: data.Split
-
 
 # The phases
 
@@ -60,7 +53,7 @@ def phase_backbone(args, splits: Splits, folder: Folder) -> None:
 def phase_embed(args, splits: Splits, folder: Folder) -> None:
     """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6."""
     settings = embedding_settings(args, splits, folder)
-    if folder.done("embeddings.pt", settings):
+    if folder.done("embeddings.pt", settings, remake=True):
         return
     backbone = load_model(folder / "backbone.pt")[0].fold().backbone.to(args.device)
     means = iml_gcn.LabelMeans(len(folder.classes), backbone.num_features)
@@ -88,13 +81,13 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
-    reports = {}
-    for name, (model, about) in models_to_evaluate(args, folder).items():
+    reports, found = {}, table.models(folder, args.image_size, args.evaluate, args.backbone)
+    for name, (model, about) in found.items():
         model = model.to(args.device, memory_format=torch.channels_last)
         logits, seen = predict(args, model, loader(args, splits.val), f"eval {name}")
-        about["unreadable"] = len(splits.val) - len(seen)
+        about |= {"dataset": args.dataset, "unreadable": len(splits.val) - len(seen)}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
-        reports[name] = table.save_model(folder.path, name, logits, seen, about, thresholds)
+        reports[name] = table.save_model(folder, name, logits, seen, about, thresholds)
     name = "results-evaluated.md" if args.evaluate else "results.md"
     table.save(folder / name, args.dataset, args.image_size, seen.targets, reports)
 
@@ -134,8 +127,10 @@ def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tens
 
 
 def scaled(args, nodes: torch.Tensor) -> torch.Tensor:
-    """nodes (n, d) times one number, so that their mean length is --node-norm (difference 25)."""
-    return nodes * (args.node_norm / nodes.norm(dim=1).mean()) if args.node_norm else nodes
+    """nodes (n, d) times one number, so that the mean length of those that are not zero is
+    --node-norm (differences 25 and 26)."""
+    lengths = nodes.norm(dim=1)  # (n,)
+    return nodes * (args.node_norm / lengths[lengths > 0].mean()) if args.node_norm else nodes
 
 
 def pretrained_backbone(args) -> torch.nn.Module:
@@ -153,41 +148,6 @@ def starting_backbone(args, folder: Folder) -> torch.nn.Module:
         return pretrained_backbone(args)
     folder.load("backbone.pt", "backbone")
     return load_model(folder / "backbone.pt")[0].backbone
-
-
-def models_to_evaluate(args, folder: Folder) -> dict[str, tuple[iml_gcn.Model, dict]]:
-    """Name -> model and what is known of it. Rows of one table are of one run and one size."""
-    if args.evaluate:
-        path = RELEASED.get(args.evaluate, args.evaluate)
-        if "classes" in checkpoints.read_checkpoint(path):
-            models = {"evaluated": load_model(path)}
-        else:
-            model = load_released(args.backbone, path, folder.classes)
-            return {"evaluated": (model, {"label": path, "parameters": count_parameters(model)})}
-    else:
-        paths = {name: folder / f"{name}.pt" for name in table.MODELS}
-        models = {name: load_model(path) for name, path in paths.items() if path.is_file()}
-    if not models:
-        raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
-    for name, (model, checkpoint) in models.items():
-        path = args.evaluate or folder / f"{name}.pt"
-        check_settings(path, checkpoint, folder.classes, {}, "")
-        if checkpoint["image_size"] != args.image_size:
-            raise ValueError(
-                f"{path} was trained at {checkpoint['image_size']} px, now it is "
-                f"{args.image_size}; rows are compared at one size: give that --image-size"
-            )
-        about = {"label": table.MODELS.get(name, str(path)), "dataset": args.dataset}
-        about |= {"image_size": args.image_size, "parameters": count_parameters(model)}
-        about |= {"epochs": checkpoint["epochs"], "settings": checkpoint["settings"]}
-        models[name] = model, about
-    return models
-
-
-def count_parameters(model: torch.nn.Module) -> int:
-    """As the paper counts: trained weights and the n x n adjacency (difference 16)."""
-    graph = getattr(model.head, "A_hat", torch.empty(0))
-    return sum(p.numel() for p in model.parameters()) + graph.numel()
 
 
 # Training and evaluation
@@ -209,7 +169,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     average = moving_average(args, model)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
-    board = tensorboard.Board(tensorboard_folder(args), name, args.threshold, journal.epoch)
+    to = args.out / "tensorboard" if args.tensorboard and ranks.rank() == 0 else None
+    board = tensorboard.Board(to, name, args.threshold, journal.epoch)
     forward = ranks.parallel(model, args.device)
     forward = torch.compile(forward) if args.compile else forward
     final = average.module if average else model
@@ -309,21 +270,19 @@ def predict(
 # What decides the numbers in a file of --out. No change passes unseen: options by their values, all
 # else by content. Of the code a change of comments passes; a photo is known by name and size.
 
-HERE = Path(__file__).parent
 CODE = [Path(module.__file__) for module in (iml_gcn, tresnet, data, lean)]
-CODE += [Path(__file__), *sorted((HERE / "backbones").glob("*.py"))]
+CODE += [Path(__file__), *sorted(Path(__file__).parent.glob("backbones/*.py"))]
 
 
 def model_settings(args, model: iml_gcn.Model, split: data.Split) -> dict:
     """Of a model that is about to be trained on these photos."""
     found = {name.replace("_", "-"): getattr(args, name) for name in args.decisive}
-    weights = model.backbone.state_dict().values()
-    found |= {"training photos and labels": split.id(), "code": checkpoints.code_id(*CODE)}
-    found |= {"starting weights (--weights, --init)": checkpoints.content_id(*weights)}
+    found |= {PHOTOS: split.id(), "code": checkpoints.code_id(*CODE)}
+    found[START] = checkpoints.content_id(*model.backbone.state_dict().values())
     if isinstance(model.head, iml_gcn.LabelGCN):
-        about = "label graph (--tau, --p, --adjacency, --graph-json)"
-        found[about] = checkpoints.content_id(model.head.A_hat)
-        found["node features (--glove, --node-norm)"] = checkpoints.content_id(model.head.nodes)
+        graph, nodes = model.head.A_hat, model.head.nodes
+        found["label graph (--tau, --p, --adjacency, --graph-json)"] = checkpoints.content_id(graph)
+        found["node features (--glove, --node-norm)"] = checkpoints.content_id(nodes)
     else:
         del found["backbone-lr"]  # the GCN's
     return found
@@ -331,76 +290,8 @@ def model_settings(args, model: iml_gcn.Model, split: data.Split) -> dict:
 
 def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
     backbone = folder.load("backbone.pt", "backbone")["backbone_id"]
-    found = {"backbone.pt": backbone, "training photos and labels": splits.train.id()}
-    return found | {"image-size": args.image_size, "amp": args.amp}
-
-
-# Data sets
-
-
-def load_demo(args) -> Splits:
-    with ranks.in_turn():
-        demo.make_demo(args.data, seed=0)
-    return load_coco(args)
-
-
-def load_coco(args) -> Splits:
-    """Train and val of the COCO tree of --year, or of any four paths given."""
-    if args.download:
-        with ranks.in_turn():
-            download.coco(Path(args.data), args.year)
-    splits = []
-    for split in ("train", "val"):
-        name = f"{split}{args.year}"
-        json_path = getattr(args, f"{split}_json")
-        images = getattr(args, f"{split}_images")
-        json_path = Path(json_path or f"{args.data}/annotations/instances_{name}.json")
-        images = Path(images or f"{args.data}/{name}")
-        if not json_path.is_file() or not images.is_dir():
-            raise FileNotFoundError(
-                f"{images if json_path.is_file() else json_path} is not there; expected under "
-                f"--data {args.data} (or given by --{split}-json and --{split}-images):\n"
-                f"  annotations/instances_train{args.year}.json  train{args.year}/*.jpg\n"
-                f"  annotations/instances_val{args.year}.json    val{args.year}/*.jpg"
-            )
-        splits.append(data.load_coco(json_path, images))
-    return Splits(*splits)
-
-
-def load_vg500(args) -> Splits:
-    return Splits(*data.load_vg500(args.data))
-
-
-DATASETS = {"demo": load_demo, "coco": load_coco, "vg500": load_vg500}
-
-
-def load_data(args) -> Splits:
-    """Both splits, checked and described; what would go wrong hours later goes wrong here."""
-    splits = []
-    for name, split in zip(("train", "val"), DATASETS[args.dataset](args), strict=True):
-        labelled = split.targets.any(1)  # (M,)
-        note = f"{len(split):,} images, {(~labelled).sum():,} of them without a label"
-        if not args.keep_unlabelled:
-            split = split.select(np.flatnonzero(labelled))  # difference 7
-            note += " dropped"
-        if args.limit:
-            split = split.select(np.arange(min(args.limit, len(split))))
-            note += f", first {len(split):,} taken"
-        absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
-        note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
-        print(f"{name}: {note}{listed(absent)}")
-        if not len(split):
-            raise ValueError(f"no {name} image is left; check --limit and the annotations")
-        missing = [path for path in split.paths if not os.path.isfile(path)]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing):,} of {len(split):,} {name} photos are missing"
-                f"{listed(missing)}; unpack them there, or give the folder they are in"
-            )
-        splits.append(split)
-    if splits[0].classes != splits[1].classes:
-        raise ValueError("the train and val JSON name different categories; they must be the same")
-    return Splits(*splits)
+    found = {"backbone.pt": backbone, PHOTOS: splits.train.id(), "amp": args.amp}
+    return found | {"image-size": args.image_size, "code": checkpoints.code_id(*CODE)}
 
 
 # Options
@@ -411,11 +302,8 @@ RECIPES = {
     "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
 }
 # ... and for a data set. All of demo's: ours.
-PRESETS = {
-    "demo": {"backbone": "tresnet_tiny", "image_size": 96, "batch_size": 32, "epochs": 12},
-    "coco": {},
-    "vg500": {},
-}
+PRESETS = {"demo": {"backbone": "tresnet_tiny", "image_size": 96, "batch_size": 32, "epochs": 12}}
+
 PHASES = {"backbone": phase_backbone, "embed": phase_embed, "gcn": phase_gcn, "eval": phase_eval}
 NODES = ["word", "image", "pca", "random"]  # the order of Table 3
 
@@ -432,216 +320,182 @@ def parse_args(argv=None) -> argparse.Namespace:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27),
         allow_abbrev=False,
     )
-    group, decisive = parser.add_argument_group("what to run"), []
-
-    def add(name: str, text: str, type=None, default=None, **more) -> str:
-        if type:
-            more["metavar"] = getattr(type, "metavar", "DIR")
-        return group.add_argument(name, help=text, type=type, default=default, **more).dest
-
-    def flag(name: str, text: str) -> str:
-        return group.add_argument(name, help=text, action="store_true").dest
-
-    def choice(name: str, text: str, choices, default, **more) -> str:
-        more |= {"choices": choices, "default": default, "metavar": "NAME"}
-        return group.add_argument(name, help=text, **more).dest
-
-    def decides(dest: str) -> None:
-        decisive.append(dest)
-
+    add, group, decisive = options.adder(parser), parser.add_argument_group, []
     whole, between = options.whole, options.between
-    choice("--dataset", f"one of {', '.join(DATASETS)} (demo)", DATASETS, "demo")
+
+    def decides(*arguments, **more) -> None:
+        decisive.append(add(*arguments, **more))
+
+    add.group = group("what to run")
+    add("--dataset", f"one of {', '.join(DATASETS)} (demo)", DATASETS, "demo")
     text = "all, or some of backbone embed gcn eval (all) [Proposed Approach]"
-    choice("--phase", text, ["all", *PHASES], ["all"], nargs="+")
+    add("--phase", text, ["all", *PHASES], ["all"], nargs="+")
     text = "some of word image pca random (image pca) [F_W, F_I, F_PCA: Table 3; random: a control]"
-    choice("--nodes", text, NODES, ["image", "pca"], nargs="+")
-    text = "evaluate only this: a model of ours, or a released file with its classifier [ours]"
-    add("--evaluate", text, metavar="FILE")
-    add("--out", "folder of all that is written (runs/<dataset>) [ours]", Path)
-    flag("--fresh", "redo phases that are done or begun [ours]")
+    add("--nodes", text, NODES, ["image", "pca"], nargs="+")
+    add(
+        "--evaluate",
+        "only this: a model of ours, or a released file and its classifier [ours]",
+        "FILE",
+    )
+    add("--out", "folder of all that is written (runs/<dataset>) [ours]", "DIR")
+    add("--fresh", "redo phases that are done or begun [ours]", bool)
     add("--limit", "first N photos of a split: a dry run [ours]", whole(1))
 
-    group = parser.add_argument_group("data")
-    add("--data", "root folder of the data set (data/<dataset>)", metavar="DIR")
-    choice("--year", "2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
-    flag("--download", "fetch what --data lacks of COCO, some 20 GB [ours]")
+    add.group = group("data")
+    add("--data", "root folder of the data set (data/<dataset>)", "DIR")
+    add("--year", "2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
+    add("--download", "fetch what --data lacks of COCO, some 20 GB [ours]", bool)
     for split in ("train", "val"):
-        add(f"--{split}-json", f"COCO-format JSON for {split}, instead of --data's", metavar="FILE")
-        add(f"--{split}-images", "and the folder its file names are relative to", metavar="DIR")
-    flag("--keep-unlabelled", "do not drop images without a label [difference 7]")
-    add("--glove", "GloVe-format text for --nodes word [ML-GCN: 840B, 300-d]", metavar="FILE")
-    text = "side of the square (448; asl 224; demo 96) [difference 9]"
-    decides(add("--image-size", text, whole(1), 448))
+        add(f"--{split}-json", f"COCO-format JSON for {split}, instead of --data's", "FILE")
+        add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
+    add("--keep-unlabelled", "do not drop images without a label [difference 7]", bool)
+    add("--glove", "GloVe-format text for --nodes word [ML-GCN: 840B, 300-d]", "FILE")
+    decides(
+        "--image-size", "side of the square (448; asl 224; demo 96) [difference 9]", whole(1), 448
+    )
     text = "processes that load photos, for each GPU (up to 8) [ours]"
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     add("--workers", text, whole(0), max(min(8, cores), 1))
-    flag("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]")
+    add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
 
-    group = parser.add_argument_group("model")
+    add.group = group("model")
     text = f"one of {', '.join(BACKBONES)} (tresnet_m; demo tiny) [paper]"
-    decides(choice("--backbone", text, BACKBONES, "tresnet_m"))
-    decides(choice("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg"))
+    decides("--backbone", text, BACKBONES, "tresnet_m")
+    decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
     text = f"to start from: file, URL, none (random) or one of {', '.join(RELEASED)} (M: "
     text += "tresnet_m_21k, L: tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
-    add("--weights", text, metavar="NAME")
+    add("--weights", text, "NAME")
     text = "phase gcn starts from backbone.pt, or imagenet: --weights (backbone) [difference 13]"
-    choice("--init", text, ["backbone", "imagenet"], "backbone")
+    add("--init", text, ["backbone", "imagenet"], "backbone")
     text = "reading of Eq. 4: paper, mlgcn, or none: no edges (paper) [difference 3]"
-    choice("--adjacency", text, ["paper", "mlgcn", "none"], "paper")
+    add("--adjacency", text, ["paper", "mlgcn", "none"], "paper")
     add("--tau", "edges from P >= tau (0.1) [Eq. 3]", between(0, 1), 0.1)
     add("--p", "weight of neighbours (0.2) [difference 1]", between(0, 1), 0.2)
-    text = "COCO-format JSON that gives the label graph (the training one) [ours]"
-    add("--graph-json", text, metavar="FILE")
+    add(
+        "--graph-json",
+        "COCO-format JSON that gives the label graph (the training one) [ours]",
+        "FILE",
+    )
     text = "mean length of image and pca nodes, 0: raw (1) [difference 25]"
     add("--node-norm", text, between(0, 1e6), 1.0)
 
-    group = parser.add_argument_group("training")
-    decides(add("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40))
+    add.group = group("training")
+    decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
     text = "images, over all processes (64; demo 32) [ours, paper is silent]"
-    decides(add("--batch-size", text, whole(1), 64))
+    decides("--batch-size", text, whole(1), 64)
     text = "paper: Adam, x0.1 after epochs 10, 20, 30 of 40; asl: one cycle (paper) [difference 18]"
-    decides(choice("--recipe", text, RECIPES, "paper"))
-    text = "peak learning rate (1e-3; asl 1e-4) [Impl. details]"
-    decides(add("--lr", text, between(0, 1e3), 1e-3))
+    decides("--recipe", text, RECIPES, "paper")
+    decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
     text = "the backbone's part of it in gcn, 0: frozen (1) [paper; ML-GCN: 0.1]"
-    decides(add("--backbone-lr", text, between(0, 1), 1.0))
+    decides("--backbone-lr", text, between(0, 1), 1.0)
     text = "L2, on tensors of 2+ dimensions (5e-4; asl 1e-4) [Impl. details; difference 12]"
-    decides(add("--weight-decay", text, between(0, 1e3), 5e-4))
-    decides(add("--gamma-neg", "focusing power of negatives (4) [ASL]", between(0, 100), 4.0))
-    decides(add("--gamma-pos", "and of positives (0) [ASL]", between(0, 100), 0.0))
-    decides(add("--clip", "probability shift of negatives (0.05) [ASL]", between(0, 1), 0.05))
+    decides("--weight-decay", text, between(0, 1e3), 5e-4)
+    decides("--gamma-neg", "focusing power of negatives (4) [ASL]", between(0, 100), 4.0)
+    decides("--gamma-pos", "and of positives (0) [ASL]", between(0, 100), 0.0)
+    decides("--clip", "probability shift of negatives (0.05) [ASL]", between(0, 1), 0.05)
     text = "decay of the weights' moving average (0: off; asl 0.9997) [paper: none]"
-    decides(add("--ema", text, between(0, 1), 0.0))
-    decides(add("--seed", "of weights, order and augmentation (0) [ours]", whole(0), 0))
+    decides("--ema", text, between(0, 1), 0.0)
+    decides("--seed", "of weights, order and augmentation (0) [ours]", whole(0), 0)
     text = "evaluate after every N epochs, and after the last; 0: only then (1) [ours]"
     add("--eval-every", text, whole(0), 1)
     add("--save-every", "minutes between saves within an epoch (15) [ours]", between(0, 1e6), 15)
 
-    group = parser.add_argument_group("machine and report")
-    add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", str, "auto")
-    decides(flag("--amp", "bfloat16 autocast; loss and head stay float32 [ours]"))
-    flag("--compile", "torch.compile the model [ours]")
-    flag("--tensorboard", "curves, photos, label embeddings in --out/tensorboard [ours]")
+    add.group = group("machine and report")
+    add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", "NAME", "auto")
+    decides("--amp", "bfloat16 autocast; loss and head stay float32 [ours]", bool)
+    add("--compile", "torch.compile the model [ours]", bool)
+    add("--tensorboard", "curves, photos, label embeddings in --out/tensorboard [ours]", bool)
     text = "probabilities to report at besides 0.5 and 0.8 [difference 6]"
     add("--threshold", text, between(0.001, 0.999), [], nargs="+")
 
     known, _ = parser.parse_known_args(argv)
-    parser.set_defaults(**RECIPES[known.recipe] | PRESETS[known.dataset])
+    parser.set_defaults(**RECIPES[known.recipe] | PRESETS.get(known.dataset, {}))
     args = parser.parse_args(argv)
-    if args.evaluate or "all" not in args.phase:
-        args.phase = [p for p in PHASES if p in args.phase] if not args.evaluate else ["eval"]
-    else:
-        args.phase = list(PHASES)
+    args.phase = [p for p in PHASES if p in args.phase or "all" in args.phase]
+    if args.weights and args.phase == ["eval"]:
+        parser.error(f"--weights is what training starts from; --evaluate {args.weights} tests it")
+    args.phase = ["eval"] if args.evaluate else args.phase
     args.weights = args.weights or BACKBONES[args.backbone][1]
     args.nodes = [kind for kind in NODES if kind in args.nodes]
     if "word" in args.nodes and not args.glove and "gcn" in args.phase:
         parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
     given = [args.train_json, args.train_images, args.val_json, args.val_images]
     if args.download and (args.dataset != "coco" or any(given)):
-        parser.error(
-            "--download fetches COCO only, into --data: give --dataset coco and no other paths; "
-            "for VG-500 see docs/data.md"
-        )
+        parser.error("--download fetches COCO only: give --dataset coco, and no paths but --data's")
     args.data = args.data or f"data/{args.dataset}"
-    args.out = args.out or Path(f"runs/{args.dataset}")
-    args.device = options.device(args.device)
-    args.decisive = decisive
-    if args.tensorboard:
-        try:
-            tensorboard.writer_class()
-        except ImportError as error:
-            parser.error(f"--tensorboard needs the package tensorboard ({error}): install it")
+    args.out = Path(args.out or f"runs/{args.dataset}")
+    args.device, args.decisive = options.device(args.device), decisive
+    if args.tensorboard and (problem := tensorboard.missing()):
+        parser.error(f"--tensorboard needs the package tensorboard ({problem}): install it")
     return args
 
 
-def tensorboard_folder(args) -> Path | None:
-    return args.out / "tensorboard" if args.tensorboard and ranks.rank() == 0 else None
+# Main
 
 
-def check_backbone(args) -> None:
-    """The backbone's own word on --image-size, before anything is read."""
-    with torch.device("meta"):
-        BACKBONES[args.backbone][0](args.pool).eval()(
-            torch.zeros(1, 3, args.image_size, args.image_size)
+def load_data(args) -> Splits:
+    """Both splits; what would go wrong hours later goes wrong here."""
+    paths = args.train_json, args.train_images, args.val_json, args.val_images
+    places = Places(args.data, args.year, args.download, *paths)
+    splits = load(args.dataset, places, args.keep_unlabelled, args.limit)
+    shown = splits.train.targets[:, splits.train.targets.any(0)]  # (M, labels in some photo)
+    if "gcn" in args.phase and "pca" in args.nodes and (shown == shown[:, :1]).all():
+        raise ValueError(
+            "all labels are in the same training photos, so F_PCA is zero: it holds how labels "
+            "differ; give --nodes image or word"
         )
+    return splits
 
 
-def describe_graph(args, split: data.Split) -> None:
-    edges = (label_graph(args, split) > 0).fill_diagonal_(False)  # (n, n)
+def describe(args, splits: Splits) -> None:
+    """What is known of the label graph and the words before anything is trained."""
+    edges = (label_graph(args, splits.train) > 0).fill_diagonal_(False)  # (n, n)
     isolated = int((~(edges.any(0) | edges.any(1))).sum())
-    print(
-        f"label graph ({args.adjacency}, tau {args.tau}): {int(edges.sum()):,} edges of "
-        f"{len(edges) * (len(edges) - 1):,}, {isolated} isolated labels"
-    )
+    found = f"{int(edges.sum()):,} edges of {len(edges) * (len(edges) - 1):,}"
+    print(f"label graph ({args.adjacency}, tau {args.tau}): {found}, {isolated} isolated labels")
+    if "word" in args.nodes and "gcn" in args.phase:
+        nodes, unknown = data.load_glove(args.glove, splits.train.classes)
+        print(f"{args.glove}: {nodes.shape[1]}-d, {len(unknown)} words not found{listed(unknown)}")
 
 
 def draw(args, splits: Splits, folder: Folder) -> None:
     """graph.png: the label graph that phase gcn uses, and F_PCA; for TensorBoard the nodes too."""
-    classes, A = folder.classes, label_graph(args, splits.train)
-    board = tensorboard.Board(tensorboard_folder(args), "labels", [])
-    for kind in args.nodes if "gcn" in args.phase else ():
-        board.nodes(kind, node_features(args, kind, splits, folder), classes)
-    if "embed" in args.phase and ranks.rank() == 0:
-        F_PCA = checkpoints.read_checkpoint(folder / "embeddings.pt")["pca"]
-        arrays = [tensor.numpy() for tensor in (*label_counts(args, splits.train), A, F_PCA)]
-        image = graph_picture.graph(*arrays, classes, args.tau, args.adjacency)
-        with checkpoints.replacing(folder / "graph.png") as file:
-            image.save(file, "PNG")
-        print(f"the label graph is drawn in {folder / 'graph.png'}")
-        board.image("label graph", image)
-    board.close()
+    F_PCA = checkpoints.read_checkpoint(folder / "embeddings.pt")["pca"]
+    counts, A = label_counts(args, splits.train), label_graph(args, splits.train)
+    image = graph_picture.graph(*counts, A, F_PCA, folder.classes, args.tau, args.adjacency)
+    graph_picture.save(image, folder / "graph.png")
+    if args.tensorboard and ranks.rank() == 0:
+        kinds = args.nodes if "gcn" in args.phase else ()
+        nodes = {kind: node_features(args, kind, splits, folder) for kind in kinds}
+        tensorboard.labels(args.out / "tensorboard", image, nodes, folder.classes)
 
 
 def run(args) -> None:
     """The phases in their order, in a folder that no other run writes to."""
-    print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
-    check_backbone(args)
-    splits = load_data(args)
-    if min(args.batch_size, len(splits.train)) < ranks.size():
-        raise ValueError(f"--batch-size {args.batch_size} is for all {ranks.size()} processes")
-    describe_graph(args, splits.train)
-    if "word" in args.nodes and "gcn" in args.phase:
-        nodes, unknown = data.load_glove(args.glove, splits.train.classes)
-        print(f"{args.glove}: {nodes.shape[1]}-d, {len(unknown)} words not found{listed(unknown)}")
-    folder = Folder(args.out, splits.train.classes, args.fresh and not ranks.restarted())
-    if ranks.rank() == 0:
-        checkpoints.save_json(args.out / "args.json", vars(args))
-    for name in args.phase:
-        signals.stop_if_asked(f"front of phase {name}")
-        PHASES[name](args, splits, folder)
-        if name in ("embed", "gcn"):
-            draw(args, splits, folder)
+    args.device = ranks.begin(args.device)
+    options.check_device(args.device)
+    with torch.device("meta"):  # the backbone's own word on the size, before anything is read
+        images = torch.zeros(1, 3, args.image_size, args.image_size)
+        BACKBONES[args.backbone][0](args.pool).eval()(images)
+    with lock(args.out):
+        print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
+        splits = load_data(args)
+        describe(args, splits)
+        folder = Folder(args.out, splits.train.classes, args.fresh and not ranks.restarted())
+        if ranks.rank() == 0:
+            checkpoints.save_json(args.out / "args.json", vars(args))
+        for name in args.phase:
+            signals.stop_if_asked(f"front of phase {name}")
+            PHASES[name](args, splits, folder)
+            if name == "embed":
+                draw(args, splits, folder)
+    ranks.end()
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    try:
-        args.device = ranks.begin(args.device)
-        options.check_device(args.device)
-        if ranks.rank() == 0:
-            with lock(args.out):
-                run(args)
-        else:
-            sys.stdout = open(os.devnull, "w")  # one rank speaks for all
-            run(args)
-    except signals.Stopped as stop:
-        print(stop, file=sys.stderr)
-        return stop.code
-    except torch.OutOfMemoryError:
-        print("error: out of memory; use a smaller --batch-size or --image-size", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if ranks.size() == 1:
-            raise
-        print(f"error: another rank was lost, or {error}", file=sys.stderr)
-        return 2
-    ranks.end()
-    return 0
+    return signals.code_of(lambda: run(args))
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     signals.run(main)

@@ -110,8 +110,8 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
 
 
 def load_released(name: str, path: str, classes: list[str]) -> iml_gcn.Model:
-    """A released file with its classifier, whose labels are taken to be `classes` in their order
-    (ASL's COCO files), as a Model in eval mode."""
+    """A released file with its classifier as a Model in eval mode; its labels are taken to be
+    `classes` in their order (ASL's COCO files)."""
     backbone = BACKBONES[name][0]("avg")
     state = load_weights(backbone, path)
     expected = (len(classes), backbone.num_features)

@@ -1,5 +1,6 @@
 """What a user of the paper's method wants around it, and the method does without.
 
+    datasets       the data sets by name: where their files lie, checked and described
     demo           cartoon scenes, drawn as a COCO tree
     download       COCO from its own server
     table          the numbers of a model, and ours beside the paper's
@@ -8,5 +9,5 @@
     pictures       photos with their labels beneath, contact sheets
     export         a model as .onnx or .pt2
 
-Nothing here decides a trained model's numbers: without this room they would be the same.
+No model, loss or metric here, and no reader of a data set's files: those are the top level's.
 """

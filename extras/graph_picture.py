@@ -10,11 +10,14 @@ Symbols: n labels, P (n, n) as in Eq. 3 with the row as the condition, d embeddi
 
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from extras.pictures import font_of
+from runtime import checkpoints, ranks
 from runtime.text import printable
 
 NAMED, FEWER = 100, 60  # labels that fit with their names; of more, so many are shown
@@ -152,10 +155,10 @@ def strongest(P: np.ndarray, edges: np.ndarray, pairs, counts, names: list[str])
 
 
 def graph(
-    pairs: np.ndarray,
-    counts: np.ndarray,
-    A: np.ndarray,
-    embeddings: np.ndarray,
+    pairs: torch.Tensor,
+    counts: torch.Tensor,
+    A: torch.Tensor,
+    embeddings: torch.Tensor,
     classes: list[str],
     tau: float,
     reading: str,
@@ -163,6 +166,7 @@ def graph(
     """The picture. pairs (n, n), counts (n,) and A (n, n) as `iml_gcn` has them, tau and reading
     as A was made with; embeddings (n, d), F_PCA. Its `info` tells the order of the labels and the
     two panels."""
+    pairs, counts, A, embeddings = (x.numpy() for x in (pairs, counts, A, embeddings))
     font, n = font_of(FONT_SIZE), len(classes)
     names = names_of(classes, font)
     P = pairs / np.maximum(counts, 1)[:, None]  # (n, n)
@@ -228,3 +232,10 @@ def graph(
         lines += strongest(P, edges, pairs, counts, names)
         write(image, middle, overview.y - 2 * LINE, lines, font)
     return image
+
+
+def save(image: Image.Image, path: Path) -> None:
+    if ranks.rank() == 0:
+        with checkpoints.replacing(path) as file:
+            image.save(file, "PNG")
+        print(f"the label graph is drawn in {path}")

@@ -1,4 +1,4 @@
-"""Ours beside the paper's: the numbers of one model, and the table of all of them.
+"""Ours beside the paper's: the models of a run, the numbers of each, and the table of all of them.
 
 Symbols: M images in the evaluated split, n labels. Everything is in percent, as in the paper.
 """
@@ -10,7 +10,10 @@ import numpy as np
 
 import data
 import metrics
+from backbones import RELEASED, load_model, load_released
+from iml_gcn import Model, count_parameters
 from runtime import checkpoints, ranks
+from runtime.folder import PHOTOS, START, Folder, check_settings
 from runtime.text import printable
 
 MODELS = {  # our models' file names, in the order of the tables
@@ -43,8 +46,52 @@ PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
 }
 
 
+def models(
+    folder: Folder, image_size: int, path: str | None, backbone: str
+) -> dict[str, tuple[Model, dict]]:
+    """Name -> model and what is told of it: those of a run, or the one of `path`.
+
+    Rows of one table are of one run: of the same labels, size and training photos, and a GCN of
+    the backbone beside it. Else it is a ValueError.
+    """
+    if path and "classes" not in checkpoints.read_checkpoint(RELEASED.get(path, path)):
+        model, about = load_released(backbone, path, folder.classes), {"settings": {}}
+        found = {"evaluated": (model, about | {"image_size": image_size})}
+    elif path:
+        found = {"evaluated": load_model(path)}
+    else:
+        paths = {name: folder / f"{name}.pt" for name in MODELS}
+        found = {name: load_model(file) for name, file in paths.items() if file.is_file()}
+    if not found:
+        raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
+    first, (_, origin) = next(iter(found.items()))
+    for name, (model, checkpoint) in found.items():
+        file, settings = path or folder / f"{name}.pt", checkpoint["settings"]
+        check_settings(file, {"classes": folder.classes} | checkpoint, folder.classes, {}, "")
+        if checkpoint["image_size"] != image_size:
+            raise ValueError(
+                f"{file} was trained at {checkpoint['image_size']} px, now it is {image_size}; "
+                "rows are compared at one size: give that --image-size"
+            )
+        starts = [settings.get(START)]
+        if first == "backbone" and name != first:
+            starts = [origin["backbone_id"], origin["settings"].get(START)]  # or --init imagenet
+        if (
+            settings.get(PHOTOS) != origin["settings"].get(PHOTOS)
+            or settings.get(START) not in starts
+        ):
+            raise ValueError(
+                f"{file} and {folder / first}.pt are of different runs: other training photos, or "
+                "another backbone to start from; train one of them again, with --fresh"
+            )
+        about = {"label": MODELS.get(name, str(path)), "image_size": image_size}
+        about |= {"parameters": count_parameters(model), "settings": settings}
+        found[name] = model, about | {"epochs": settings.get("epochs")}
+    return found
+
+
 def save_model(
-    folder: Path, name: str, logits: np.ndarray, split: data.Split, about: dict, thresholds: list
+    folder: Folder, name: str, logits: np.ndarray, split: data.Split, about: dict, thresholds: list
 ) -> dict:
     """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter."""
     report = about | summarise(logits, split.targets, split.classes, thresholds)
@@ -121,4 +168,18 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     title = f"{dataset}, {len(targets):,} val images at {image_size} px, percent"
     if unreadable := max(report["unreadable"] for report in reports.values()):
         title += f"; {unreadable:,} more could not be read"
-    return f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
+    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
+    return text + "".join(f"\n{line}\n" for line in differing(reports))
+
+
+def differing(reports: dict[str, dict]) -> list[str]:
+    """The options in which rows differ, a sentence each: they should be read with the figures."""
+    lines = []
+    settings = {name: report["settings"] for name, report in reports.items()}
+    for key in dict.fromkeys(key for each in settings.values() for key in each):
+        values = {name: each[key] for name, each in settings.items() if key in each}
+        content = key in (START, PHOTOS) or key.startswith("node features")
+        if not content and len(set(map(str, values.values()))) > 1:
+            shown = ", ".join(f"{name} {printable(value)}" for name, value in values.items())
+            lines.append(f"Rows differ in {key}: {shown}.")
+    return lines

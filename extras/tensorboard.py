@@ -25,6 +25,15 @@ COLUMNS, ROWS, SIDE, LINES = 3, 4, 200, 7  # of the sheet: photos, their pixels,
 GREEN, RED, GREY = (0, 120, 0), (190, 0, 0), (110, 110, 110)
 
 
+def missing() -> str | None:
+    """Why TensorBoard cannot be written, if so."""
+    try:
+        writer_class()
+    except ImportError as error:
+        return str(error)
+    return None
+
+
 def writer_class():
     """torch's SummaryWriter; an ImportError where tensorboard is not installed."""
     from torch.utils.tensorboard import SummaryWriter
@@ -89,15 +98,16 @@ class Board:
                 writer.add_scalar(name, value, entry["epoch"])
             self.close()
 
-    def image(self, name: str, image: Image.Image) -> None:
-        if writer := self.at(1):
-            writer.add_image(name, np.asarray(image), 1, dataformats="HWC")
 
-    def nodes(self, kind: str, nodes: torch.Tensor, classes: list[str]) -> None:
-        """Node features (n, D) as the GCN gets them."""
-        if writer := self.at(1):
-            writer.add_embedding(nodes, [" ".join(c.split()) for c in classes], tag=kind)
-            writer.flush()
+def labels(folder: Path, image: Image.Image, nodes: dict, classes: list[str]) -> None:
+    """The label graph's picture, and node features (n, D) of each kind as the GCN gets them."""
+    board = Board(folder, "labels", [])
+    writer = board.at(1)
+    writer.add_image("label graph", np.asarray(image), 1, dataformats="HWC")
+    for kind, matrix in nodes.items():
+        writer.add_embedding(matrix, [" ".join(c.split()) for c in classes], tag=kind)
+        writer.flush()
+    board.close()
 
 
 def curve_labels(targets: np.ndarray) -> np.ndarray:

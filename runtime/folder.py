@@ -6,6 +6,7 @@ starting weights by content.
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from runtime import checkpoints, ranks
@@ -15,6 +16,9 @@ try:
     import fcntl
 except ImportError:  # Windows: without it two runs in one folder are not noticed
     fcntl = None
+
+CONTENT = re.compile("[0-9a-f]{16}")  # checkpoints.content_id's and the like
+PHOTOS, START = "training photos and labels", "starting weights (--weights, --init)"  # settings
 
 
 class Folder:
@@ -33,7 +37,7 @@ class Folder:
                 f"{self / name} is not there; run --phase {phase} first (or --phase all)"
             )
         checkpoint = checkpoints.read_checkpoint(self / name)
-        advice = f"run --phase {phase} again, with --fresh"
+        advice = f"run --phase {phase} again"
         check_settings(self / name, checkpoint, self.classes, settings or {}, advice)
         return checkpoint
 
@@ -46,12 +50,19 @@ class Folder:
         check_settings(self / name, checkpoint, self.classes, settings, advice)
         return checkpoint
 
-    def done(self, name: str, settings: dict) -> bool:
-        """Whether the file is there, with the same settings and nothing begun after it."""
-        model, kind = os.path.splitext(name)
-        if (self / f"last-{model}{kind}").is_file() or not self.begun(name, settings):
-            return False
-        print(f"{model}: done before ({name}); --fresh does it again")
+    def done(self, name: str, settings: dict, remake: bool = False) -> bool:
+        """Whether the file is there, with the same settings and nothing begun after it.
+
+        One of other settings is an error, or with `remake`, where it costs little, to be replaced.
+        """
+        try:
+            if (self / f"last-{name}").is_file() or not self.begun(name, settings):
+                return False
+        except ValueError:
+            if remake:
+                return False
+            raise
+        print(f"{Path(name).stem}: done before ({name}); --fresh does it again")
         return True
 
     def save(self, name: str, content: dict, settings: dict) -> None:
@@ -75,16 +86,21 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
     stored = stored if isinstance(stored, dict) else {}
     for key, value in settings.items():
         if stored.get(key) != value:
-            found = printable(stored.get(key))
-            raise ValueError(f"{path} was made with {key} {found}, now it is {value}; {advice}")
+            made_with = f"{key} {printable(stored.get(key))}, now it is {value}"
+            if CONTENT.fullmatch(str(value)):
+                made_with = f"another {key}, by content"
+            raise ValueError(f"{path} was made with {made_with}; {advice}")
 
 
 @contextlib.contextmanager
 def lock(path: Path):
     """Makes the folder and holds it for this process: two runs would mix their files.
 
-    The system lets go of it when the process ends, however it ends.
+    The system lets go of it when the process ends, however it ends. The first rank's holds for all.
     """
+    if ranks.rank() > 0:
+        yield
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / "lock", "a+")

@@ -47,6 +47,11 @@ class Rows(Sampler):
         self.num_images, self.batch_size = num_images, min(batch_size, num_images)
         self.shuffle, self.seed, self.epoch, self.start = shuffle, seed, 0, 0
         self.rank, self.ranks = rank, ranks
+        if shuffle and self.batch_size < ranks:
+            raise ValueError(
+                f"a batch has {self.batch_size} photos, fewer than the {ranks} processes; give a "
+                "larger --batch-size, or start fewer processes"
+            )
 
     def __len__(self) -> int:
         whole, rest = divmod(self.num_images, self.batch_size)

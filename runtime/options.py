@@ -6,6 +6,28 @@ from collections.abc import Callable
 import torch
 
 
+class adder:
+    """Adds options to `group` of a parser, one line each: name, help text, kind, default.
+
+    kind is a type, a list of choices, bool for a switch, or the name of a text's value.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.group = parser
+
+    def __call__(self, name: str, text: str, kind: object, default=None, **more) -> str:
+        """Returns the name of the attribute."""
+        if kind is bool:
+            more["action"] = "store_true"
+        elif isinstance(kind, str):
+            more |= {"metavar": kind, "default": default}
+        elif callable(kind):
+            more |= {"type": kind, "metavar": kind.metavar, "default": default}
+        else:
+            more |= {"choices": list(kind), "metavar": "NAME", "default": default}
+        return self.group.add_argument(name, help=text, **more).dest
+
+
 def whole(low: int) -> Callable[[str], int]:
     """Whole numbers of at least `low`."""
 

@@ -7,6 +7,7 @@ things travel on the CPU (gloo); gradients are DistributedDataParallel's affair.
 
 import contextlib
 import os
+import sys
 import time
 
 import torch
@@ -39,6 +40,8 @@ def begin(device: str) -> str:
         # (PyTorch issue 135712). Of several machines, restarts are not counted alike.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w")  # one rank speaks for all
     return device
 
 

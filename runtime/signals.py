@@ -8,6 +8,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import torch
+import torch.distributed as dist
+
 STOPPING = signal.SIGTERM, signal.SIGINT
 received = None  # the one that asked this process to stop
 
@@ -25,12 +28,32 @@ def stop_if_asked(where: str) -> None:
         raise Stopped(where)
 
 
+def code_of(work: Callable[[], int | None]) -> int:
+    """The exit code of work(): its own, 0 of None; of an error that a user can cause it is 2, and
+    one sentence is printed; of a stop it is the signal's."""
+    try:
+        return work() or 0
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
+    except torch.OutOfMemoryError:
+        print("error: out of memory; use a smaller --batch-size or --image-size", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except RuntimeError as error:
+        if not dist.is_initialized():
+            raise
+        print(f"error: another rank was lost, or {error}", file=sys.stderr)
+    return 2
+
+
 def run(main: Callable[[], int]) -> None:
     """Call main, note the signals meanwhile, and end the process with its code.
 
     Any other error is printed and is code 1. Loader workers ignore SIGTERM, and Python waits for
     its children before it ends: they are killed, or a run that failed would stay for ever.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     for each in STOPPING:
         signal.signal(each, note)
     code = 1
