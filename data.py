@@ -14,9 +14,7 @@ JSON is read by `json` and photos by Pillow. Augmentation follows ASL's training
 import hashlib
 import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +24,21 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset
 
-from runtime.reading import ANY, LABEL, PHOTO, TEXT, WHOLE, Kind, check_links, check_once, read_json
-from runtime.text import brief, printable
+from runtime.reading import (
+    ANY,
+    LABEL,
+    PHOTO,
+    TEXT,
+    WHOLE,
+    Kind,
+    check,
+    check_known,
+    check_links,
+    check_once,
+    open_photo,
+    read_json,
+    read_vectors,
+)
 
 
 @dataclass
@@ -75,30 +86,22 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     check_once((image["id"] for image in coco["images"]), json_path, "image id")
     check_once((category["id"] for category in coco["categories"]), json_path, "category id")
     categories = sorted(coco["categories"], key=lambda each: each["id"])  # difference 8
-    named_so = {each["name"] for each in categories if each["name"] == each.get("supercategory")}
-    for root in (True, False):
-        group = (
-            each["name"]
-            for each in categories
-            if root == (each.get("supercategory") in ROOT and each["name"] in named_so)
-        )
-        check_once(group, json_path, "category")
+    under = {each["name"] for each in categories if each["name"] == each.get("supercategory")}
+    roots = [each["name"] for each in categories if each.get("supercategory") in ROOT]
+    roots = [name for name in roots if name in under]
+    others = Counter(each["name"] for each in categories) - Counter(roots)
+    check_once(roots, json_path, "category")
+    check_once(others.elements(), json_path, "category")
     classes = list(dict.fromkeys(each["name"] for each in categories))
     column = {name: j for j, name in enumerate(classes)}
     columns = {each["id"]: column[each["name"]] for each in categories}
     rows = {image["id"]: row for row, image in enumerate(coco["images"])}
+    for key, known in (("image_id", rows), ("category_id", columns)):
+        check_known((mark[key] for mark in coco["annotations"]), known, json_path, key)
 
     targets = np.zeros((len(rows), len(classes)), np.uint8)  # (M, n)
     for mark in coco["annotations"]:
-        image, category = mark["image_id"], mark["category_id"]
-        if image not in rows or category not in columns:
-            kind, value = ("category", category) if image in rows else ("image", image)
-            raise ValueError(
-                f"{json_path}: an annotation names {kind} id {brief(value)}, not among the "
-                f"{len(columns)} categories and {len(rows)} images; the file is damaged or cut by "
-                "hand"
-            )
-        targets[rows[image], columns[category]] = 1
+        targets[rows[mark["image_id"]], columns[mark["category_id"]]] = 1
     names = (image["file_name"].replace("\\", "/") for image in coco["images"])
     paths = [os.path.join(image_dir, name) for name in names]
     if image_dir:  # else it is about labels alone
@@ -150,24 +153,15 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; VG-500's release has it")
     names = path.read_text(encoding="utf-8", errors="replace").split()
+    check(names, [PHOTO], path)
     check_once(names, path, "photo")
-    for name in names:
-        if not PHOTO.fits(name):
-            raise ValueError(f"{path}: photo {brief(name)} is not {PHOTO.expected}")
-    if not names:
-        raise ValueError(f"{path} is empty, expected <id>.jpg lines; download it again")
     return names
 
 
 def read_vg_index(path: Path, names: list[str]) -> Split:
     """The released labels of these photos: {"<id>.jpg": [0, 17, ...], ...}, numbered from 0."""
     index = read_json(path, {...: [LABEL_NUMBER]})
-    missing = [name for name in names if name not in index]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing):,} of the {len(names):,} photos of the lists "
-            f"({brief(missing[0])}, ...); lists and index must be of one release"
-        )
+    check_known(names, index, path, "a photo of the lists,")
     targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
     for row, name in enumerate(names):
         targets[row, index[name]] = 1
@@ -217,16 +211,8 @@ def choose_vg_test(test_list: Path, names: list[str]) -> list[str]:
         size = 10_000 if len(names) >= 20_000 else len(names) // 10
         return [names[i] for i in np.random.default_rng(0).permutation(len(names))[:size]]
     test = read_list(test_list)
-    absent = set(test).difference(names)
-    if absent:
-        raise ValueError(
-            f"{test_list} names {len(absent):,} photos that Visual Genome's files here do not have "
-            f"({brief(min(absent))}, ...); give the version it was made for, or cut those lines"
-        )
+    check_known(test, set(names), test_list, "photo")
     return test
-
-
-GLOVE_LINE = 1 << 20  # characters; a line of 300 numbers has about 3,000
 
 
 def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list[str]]:
@@ -234,53 +220,16 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
 
     A label's vector is the mean over its words' (ML-GCN); words are lower case, split at blanks,
     hyphens and underscores. Returns the words not found too; a label of no known word gets zeros.
-    Of a word that is there twice the first vector counts. Lines of other words are not parsed.
     """
     words = [[w for w in re.split(r"[\s_-]+", name.lower()) if w] for name in classes]
     wanted = {w for ws in words for w in ws}
-    vectors, width, number = {}, None, 0
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no GloVe file {path}; give --glove a text file of word vectors")
-    try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(iter(lambda: file.readline(GLOVE_LINE), ""), 1):
-                values = line.rstrip().split(" ")  # not split(): a few words are Unicode blanks
-                if len(line) == GLOVE_LINE:
-                    raise ValueError(f"is longer than {GLOVE_LINE - 1:,} characters")
-                if number == 1 and len(values) == 2:  # word2vec's header: count and width
-                    continue
-                width = width or len(values) - 1
-                if len(values) - 1 < width or width < 2:  # more: some of GloVe's words hold blanks
-                    raise ValueError(f"has {len(values) - 1} numbers, line 1 has {width}")
-                word, *values = values
-                if word in wanted and word not in vectors and len(values) == width:
-                    vectors[word] = np.array([float(value) for value in values])  # (d,)
-                    if not np.abs(vectors[word]).max() <= FLOAT32_MAX:  # false of NaN, too
-                        raise ValueError("holds a number that is not finite in float32")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); expected GloVe's .txt") from None
-    except ValueError as error:
-        raise ValueError(
-            f"{path}, line {number}: {printable(error)}; expected a word and the same count of "
-            "numbers a line"
-        ) from None
-    if not vectors:
-        raise ValueError(
-            f"{path} holds none of the words of the {len(classes)} labels; give word vectors of "
-            "their language"
-        )
-    nodes = np.zeros((len(classes), width))  # (n, d)
+    vectors = read_vectors(path, wanted)
+    nodes = np.zeros((len(classes), len(next(iter(vectors.values())))))  # (n, d)
     for j, ws in enumerate(words):
         known = [vectors[w] for w in ws if w in vectors]
         if known:
             nodes[j] = np.mean(known, axis=0)
     return torch.from_numpy(nodes).float(), sorted(wanted - vectors.keys())
-
-
-FLOAT32_MAX = np.finfo(np.float32).max
-
-# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
 
 def read_image(path: str | Path, size: int, draft: bool = False) -> Image.Image:
@@ -294,31 +243,14 @@ def read_image(path: str | Path, size: int, draft: bool = False) -> Image.Image:
     def smaller(image: Image.Image) -> Image.Image:
         if draft:
             image.draft(None, (size, size))  # stays at least this large
-        return image
+        return to_rgb(image)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, on damaged metadata: no pixel depends on it
-        image = open_rgb(path, smaller)
+    image = open_photo(path, smaller)
     if not draft:
         return image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W) uint8
     pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)  # (1, 3, S, S)
     return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
-
-
-def open_rgb(path: str | Path, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """prepare(the photo) as RGB. Whatever Pillow has against the file is a ValueError."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
-            if most and pixels > most:  # Pillow itself only warns, up to twice as many
-                raise ValueError(f"it has {pixels:,} pixels, at most {most:,} are decoded")
-            return to_rgb(prepare(image))
-    except Exception as error:  # of a dozen kinds
-        reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
-        raise ValueError(
-            f"cannot read photo {printable(path, 200)} ({reason}); replace the file"
-        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,7 @@ from extras import export
 from extras.pictures import Pictures
 from iml_gcn import Model
 from runtime import options
+from runtime.reading import open_photo
 from runtime.text import printable
 
 THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
@@ -49,9 +49,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("photos", nargs="*", help="photos, and folders that are walked; hidden files are left out")
     either = parser.add_mutually_exclusive_group()
     text = f"labels with a score above it (the checkpoint's, else {THRESHOLD}) [difference 6]"
-    either.add_argument("--threshold", type=float, help=text)
+    either.add_argument("--threshold", type=options.between(0, 1), metavar="P", help=text)
     text = "the K highest labels instead, whatever their score"
-    either.add_argument("--top", type=int, metavar="K", help=text)
+    either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
     add("--json", action="store_true", help="print a line of JSON a photo")
     text = "write the photos with their labels, and contact sheets, into this folder of their own"
     add("--save", type=Path, metavar="DIR", help=text)
@@ -59,14 +59,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--font", metavar="FILE", help=text)
     text = "write the model as .onnx or .pt2, checked on the photos, if any, else on random images"
     add("--export", type=Path, metavar="FILE", help=text)
-    add("--batch-size", type=int, default=16, help="(%(default)s)")
+    add("--batch-size", type=options.whole(1), default=16, metavar="N", help="(%(default)s)")
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        parser.error(f"--threshold {args.threshold} is not in 0 .. 1")
-    for name, value in [("--top", args.top), ("--batch-size", args.batch_size)]:
-        if value is not None and value < 1:
-            parser.error(f"{name} {value} is below 1")
     if args.export and args.export.suffix not in (".onnx", ".pt2"):
         parser.error(f"--export {args.export} ends neither in .onnx nor in .pt2")
     if args.export and (args.json or args.save or args.top):
@@ -86,8 +81,8 @@ def load(path: str) -> tuple[Model, dict]:
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     if not named or len(classes) != n:
         raise ValueError(f"{path} does not name its model's labels; train it again with run.py")
-    if not isinstance(size, int) or not 32 <= size <= 8192:
-        raise ValueError(f"{path} has no image_size from 32 to 8192; train it again with run.py")
+    if not isinstance(size, int) or not 1 <= size <= 8192:
+        raise ValueError(f"{path} has no image_size from 1 to 8192; train it again with run.py")
     if not isinstance(checkpoint.setdefault("threshold", THRESHOLD), int | float):
         raise ValueError(f"{path} has a threshold that is not a number; write it again")
     return model, checkpoint
@@ -111,7 +106,7 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
 
 def read_photo(path: Path) -> Image.Image:
     """RGB, and upright by EXIF."""
-    return data.open_rgb(path, ImageOps.exif_transpose)
+    return open_photo(path, lambda image: data.to_rgb(ImageOps.exif_transpose(image)))
 
 
 def photos_in_batches(
@@ -198,5 +193,4 @@ def main(argv=None) -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
-    warnings.filterwarnings("ignore", module="PIL")  # on damaged metadata: no pixel depends on it
     sys.exit(main())

@@ -84,7 +84,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
     reports, found = {}, table.models(folder, args.image_size, args.evaluate, args.backbone)
     for name, (model, about) in found.items():
         model = model.to(args.device, memory_format=torch.channels_last)
-        logits, seen = predict(args, model, loader(args, splits.val), f"eval {name}")
+        logits, seen = logits_of(args, model, loader(args, splits.val), f"eval {name}")
         about |= {"dataset": args.dataset, "unreadable": len(splits.val) - len(seen)}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_model(folder, name, logits, seen, about, thresholds)
@@ -166,7 +166,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     batches, val_batches = loader(args, splits.train, train=True), loader(args, splits.val)
     optimizer = adam(args, model, 1.0 if name == "backbone" else args.backbone_lr)
     scheduler = schedule(args, optimizer, len(batches) * args.epochs)
-    average = moving_average(args, model)
+    decay = get_ema_multi_avg_fn(args.ema)
+    average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True) if args.ema else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
     to = args.out / "tensorboard" if args.tensorboard and ranks.rank() == 0 else None
@@ -193,7 +194,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             journal.loss = loss
         mAP = None
         if epoch + 1 == args.epochs or (args.eval_every and (epoch + 1) % args.eval_every == 0):
-            logits, seen = predict(args, final, val_batches, f"{name}  val")
+            logits, seen = logits_of(args, final, val_batches, f"{name}  val")
             mAP = metrics.mean_average_precision(metrics.average_precision(logits, seen.targets))
             board.evaluated(logits, seen, epoch + 1)
         board.epoch(journal.close_epoch(mAP), journal.rate)
@@ -236,12 +237,6 @@ def schedule(args, optimizer, steps: int) -> torch.optim.lr_scheduler.LRSchedule
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
 
 
-def moving_average(args, model: torch.nn.Module) -> AveragedModel | None:
-    if not args.ema:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema), use_buffers=True)
-
-
 def autocast(args) -> torch.autocast:
     return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.amp)
 
@@ -252,7 +247,7 @@ def loader(args, split: data.Split, train: bool = False) -> Loader:
 
 
 @torch.inference_mode()
-def predict(
+def logits_of(
     args, model: iml_gcn.Model, batches: Loader, what: str
 ) -> tuple[np.ndarray, data.Split]:
     """Logits (M, n) in float32 of a loader's photos in their order, and their split: all of it,
@@ -425,8 +420,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     args.data = args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
     args.device, args.decisive = options.device(args.device), decisive
-    if args.tensorboard and (problem := tensorboard.missing()):
-        parser.error(f"--tensorboard needs the package tensorboard ({problem}): install it")
     return args
 
 
@@ -474,6 +467,8 @@ def run(args) -> None:
     """The phases in their order, in a folder that no other run writes to."""
     args.device = ranks.begin(args.device)
     options.check_device(args.device)
+    if args.tensorboard:
+        tensorboard.writer_class()  # before anything begins
     with torch.device("meta"):  # the backbone's own word on the size, before anything is read
         images = torch.zeros(1, 3, args.image_size, args.image_size)
         BACKBONES[args.backbone][0](args.pool).eval()(images)

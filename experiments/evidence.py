@@ -19,17 +19,14 @@ Symbols: M images in a split, n labels, D image feature size, B images in a batc
 
 import argparse
 import csv
-import itertools
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +80,6 @@ FROZEN = {  # what differs from the first
 FIELDS = ["part", "setting", "model", "seed", "epochs", "mAP_10", "mAP", "mAP_without", "labels_10"]
 PARTS = ["table", "joint", "frozen"]
 FROZEN_EPOCHS = 8  # a second each
-running, failed = [], []  # other processes; what went wrong, after which none begins
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -110,59 +106,25 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def call(args, out: Path, text: str, *more: str) -> None:
-    """One run of run.py, unless it was done; its output goes to <out>.log."""
+    """One run of run.py, unless it was done; its output goes to <out>.log. Stopped, it saves."""
     path = out / "done.json"
     done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     command = ["--data", args.data, "--glove", args.glove, *RECIPE.split(), *args.more]
     command += [*text.split(), *more, "--workers", "1", "--out", str(out)]
     if command in done:
         return
-    if failed:
-        raise ValueError(failed[0])
+    if args.stopped:
+        raise ValueError("stopped, as another run failed")
     print("python run.py", *command, flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
+    program = [sys.executable, str(HERE.parent / "run.py"), *command]
+    threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // args.jobs, 1))}
     with open(f"{out}.log", "a", encoding="utf-8") as log:
-        child = subprocess.Popen(
-            [sys.executable, str(HERE.parent / "run.py"), *command],
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads(args))},
-            start_new_session=True,  # Ctrl-C comes from in_order, and once
-        )
-    running.append(child)
-    if failed:
-        child.terminate()
-    code = child.wait()
-    running.remove(child)
+        code = subprocess.run(program, stdout=log, stderr=log, env=os.environ | threads).returncode
     if code:
         last = Path(f"{out}.log").read_text(encoding="utf-8").strip().rpartition("\n")[2]
-        failed.append(f"run.py ended with code {code}, {out}.log with: {last}")
-        raise ValueError(failed[0])
+        raise ValueError(f"run.py ended with code {code}, {out}.log with: {last}")
     checkpoints.save_text(path, json.dumps([*done, command]))
-
-
-def threads(args) -> int:
-    return max((os.cpu_count() or 1) // args.jobs, 1)
-
-
-def begin(threads: int) -> None:
-    """A process of the part frozen: Ctrl-C ends it without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(threads)
-
-
-def in_order(pool, tasks: list) -> list:
-    """What the tasks return. At the first error, and at Ctrl-C, the others are stopped."""
-    try:
-        for task in as_completed(tasks):
-            task.result()
-    except BaseException:
-        failed.append("stopped")
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in running.copy():
-            child.terminate()  # after its step, which it saves
-        raise
-    return [task.result() for task in tasks]
 
 
 def table_runs(args, seed: int) -> list[dict]:
@@ -352,27 +314,28 @@ def show(part: str, rows: list[dict], reference: str) -> None:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    args.stopped = False
     tasks, rows = [], {part: [] for part in PARTS}
-    failed.clear()
+    pool = ThreadPoolExecutor(args.jobs)
     try:
-        with ThreadPoolExecutor(args.jobs) as pool:
-            if "table" in args.part:
-                tasks += [pool.submit(table_runs, args, seed) for seed in args.seeds]
-            if "joint" in args.part:
-                tasks.append(pool.submit(joint_runs, args))
-            for row in itertools.chain(*in_order(pool, tasks)):
+        if "table" in args.part:
+            tasks += [pool.submit(table_runs, args, seed) for seed in args.seeds]
+        if "joint" in args.part:
+            tasks.append(pool.submit(joint_runs, args))
+        for task in tasks:
+            for row in task.result():
                 rows[row["part"]].append(row)
-        if "frozen" in args.part:
-            spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(args.jobs, spawn, begin, (threads(args),)) as pool:
-                tasks = [pool.submit(frozen_runs, args, seed) for seed in args.seeds]
-                rows["frozen"] += itertools.chain(*in_order(pool, tasks))
+        for seed in args.seeds if "frozen" in args.part else ():
+            rows["frozen"] += frozen_runs(args, seed)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
+    finally:
+        args.stopped = True
+        pool.shutdown(wait=False, cancel_futures=True)  # what runs goes on to its next save
     args.csv.mkdir(parents=True, exist_ok=True)
     references = {"table": "direct (ASL), longer", "frozen": "linear head"}
     references["joint"] = "IML-GCN, F_PCA, as in the table"
@@ -386,5 +349,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

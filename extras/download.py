@@ -1,9 +1,9 @@
 """COCO from its own server: the zips into --data, each part of the way kept when it breaks off.
 
-    <data>/train2014.zip.json    which file of the server the next two are: address, size, version
+    <data>/train2014.zip.json    which file of the server the next two are: size and version
     <data>/train2014.zip.part    its bytes so far
-    <data>/train2014.zip         all of them, zipfile's own test passed or to come
-    <data>/train2014.zip.tmp/    its photos so far
+    <data>/train2014.zip         all of them
+    <data>/train2014.zip.tmp/    its photos so far; unpacking begins again
     <data>/train2014/            all of them: renamed in one go, then what is above is deleted
 
 Nothing that arrives is trusted: the server has no https, and COCO publishes no checksums.
@@ -29,6 +29,7 @@ from runtime.text import Progress
 SERVER = "http://images.cocodataset.org"  # its certificate is another name's: https fails
 TRIES, PAUSE, TIMEOUT = 6, 2, 60  # tries that get no further; seconds: doubled each time, silence
 PIECE, MB = 1 << 20, 1e6
+BROKEN = http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError
 MOST = 40 * 1000**3  # bytes that a zip may unpack to; the largest, train2017, holds about 20 GB
 
 
@@ -57,9 +58,7 @@ def coco(folder: Path, year: str) -> None:
                     "room for 30 GB (2017: 45) and the right to write there, start again"
                 ) from error
         if about.is_file():
-            for rest in (path, path.with_name(path.name + ".part")):
-                rest.unlink(missing_ok=True)
-            shutil.rmtree(path.with_name(path.name + ".tmp"), ignore_errors=True)
+            path.unlink(missing_ok=True)
             about.unlink()
 
 
@@ -72,81 +71,64 @@ def fetch(url: str, path: Path, about: Path) -> None:
 
     A broken connection is tried again as long as that gets further, and TRIES times where not.
     """
-    part, known, tries, most, reason = path.with_name(path.name + ".part"), {}, 0, 0, ""
+    part, known, tries, most = path.with_name(path.name + ".part"), {}, 0, 0
     with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: it was cut short
         known = json.loads(about.read_text(encoding="utf-8"))
     while True:
-        have = part.stat().st_size if part.is_file() else 0
+        have = part.stat().st_size if known and part.is_file() else 0
         if known and have == known["size"]:
-            break
+            os.replace(part, path)
+            return
         tries, most = (tries + 1, most) if have <= most else (1, have)
-        if tries > TRIES:
-            raise ConnectionError(
-                f"cannot download {url} ({reason}; {have:,} bytes so far); start again to go on, "
-                f"or fetch it in another way and put it into {path.parent}"
-            )
-        if tries > 1:
-            pause(url, PAUSE * 2 ** (tries - 2))
-        headers = {"Accept-Encoding": "identity"}
-        if have and known.get("version"):
-            headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
         try:
-            response = urllib.request.urlopen(
-                urllib.request.Request(url, headers=headers), timeout=TIMEOUT
-            )
-        except urllib.error.HTTPError as error:
-            reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416:  # no such range: the file is a shorter one now
+            if tries > 1:
+                time.sleep(PAUSE * 2 ** (tries - 2))
+            stop_if_asked(f"the download of {url}, what is there is kept")
+            headers = {"Accept-Encoding": "identity"}
+            if have and known["version"]:
+                headers |= {"Range": f"bytes={have}-", "If-Range": known["version"]}
+            request = urllib.request.Request(url, headers=headers)
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                if response.status == 206 and not goes_on(response, have, known):
+                    part.unlink()
+                    raise ConnectionError("the file on the server changed")
+                if response.status != 206:  # the whole of it, from the start
+                    part.unlink(missing_ok=True)  # before `about` says what the next part is of
+                    have, known = 0, described(response)
+                    about.write_text(json.dumps(known), encoding="utf-8")
+                receive(response, part, url, known["size"] - have)
+        except BROKEN as error:
+            code = getattr(error, "code", None)  # of HTTP
+            if code == 416:  # no such range: the file is a shorter one now
                 part.unlink(missing_ok=True)
-            elif error.code < 500 and error.code != 429:
-                tries = TRIES  # asking again would not help
-            continue
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", error))
-            continue
-        with response:
-            if response.status == 206:
-                if not goes_on(response, have, known):
-                    part.unlink(missing_ok=True)
-                    reason = "the file on the server changed"
-                    continue
-            else:  # the whole of it: another file, or the server knows no ranges
-                part.unlink(missing_ok=True)  # before `about` says what the next part is of
-                length = response.headers["Content-Length"] or ""
-                if not length.isdecimal():
-                    raise ValueError(f"{url} does not say its size, so it cannot be checked")
-                known = {"url": url, "size": int(length), "version": version(response)}
-                about.write_text(json.dumps(known), encoding="utf-8")
-                have = 0
-            check_room(path.parent, known["size"] - have)
-            reason = receive(response, part, url, known["size"])
-    os.replace(part, path)
+            elif tries >= TRIES or code in range(400, 416):  # asking again would not help
+                raise OSError(
+                    f"cannot download {url} ({error}; {have:,} bytes so far); start again to go "
+                    f"on, or fetch it in another way and put it into {path.parent}"
+                ) from error
 
 
-def version(response) -> str:
-    """What If-Range understands; "" where the server gives none: then a try starts over."""
-    tag = response.headers["ETag"] or ""
-    return tag if tag.startswith('"') else response.headers["Last-Modified"] or ""
+def described(response) -> dict:
+    """The size of a file, and a version that If-Range understands; "" where the server has none."""
+    length, tag = response.headers["Content-Length"] or "", response.headers["ETag"] or ""
+    if not length.isdecimal():
+        raise ValueError(f"{response.url} does not say its size, so it cannot be checked")
+    version = tag if tag.startswith('"') else response.headers["Last-Modified"] or ""
+    return {"size": int(length), "version": version}
 
 
 def goes_on(response, have: int, known: dict) -> bool:
     """Whether a 206 is the rest of the file that the part is of."""
     sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
-    same = sent and [int(sent[1]), int(sent[2])] == [have, known.get("size")]
-    return bool(same) and version(response) in ("", known["version"])
+    same = sent and [int(sent[1]), int(sent[2])] == [have, known["size"]]
+    return bool(same) and described(response)["version"] in ("", known["version"])
 
 
-def receive(response, part: Path, url: str, size: int) -> str:
-    """Append what comes to `part`; returns why it ended, should bytes be missing."""
+def receive(response, part: Path, url: str, left: int) -> None:
+    """Append to `part` what comes."""
+    progress = told(f"{url} to {part.parent}", left)
     with open(part, "ab") as file:
-        progress = told(f"{url} to {part.parent}", size, file.tell())
-        while True:
-            try:
-                piece = response.read(PIECE)
-            except (OSError, http.client.HTTPException) as error:
-                return f"the connection broke: {error}"
-            if not piece:
-                return "the connection was closed early"
+        while piece := response.read(PIECE):
             file.write(piece)
             if progress.due(len(piece) / MB):
                 progress.show()
@@ -156,20 +138,19 @@ def receive(response, part: Path, url: str, size: int) -> str:
 def unpack(path: Path, folder: Path, top: str) -> None:
     """The files of the zip, which must all lie in `top`, to folder/top; none of them leaves it."""
     temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         with zipfile.ZipFile(path) as zipped:
             entries = [entry for entry in zipped.infolist() if entry.filename != f"{top}/"]
             check_entries(entries, path, top)
-            (temporary / top).mkdir(parents=True, exist_ok=True)
-            entries = [e for e in entries if not is_unpacked(temporary / e.filename, e)]
-            check_room(folder, sum(entry.file_size for entry in entries))
+            (temporary / top).mkdir(parents=True)
             progress = told(f"unpacking {path}", sum(entry.file_size for entry in entries))
             for entry in entries:
                 with zipped.open(entry) as source, open(temporary / entry.filename, "wb") as sink:
                     shutil.copyfileobj(source, sink, PIECE)  # at most file_size; checks the CRC
                 if progress.due(entry.file_size / MB):
                     progress.show()
-                stop_if_asked(f"the unpacking of {path}, what is there is kept")
+                stop_if_asked(f"the unpacking of {path}, which begins again")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(
             f"{path} is damaged, or no zip at all ({error}); delete it and start again"
@@ -186,58 +167,21 @@ def unpack(path: Path, folder: Path, top: str) -> None:
     shutil.rmtree(temporary)
 
 
-def check_entries(entries: list, path: Path, top: str) -> None:
+def check_entries(entries: list[zipfile.ZipInfo], path: Path, top: str) -> None:
     """Only plain files right in `top`, each once, of a size that can be."""
-    seen = set()
+    seen, size = set(), sum(entry.file_size for entry in entries)
     for entry in entries:
         name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
-        if not re.fullmatch(rf"{top}/\.?\w[\w.-]*", name, re.ASCII) or name.lower() in seen:
+        inside = re.fullmatch(rf"{top}/\.?\w[\w.-]*", name, re.ASCII) and name.lower() not in seen
+        if not inside or kind not in (0, stat.S_IFREG) or entry.flag_bits & 1 or size > MOST:
             raise ValueError(
-                f"{path} holds {name!r:.80}, expected files in {top}/ only, each once; it is not "
-                "COCO's zip: delete it"
-            )
-        if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1:
-            raise ValueError(
-                f"{path} holds {name!r:.80} as a link, a device or encrypted, expected plain "
-                "files; it is not COCO's zip: delete it"
+                f"{path} holds {name!r:.80} of {size:,} bytes in all, expected plain files in "
+                f"{top}/ only, each once, of at most {MOST:,}; it is not COCO's zip: delete it"
             )
         seen.add(name.lower())
-    size = sum(entry.file_size for entry in entries)
-    if size > MOST:
-        raise ValueError(
-            f"{path} would unpack to {size:,} bytes, expected at most {MOST:,}; it is not COCO's "
-            "zip: delete it"
-        )
 
 
-def is_unpacked(path: Path, entry: zipfile.ZipInfo) -> bool:
-    """Whether an unpacking that was interrupted had come past this file."""
-    if not path.is_file() or path.stat().st_size != entry.file_size:
-        return False
-    crc = 0
-    with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            crc = zlib.crc32(piece, crc)
-    return crc == entry.CRC
-
-
-def check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"{folder} has room for {free:,} bytes, {needed:,} more are to come; what is there is "
-            "kept; make room, start again"
-        )
-
-
-def pause(url: str, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        stop_if_asked(f"the download of {url}, what is there is kept")
-        time.sleep(min(left, 0.2))
-
-
-def told(what: str, size: int, have: int = 0) -> Progress:
+def told(what: str, size: int) -> Progress:
     """A line for the log now; then one that rewrites itself."""
-    print(f"{what}: {have / MB:,.0f} of {size / MB:,.0f} MB are there", flush=True)
-    return Progress(what, (size - have) / MB, "MB")
+    print(f"{what}: {size / MB:,.0f} MB are to come", flush=True)
+    return Progress(what, size / MB, "MB")

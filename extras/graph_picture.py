@@ -2,13 +2,11 @@
 
 Two heat maps of the same labels in the same order, alike ones next to each other: on the left the
 conditional probabilities P(column | row), edges in colour; on the right the cosine similarities of
-the embeddings. Of more than `NAMED` labels the best connected are shown so; below them are all
-labels without names, and the strongest edges as a list. All of it is ours.
+the embeddings. Of more than `NAMED` labels the best connected are shown. All of it is ours.
 
 Symbols: n labels, P (n, n) as in Eq. 3 with the row as the condition, d embedding size.
 """
 
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +14,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from extras.pictures import font_of
+from extras.pictures import ascii_only, font_of
 from runtime import checkpoints, ranks
 from runtime.text import printable
 
 NAMED, FEWER = 100, 60  # labels that fit with their names; of more, so many are shown
-OVERVIEW, LISTED = 1000, 55  # most labels without names, most edges in the list
 NAME_WIDTH, FONT_SIZE, LINE, MARGIN, BAR = 22, 12, 16, 24, 12  # in characters, then in pixels
 # Colours at equal distances, light to dark (viridis) and blue over white to orange: both keep their
 # order in grey and for every kind of colour blindness.
@@ -75,27 +72,10 @@ class Panel:
         return x, y, x + self.cell, y + self.cell
 
 
-def names_of(classes: list[str], font) -> list[str]:
-    """What is written for each label: its name, cut, accents left out where the font has none, or
-    "label 7" where it has not even the letters (Pillow's own font knows ASCII)."""
-    names = []
-    for j, name in enumerate(classes):
-        texts = [printable(name, NAME_WIDTH)]
-        plain = unicodedata.normalize("NFKD", texts[0])
-        texts += ["".join(c for c in plain if not unicodedata.combining(c)), f"label {j}"]
-        names.append(next(text for text in texts if all(drawable(c, font) for c in text)))
-    return names
-
-
-def drawable(character: str, font) -> bool:
-    mask, absent = (bytes(font.getmask(each)) for each in (character, "\uffff"))
-    return character == " " or (character.isprintable() and mask != absent)
-
-
 def place(n: int, x: int, y: int, names: list[str], font) -> Panel:
-    """The panel of n labels whose title begins at (x, y): its names, if any, go between."""
-    cell = min(max(1040 // n, FONT_SIZE + 1), 40) if names else max(1000 // n, 1)
-    width = max((int(font.getlength(name)) + 8 for name in names), default=0)
+    """The panel of n labels whose title begins at (x, y), its names between the two."""
+    cell = min(max(1040 // n, FONT_SIZE + 1), 40)
+    width = max(int(font.getlength(name)) + 8 for name in names)
     return Panel(x + width, y + 3 * LINE + width, n, cell)
 
 
@@ -108,8 +88,7 @@ def heat_map(image: Image.Image, panel: Panel, colours: np.ndarray, names: list[
     """colours (n, n, 3) as cells, with the names at the left and, turned, above."""
     cell = panel.cell
     pixels = colours.repeat(cell, 0).repeat(cell, 1)  # (n * cell, n * cell, 3)
-    if cell >= 6:
-        pixels[cell - 1 :: cell], pixels[:, cell - 1 :: cell] = 235, 235  # lines between cells
+    pixels[cell - 1 :: cell], pixels[:, cell - 1 :: cell] = 235, 235  # lines between cells
     image.paste(Image.fromarray(pixels), (panel.x, panel.y))
     right, bottom = panel.box(panel.n - 1, panel.n - 1)[2:]
     ImageDraw.Draw(image).rectangle((panel.x - 1, panel.y - 1, right, bottom), outline=NONE)
@@ -141,19 +120,6 @@ def probability_colours(P: np.ndarray, edges: np.ndarray, tau: float) -> np.ndar
     return np.where(edges[..., None], interpolate(P, EDGE), weak)
 
 
-def strongest(P: np.ndarray, edges: np.ndarray, pairs, counts, names: list[str]) -> list[str]:
-    """The edges of highest P as text; ranked as if ten images more showed the row's label alone,
-    so that one image of one label does not come first."""
-    n = len(names)
-    rank = np.where(edges, pairs / (counts + 10)[:, None], -1)  # (n, n)
-    lines = []
-    for at in np.argsort(-rank, axis=None, kind="stable")[: min(LISTED, edges.sum())]:
-        i, j = divmod(int(at), n)
-        share = f"{P[i, j]:.2f} = {int(pairs[i, j]):,} / {int(counts[i]):,}"
-        lines.append(f"{share}   {names[i]} -> {names[j]}")
-    return lines
-
-
 def graph(
     pairs: torch.Tensor,
     counts: torch.Tensor,
@@ -168,7 +134,7 @@ def graph(
     two panels."""
     pairs, counts, A, embeddings = (x.numpy() for x in (pairs, counts, A, embeddings))
     font, n = font_of(FONT_SIZE), len(classes)
-    names = names_of(classes, font)
+    names = [ascii_only(printable(name, NAME_WIDTH)) for name in classes]
     P = pairs / np.maximum(counts, 1)[:, None]  # (n, n)
     edges = (A > 0) & ~np.eye(n, dtype=bool)  # (n, n)
     length = np.linalg.norm(embeddings, axis=1)  # (n,)
@@ -183,10 +149,8 @@ def graph(
 
     degree = edges.sum(0) + edges.sum(1)  # (n,)
     best = np.lexsort((np.arange(n), -counts, -degree))  # best connected first
-    shown, whole = (
-        labels[order((P + P.T)[np.ix_(labels, labels)])]
-        for labels in (np.sort(best[: n if n <= NAMED else FEWER]), np.sort(best[:OVERVIEW]))
-    )
+    labels = np.sort(best[: n if n <= NAMED else FEWER])
+    shown = labels[order((P + P.T)[np.ix_(labels, labels)])]
     few = f"the {len(shown)} best connected of " if len(shown) < n else ""
     gathers = {"paper": "a row gathers from its columns", "mlgcn": "a column from its rows"}
     gathers = gathers.get(reading, "no label gathers from another")
@@ -203,11 +167,7 @@ def graph(
     middle = max(first.x + first.n * first.cell, MARGIN + text_width) + MARGIN  # second one's left
     second = place(len(shown), middle, MARGIN, row_names, font)
     under = first.y + first.n * first.cell + 10
-    end = under + 3 * LINE + MARGIN
-    overview = place(len(whole), MARGIN, end + MARGIN, [], font)
-    if few:
-        end = overview.y + max(overview.n * overview.cell, LISTED * LINE) + MARGIN
-    image = Image.new("RGB", (2 * middle - MARGIN, end), "white")
+    image = Image.new("RGB", (2 * middle - MARGIN, under + 3 * LINE + MARGIN), "white")
     image.info = {"order": shown, "panels": (first, second)}
 
     write(image, MARGIN, MARGIN, titles[:2], font)
@@ -224,13 +184,6 @@ def graph(
     colour_bar(image, middle, under, bar, ["-1", "-0.5", "0", "0.5", "1"], font)
     write(image, middle, under + 2 * LINE, ["dark grey: in no image"], font)
 
-    if few:
-        title = f"P(column | row) of {len(whole):,} labels, in an order of their own"
-        write(image, MARGIN, overview.y - 2 * LINE, [title], font)
-        heat_map(image, overview, left[np.ix_(whole, whole)], [], font)
-        lines = ["The strongest edges, row -> column: P = images of both / images of the row", ""]
-        lines += strongest(P, edges, pairs, counts, names)
-        write(image, middle, overview.y - 2 * LINE, lines, font)
     return image
 
 

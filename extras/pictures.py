@@ -17,6 +17,11 @@ COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a t
 PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
 
 
+def ascii_only(text: str) -> str:
+    """Pillow's own font has boxes for all other letters."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
 def font_of(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
     """Pillow's own font, or one of a file."""
     return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
@@ -35,8 +40,7 @@ def labelled(
     type_ = font_of(size, font)
 
     def fitted(text: str, room: float) -> str:
-        if not font:  # Pillow's font has boxes for what is not ASCII
-            text = text.encode("ascii", "backslashreplace").decode()
+        text = text if font else ascii_only(text)
         for letters in range(80, 8, -1):
             shown = printable(text, letters)
             if type_.getlength(shown) <= room:
@@ -108,17 +112,20 @@ class Pictures:
 
     def write_sheet(self) -> None:
         """Of the photos since the last one; a single photo needs none."""
-        if not self.tiles or len(self.taken) <= 2:  # the sheet's name and a photo's
-            return
-        across = min(COLUMNS, math.ceil(math.sqrt(len(self.tiles))))
-        rows = [self.tiles[i : i + across] for i in range(0, len(self.tiles), across)]
-        heights = [max(tile.height for tile in row) for row in rows]
-        gap = SMALLEST
-        size = across * (TILE + gap) + gap, sum(heights) + gap * (len(rows) + 1)
-        sheet, y = Image.new("RGB", size, DARK), gap
-        for row, height in zip(rows, heights, strict=True):
-            for j, tile in enumerate(row):
-                sheet.paste(tile, (gap + j * (TILE + gap), y))
-            y += height + gap
-        sheet.save(self.sheet, quality=92, subsampling=0)
-        self.sheet, self.tiles = self.name("contact"), []
+        if self.tiles and len(self.taken) > 2:  # the sheet's name and a photo's
+            contact_sheet(self.tiles).save(self.sheet, quality=92, subsampling=0)
+            self.sheet, self.tiles = self.name("contact"), []
+
+
+def contact_sheet(tiles: list[Image.Image]) -> Image.Image:
+    """Tiles of width TILE in rows, about as many across as down."""
+    across, gap = min(COLUMNS, math.ceil(math.sqrt(len(tiles)))), SMALLEST
+    rows = [tiles[i : i + across] for i in range(0, len(tiles), across)]
+    heights = [max(tile.height for tile in row) for row in rows]
+    size = across * (TILE + gap) + gap, sum(heights) + gap * (len(rows) + 1)
+    sheet, y = Image.new("RGB", size, DARK), gap
+    for row, height in zip(rows, heights, strict=True):
+        for j, tile in enumerate(row):
+            sheet.paste(tile, (gap + j * (TILE + gap), y))
+        y += height + gap
+    return sheet

@@ -66,7 +66,7 @@ def models(
         raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
     first, (_, origin) = next(iter(found.items()))
     for name, (model, checkpoint) in found.items():
-        file, settings = path or folder / f"{name}.pt", checkpoint["settings"]
+        file, settings = path or folder / f"{name}.pt", checkpoint.get("settings") or {}
         check_settings(file, {"classes": folder.classes} | checkpoint, folder.classes, {}, "")
         if checkpoint["image_size"] != image_size:
             raise ValueError(

@@ -14,30 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 import data
 import metrics
-from extras.pictures import font_of
+from extras.pictures import TILE, contact_sheet, labelled
 
 CURVES = 8  # labels with a PR curve, besides that of all labels
-COLUMNS, ROWS, SIDE, LINES = 3, 4, 200, 7  # of the sheet: photos, their pixels, text lines below
-GREEN, RED, GREY = (0, 120, 0), (190, 0, 0), (110, 110, 110)
-
-
-def missing() -> str | None:
-    """Why TensorBoard cannot be written, if so."""
-    try:
-        writer_class()
-    except ImportError as error:
-        return str(error)
-    return None
+PHOTOS = 12  # on the sheet
 
 
 def writer_class():
-    """torch's SummaryWriter; an ImportError where tensorboard is not installed."""
-    from torch.utils.tensorboard import SummaryWriter
-
+    """torch's SummaryWriter; a ValueError where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(f"--tensorboard needs the package tensorboard ({error})") from None
     return SummaryWriter
 
 
@@ -122,24 +114,15 @@ def curve_labels(targets: np.ndarray) -> np.ndarray:
 
 
 def sheet(scores: np.ndarray, split: data.Split) -> Image.Image:
-    """Photos evenly spread over the split, the same each time; below, what p > 0.8 says of them."""
-    font, line = font_of(15), 18
-    height = SIDE + LINES * line + 8
-    picture = Image.new("RGB", (COLUMNS * (SIDE + 8), ROWS * height), "white")
-    draw = ImageDraw.Draw(picture)
-    rows = np.linspace(0, len(split) - 1, min(COLUMNS * ROWS, len(split))).round().astype(int)
-    for k, row in enumerate(rows):
-        x, y = k % COLUMNS * (SIDE + 8), k // COLUMNS * height
-        picture.paste(data.read_image(split.paths[row], SIDE), (x, y))
-        lines = []
+    """Photos evenly spread over the split, the same each time; below, what p > 0.8 says of them:
+    a label that is not there is "no ...", one that is and was not said "missed ..."."""
+    tiles = []
+    for row in np.linspace(0, len(split) - 1, min(PHOTOS, len(split))).round().astype(int):
+        labels = []
         for j in np.argsort(-scores[row], kind="stable"):
-            name, p, true = split.classes[j], scores[row, j], split.targets[row, j]
-            if p > 0.8:
-                lines.append((f"{p:.2f} {name}", GREEN) if true else (f"{p:.2f} no {name}", RED))
-            elif true:
-                lines.append((f"{p:.2f} missed: {name}", GREY))
-        if len(lines) > LINES:
-            lines[LINES - 1 :] = [(f"and {len(lines) - LINES + 1} more", GREY)]
-        for i, (text, colour) in enumerate(lines):
-            draw.text((x + 2, y + SIDE + 2 + i * line), text, colour, font)
-    return picture
+            said, true = scores[row, j] > 0.8, split.targets[row, j]
+            if said or true:
+                kind = "" if said and true else "no " if said else "missed "
+                labels.append((kind + split.classes[j], f"{scores[row, j]:.2f}"))
+        tiles.append(labelled(data.read_image(split.paths[row], TILE), labels))
+    return contact_sheet(tiles)

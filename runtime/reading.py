@@ -1,4 +1,4 @@
-"""What comes from outside as JSON or as the name of a photo, checked once, where it is read.
+"""What comes from outside, checked once, where it is read: JSON, photos, word vectors.
 
 A schema says what a file holds: a `Kind` where a value is, [schema] for a list of any length,
 {"key": schema, "key?": schema} for an object, `?` where the key may be missing, and {...: schema}
@@ -12,9 +12,13 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from runtime.text import brief, printable
 
@@ -81,7 +85,7 @@ def read_json(path: str | Path, schema: object) -> object:
     except (ValueError, RecursionError) as error:
         reason = printable(error, 120)
         raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
-    check(document, schema, path, "")
+    check(document, schema, path)
     return document
 
 
@@ -95,7 +99,7 @@ def keys_of(schema: object) -> set[str] | None:
     return keys_of(schema[0]) if isinstance(schema, list) else set()
 
 
-def check(value: object, schema: object, path: str | Path, where: str) -> None:
+def check(value: object, schema: object, path: str | Path, where: object = "") -> None:
     """A ValueError that names the place, what was found there and what was expected."""
     if type(schema) is Kind:
         if schema.fits(value):
@@ -147,6 +151,16 @@ def check_once(values: Iterable, path: str | Path, what: str) -> None:
         seen.add(value)
 
 
+def check_known(values: Iterable, known: Collection, path: str | Path, what: str) -> None:
+    """A ValueError if one of these values, ids or names, is not among the known ones."""
+    for value in values:
+        if value not in known:
+            raise ValueError(
+                f"{path}: {what} {brief(value)} is not among the {len(known):,} there are; the "
+                "file is damaged, cut by hand, or belongs to another one"
+            )
+
+
 def check_links(paths: list[str], *folders: str | Path) -> None:
     """A ValueError if a symbolic link leads a photo out of all these folders.
 
@@ -166,3 +180,67 @@ def check_links(paths: list[str], *folders: str | Path) -> None:
                 f"photo {printable(path, 200)} is a link, or in a linked folder, to "
                 f"{printable(target)}, outside the image folder; put a copy in its place"
             )
+
+
+# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+
+def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """use(the photo). Whatever Pillow has against the file is a ValueError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on damaged metadata: no pixel depends on it
+            with Image.open(path, formats=FORMATS) as image:
+                pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+                if most and pixels > most:  # Pillow itself only warns, up to twice as many
+                    raise ValueError(f"it has {pixels:,} pixels, at most {most:,} are decoded")
+                return use(image)
+    except Exception as error:  # of a dozen kinds
+        reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
+        raise ValueError(
+            f"cannot read photo {printable(path, 200)} ({reason}); replace the file"
+        ) from error
+
+
+LINE = 1 << 20  # characters; a line of 300 numbers has about 3,000
+FLOAT32_MAX = np.finfo(np.float32).max
+
+
+def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
+    """The vectors (d,) of wanted words in a GloVe-format text file: a word and d numbers a line.
+
+    Of a word that is there twice the first vector counts. Lines of other words are not parsed.
+    """
+    vectors, width, number = {}, None, 0
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no GloVe file {path}; give --glove a text file of word vectors")
+    try:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LINE), ""), 1):
+                values = line.rstrip().split(" ")  # not split(): a few words are Unicode blanks
+                if len(line) == LINE:
+                    raise ValueError(f"is longer than {LINE - 1:,} characters")
+                if number == 1 and len(values) == 2:  # word2vec's header: count and width
+                    continue
+                width = width or len(values) - 1
+                if len(values) - 1 < width or width < 2:  # more: some of GloVe's words hold blanks
+                    raise ValueError(f"has {len(values) - 1} numbers, line 1 has {width}")
+                word, *values = values
+                if word in wanted and word not in vectors and len(values) == width:
+                    vectors[word] = np.array([float(value) for value in values])  # (d,)
+                    if not np.abs(vectors[word]).max() <= FLOAT32_MAX:  # false of NaN, too
+                        raise ValueError("holds a number that is not finite in float32")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); expected GloVe's .txt") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, line {number}: {printable(error)}; expected a word and the same count of "
+            "numbers a line"
+        ) from None
+    if not vectors:
+        raise ValueError(
+            f"{path} holds none of the {len(wanted)} words of the labels; give word vectors of "
+            "their language"
+        )
+    return vectors
