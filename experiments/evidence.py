@@ -5,11 +5,10 @@
     ... --epochs 40 40 --jobs 1 --out runs/full --csv runs/full -- --image-size 448 \\
         --weights tresnet_m_21k --batch-size 64 --recipe paper --ema 0     # the paper's, on a GPU
 
-What follows -- goes to run.py. Interrupted, the same command goes on. Three parts, all [ours]:
+What follows -- goes to run.py. Interrupted, the same command goes on. Two parts, both [ours]:
 
     table    for every seed: the direct model; from its weights IML-GCN with word, image and PCA
              nodes and, the fair rival, the direct model again for as many epochs with a new head
-    joint    seed 0, one training photo in five held out: one setting of phase gcn changed
     frozen   for every seed, the GCN alone on features of the table's direct model: graph and nodes
 
 The score is the mean AP of the labels with 10 val photos or more, without the most frequent one.
@@ -22,8 +21,6 @@ import csv
 import json
 import math
 import os
-import random
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -45,14 +42,6 @@ HERE = Path(__file__).parent
 # Chosen on seed 0 and held-out training photos; docs/evidence.md.
 RECIPE = "--dataset coco --weights none --image-size 64 --batch-size 32 --recipe asl --lr 1e-3"
 RECIPE += " --weight-decay 5e-4 --ema 0.98 --eval-every 2"
-JOINT = {  # one change each; every other setting is the table's
-    "as in the table": "--nodes pca",
-    "no graph": "--nodes pca --adjacency none",
-    "random nodes": "--nodes random",
-    "backbone at a tenth of the rate": "--nodes pca --backbone-lr 0.1",
-    "backbone frozen": "--nodes pca --backbone-lr 0",
-    "backbone from random weights": "--nodes pca --init imagenet",
-}
 FROZEN = {  # what differs from the first
     "F_PCA": {"nodes": "F_PCA", "graph": "own", "tau": 0.1, "reading": "paper", "lr": 1e-3},
     "F_PCA, no graph": {"reading": "none"},
@@ -78,7 +67,7 @@ FROZEN = {  # what differs from the first
     "one-hot nodes": {"nodes": "one-hot"},
 }
 FIELDS = ["part", "setting", "model", "seed", "epochs", "mAP_10", "mAP", "mAP_without", "labels_10"]
-PARTS = ["table", "joint", "frozen"]
+PARTS = ["table", "frozen"]
 FROZEN_EPOCHS = 8  # a second each
 
 
@@ -138,45 +127,6 @@ def table_runs(args, seed: int) -> list[dict]:
     return collect(args, out, "table", "", seed) + collect(args, longer, "table", "longer", seed)
 
 
-def joint_runs(args) -> list[dict]:
-    """On training photos only, so that a default may be chosen by it."""
-    first, then = args.epochs
-    rows = []
-    base = args.out / "joint"
-    call(args, base, f"--phase backbone embed --epochs {first} --seed 0", *held_out(args))
-    for name, text in JOINT.items():
-        out = args.out / f"joint-{name.replace(' ', '-')}"
-        out.mkdir(exist_ok=True)
-        for file in ("backbone.pt", "embeddings.pt"):
-            shutil.copy(base / file, out)
-        call(args, out, f"--phase gcn eval --epochs {then} --seed 0 {text}", *held_out(args))
-        rows += collect(args, out, "joint", name, 0)
-    out = args.out / "joint-direct-longer"
-    text = f"--phase backbone eval --epochs {then} --seed 0"
-    call(args, out, text, "--weights", str(base / "backbone.pt"), *held_out(args))
-    rows = [row for row in rows if row["model"] != table.MODELS["backbone"]]
-    return rows + collect(args, out, "joint", "longer", 0)
-
-
-def held_out(args) -> list[str]:
-    """run.py's arguments for one training photo in five as val; the JSONs are in --out."""
-    paths = {name: args.out / f"held-out-{name}.json" for name in ("val", "train")}
-    folder = f"{args.data}/train2014"
-    if not paths["train"].is_file():
-        source = f"{args.data}/annotations/instances_train2014.json"
-        coco = json.loads(Path(source).read_text(encoding="utf-8"))
-        photos = random.Random(0).sample(coco["images"], len(coco["images"]))
-        fifth = len(photos) // 5
-        for name, part in (("val", photos[:fifth]), ("train", photos[fifth:])):
-            ids = {photo["id"] for photo in part}
-            marks = [mark for mark in coco["annotations"] if mark["image_id"] in ids]
-            text = json.dumps(coco | {"images": part, "annotations": marks})
-            args.out.mkdir(parents=True, exist_ok=True)
-            paths[name].write_text(text, encoding="utf-8")
-    train, val = (["--train-json", str(paths["train"])], ["--val-json", str(paths["val"])])
-    return [*train, "--train-images", folder, *val, "--val-images", folder]
-
-
 # The GCN alone, on features that were computed once
 
 
@@ -221,8 +171,6 @@ def frozen_runs(args, seed: int) -> list[dict]:
     if args.graph_json:
         settings.graph_json = args.graph_json
         graphs["more"] = run.label_counts(settings, splits.train)
-        if seed == args.seeds[0]:
-            compare(args, graphs)
     embeddings = torch.load(folder / "embeddings.pt", weights_only=True)
     F_I, F_PCA = embeddings["image"], embeddings["pca"]
     generator = torch.Generator().manual_seed(seed)
@@ -252,18 +200,6 @@ def frozen_runs(args, seed: int) -> list[dict]:
             torch.manual_seed(seed)
             keep(name, iml_gcn.LabelGCN(nodes[setting["nodes"]], A_hat, D), setting["lr"])
     return rows
-
-
-def compare(args, graphs: dict) -> None:
-    """Print how many edges the label graph has, and has in common with that of more images."""
-    for tau in (0.1, 0.2, 0.4):
-        own, more = (
-            iml_gcn.adjacency(*graph, tau).fill_diagonal_(0) > 0 for graph in graphs.values()
-        )
-        print(
-            f"tau {tau}: {int(own.sum())} edges, {int(more.sum())} of {args.graph_json}, "
-            f"{int((own & more).sum())} in both"
-        )
 
 
 # Figures
@@ -320,8 +256,6 @@ def main(argv=None) -> int:
     try:
         if "table" in args.part:
             tasks += [pool.submit(table_runs, args, seed) for seed in args.seeds]
-        if "joint" in args.part:
-            tasks.append(pool.submit(joint_runs, args))
         for task in tasks:
             for row in task.result():
                 rows[row["part"]].append(row)
@@ -338,7 +272,6 @@ def main(argv=None) -> int:
         pool.shutdown(wait=False, cancel_futures=True)  # what runs goes on to its next save
     args.csv.mkdir(parents=True, exist_ok=True)
     references = {"table": "direct (ASL), longer", "frozen": "linear head"}
-    references["joint"] = "IML-GCN, F_PCA, as in the table"
     for part in args.part:
         with open(args.csv / f"{part}.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")

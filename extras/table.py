@@ -54,39 +54,37 @@ def models(
     Rows of one table are of one run: of the same labels, size and training photos, and a GCN of
     the backbone beside it. Else it is a ValueError.
     """
-    if path and "classes" not in checkpoints.read_checkpoint(RELEASED.get(path, path)):
-        model, about = load_released(backbone, path, folder.classes), {"settings": {}}
-        found = {"evaluated": (model, about | {"image_size": image_size})}
-    elif path:
-        found = {"evaluated": load_model(path)}
-    else:
-        paths = {name: folder / f"{name}.pt" for name in MODELS}
-        found = {name: load_model(file) for name, file in paths.items() if file.is_file()}
-    if not found:
+    paths = {name: folder / f"{name}.pt" for name in MODELS}
+    paths = (
+        {"evaluated": path} if path else {k: file for k, file in paths.items() if file.is_file()}
+    )
+    if not paths:
         raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
-    first, (_, origin) = next(iter(found.items()))
-    for name, (model, checkpoint) in found.items():
-        file, settings = path or folder / f"{name}.pt", checkpoint.get("settings") or {}
-        check_settings(file, {"classes": folder.classes} | checkpoint, folder.classes, {}, "")
+    found, starts, photos = {}, None, None
+    for name, file in paths.items():
+        if path and "classes" not in checkpoints.read_checkpoint(RELEASED.get(path, path)):
+            model = load_released(backbone, path, folder.classes)
+            checkpoint = {"classes": folder.classes, "image_size": image_size}
+        else:
+            model, checkpoint = load_model(file)
+        settings = checkpoint.get("settings") or {}
+        check_settings(file, checkpoint, folder.classes, {}, "")
         if checkpoint["image_size"] != image_size:
             raise ValueError(
                 f"{file} was trained at {checkpoint['image_size']} px, now it is {image_size}; "
                 "rows are compared at one size: give that --image-size"
             )
-        starts = [settings.get(START)]
-        if first == "backbone" and name != first:
-            starts = [origin["backbone_id"], origin["settings"].get(START)]  # or --init imagenet
-        if (
-            settings.get(PHOTOS) != origin["settings"].get(PHOTOS)
-            or settings.get(START) not in starts
-        ):
+        if starts is None:  # the first, phase backbone's: where it began, and where it ended
+            starts = settings.get(START), checkpoint.get("backbone_id")
+            photos = settings.get(PHOTOS)
+        if settings.get(START) not in starts or settings.get(PHOTOS) != photos:
             raise ValueError(
-                f"{file} and {folder / first}.pt are of different runs: other training photos, or "
-                "another backbone to start from; train one of them again, with --fresh"
+                f"{file} and {next(iter(paths))}.pt are of different runs: other training photos, "
+                "or another backbone to start from; train one of them again, with --fresh"
             )
-        about = {"label": MODELS.get(name, str(path)), "image_size": image_size}
-        about |= {"parameters": count_parameters(model), "settings": settings}
-        found[name] = model, about | {"epochs": settings.get("epochs")}
+        about = {"label": MODELS.get(name, str(file)), "image_size": image_size}
+        about |= {"parameters": count_parameters(model), "epochs": settings.get("epochs")}
+        found[name] = model, about | {"settings": settings}
     return found
 
 

@@ -1,7 +1,6 @@
 """What --tensorboard shows: `tensorboard --logdir <out>/tensorboard`, a run a model and `labels`.
 
-    backbone, gcn-<nodes>   by epoch: loss, learning rate, images/s; mAP and CP .. OF1; PR curves;
-                            a sheet of val photos with true and predicted labels
+    backbone, gcn-<nodes>   by epoch: loss, learning rate, images/s; mAP and CP .. OF1; PR curve
     labels                  the label graph's picture; node features in the projector, by name
 
 Needs the package tensorboard. Without a folder all of it does nothing.
@@ -18,10 +17,6 @@ from PIL import Image
 
 import data
 import metrics
-from extras.pictures import TILE, contact_sheet, labelled
-
-CURVES = 8  # labels with a PR curve, besides that of all labels
-PHOTOS = 12  # on the sheet
 
 
 def writer_class():
@@ -70,13 +65,8 @@ class Board:
             values = metrics.precision_recall_f1(logits, split.targets, math.log(p / (1 - p)))
             for key, value in values.items():
                 writer.add_scalar(f"val at p over {p:g}/{key}", value, epoch)
-        scores = torch.from_numpy(logits).sigmoid().numpy()  # (M, n)
-        writer.add_pr_curve("PR/all labels", split.targets.ravel(), scores.ravel(), epoch)
-        for j in curve_labels(split.targets):
-            targets = split.targets[:, j]
-            name = f"PR/{split.classes[j]}, {targets.sum()} photos"
-            writer.add_pr_curve(name, targets, scores[:, j], epoch)
-        writer.add_image("val photos", np.asarray(sheet(scores, split)), epoch, dataformats="HWC")
+        scores = torch.from_numpy(logits).sigmoid().flatten()  # (M n,)
+        writer.add_pr_curve("PR of all labels", split.targets.ravel(), scores, epoch)
 
     def epoch(self, entry: dict, images_per_second: float) -> None:
         """A line of log.jsonl, the last of an epoch."""
@@ -100,29 +90,3 @@ def labels(folder: Path, image: Image.Image, nodes: dict, classes: list[str]) ->
         writer.add_embedding(matrix, [" ".join(c.split()) for c in classes], tag=kind)
         writer.flush()
     board.close()
-
-
-def curve_labels(targets: np.ndarray) -> np.ndarray:
-    """The labels with a PR curve: from the most frequent to the rarest with a photo, evenly spread.
-
-    By the val targets (M, n) alone, so that curves of all epochs and models are of the same labels.
-    """
-    counts = targets.sum(0, dtype=np.int64)  # (n,)
-    order = np.argsort(-counts, kind="stable")[: (counts > 0).sum()]
-    picks = np.linspace(0, len(order) - 1, min(CURVES, len(order)))
-    return order[picks.round().astype(int)]
-
-
-def sheet(scores: np.ndarray, split: data.Split) -> Image.Image:
-    """Photos evenly spread over the split, the same each time; below, what p > 0.8 says of them:
-    a label that is not there is "no ...", one that is and was not said "missed ..."."""
-    tiles = []
-    for row in np.linspace(0, len(split) - 1, min(PHOTOS, len(split))).round().astype(int):
-        labels = []
-        for j in np.argsort(-scores[row], kind="stable"):
-            said, true = scores[row, j] > 0.8, split.targets[row, j]
-            if said or true:
-                kind = "" if said and true else "no " if said else "missed "
-                labels.append((kind + split.classes[j], f"{scores[row, j]:.2f}"))
-        tiles.append(labelled(data.read_image(split.paths[row], TILE), labels))
-    return contact_sheet(tiles)

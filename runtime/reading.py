@@ -99,47 +99,38 @@ def keys_of(schema: object) -> set[str] | None:
     return keys_of(schema[0]) if isinstance(schema, list) else set()
 
 
-def check(value: object, schema: object, path: str | Path, where: object = "") -> None:
+def check(value: object, schema: object, path: str | Path) -> None:
     """A ValueError that names the place, what was found there and what was expected."""
+    if wrong := misfit(value, schema):
+        place, problem = wrong
+        raise ValueError(
+            f"{path}: {place.lstrip('.') or 'it'} {problem}; correct it, or export the file again"
+        )
+
+
+def misfit(value: object, schema: object) -> tuple[str, str] | None:
+    """Where in a value, and what is wrong there; None if it fits the schema."""
     if type(schema) is Kind:
         if schema.fits(value):
-            return
-        expected = schema.expected
-    elif type(schema) is list:
-        if type(value) is list:
-            for i, item in enumerate(value):
-                check(item, schema[0], path, (where, i))
-            return
-        expected = "a list"
+            return None
+        return "", f"is {brief(value)}, expected {schema.expected}"
+    if type(schema) is not type(value):
+        expected = "a list" if type(schema) is list else "an object"
+        return "", f"is {brief(value)}, expected {expected}"
+    if type(schema) is list:
+        parts = ((f"[{i}]", item, schema[0]) for i, item in enumerate(value))
+    elif ... in schema:
+        parts = ((f".{printable(key)}", item, schema[...]) for key, item in value.items())
     else:
-        if type(value) is dict:
-            for key in value if ... in schema else ():
-                check(value[key], schema[...], path, (where, key))
-            for key, inner in schema.items() if ... not in schema else ():
-                name = key.rstrip("?")
-                if name in value:
-                    check(value[name], inner, path, (where, name))
-                elif name == key:
-                    raise ValueError(
-                        f"{path}: {place(where) or 'it'} has no {name!r}, expected with it "
-                        f"{', '.join(map(repr, schema))}; is it a file of another kind?"
-                    )
-            return
-        expected = "an object"
-    raise ValueError(
-        f"{path}: {place(where) or 'it'} is {brief(value)}, expected {expected}; "
-        "correct it, or export the file again"
-    )
-
-
-def place(where: object) -> str:
-    """(("", "images"), 3) as images[3]."""
-    if where == "":
-        return ""
-    outer, last = where
-    if type(last) is int:
-        return f"{place(outer)}[{last}]"
-    return f"{place(outer)}.{printable(last)}".removeprefix(".")
+        missing = [key for key in schema if not key.endswith("?") and key not in value]
+        if missing:
+            return "", f"has no {missing[0]!r}, it is {brief(value)}"
+        named = ((key.rstrip("?"), each) for key, each in schema.items())
+        parts = ((f".{key}", value[key], each) for key, each in named if key in value)
+    for place, item, each in parts:
+        if wrong := misfit(item, each):
+            return place + wrong[0], wrong[1]
+    return None
 
 
 def check_once(values: Iterable, path: str | Path, what: str) -> None:
