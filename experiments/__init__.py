@@ -1,7 +1,7 @@
 """What the numbers in docs/ come from: runs with seeds and spreads, speed and memory.
 
     evidence  Table 3 with seeds, and what moves it; figures in results/
-    bench     speed and memory beside the peers that are installed
+    bench     speed and memory beside timm's
 
 Nothing here is needed to train or to predict.
 """

@@ -1,18 +1,17 @@
-"""Speed and memory on this machine's CPU, beside the peers that are installed.  Typical use:
+"""Speed and memory on this machine's CPU, beside timm's TResNet and ASL's steps.  Typical use:
 
     python -m experiments.bench --photos DIR   # every section, some 8 minutes on 2 cores
-    python -m experiments.bench model train    # some of: model train input metrics
-    pip install timm scikit-learn              # the peers, both optional
+    python -m experiments.bench model train    # some of: model train input
+    pip install timm                           # the peer, optional
 
-Ours and the peers take turns within one run (ours, peer, ours, peer, ...), so that whatever else
-the machine does falls on all of them. Figures are medians over --rounds; a ratio "peer / ours"
+Ours and the peer take turns within one run (ours, peer, ours, peer, ...), so that whatever else
+the machine does falls on both. Figures are medians over --rounds; a ratio "peer / ours"
 above 1 means that ours is faster or smaller. Weights are random, which time and memory do not show.
 
 Symbols: B images in a batch, M images in a split, n labels, D image feature size, S image side.
 """
 
 import argparse
-import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -30,14 +29,11 @@ from torch.utils.benchmark import Timer
 
 import data
 import iml_gcn
-import metrics
 import tresnet
 from runtime import loading
 
-PEERS = {"timm": "timm", "sklearn.metrics": "scikit-learn"}  # module -> its name for pip
 LABELS = 80  # COCO's
 INFERENCE = [(8, 448), (16, 224)]  # B, S; run.py's size and ASL's
-SCORES = [(40_504, 80), (10_000, 500)]  # M, n; COCO's val2014 and VG-500's test photos
 PHOTOS = 64  # run.py's batch
 
 
@@ -72,12 +68,12 @@ def saved_bytes(forward: Callable, left_out: Iterable[torch.Tensor] = ()) -> int
     return sum(storage.nbytes() for key, storage in storages.items() if key not in known)
 
 
-def peer(module: str):
-    """The module, or None after a line that says how to get it."""
+def peer():
+    """timm, or None after a line that says so."""
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
-        print(f"without {module} ({error}): pip install {PEERS[module]}")
+        print(f"without timm: {error}")
 
 
 def table(title: str, names: list[str], rows: list[tuple[str, str, dict]]) -> None:
@@ -101,7 +97,7 @@ def table(title: str, names: list[str], rows: list[tuple[str, str, dict]]) -> No
 
 def bench_model(args) -> None:
     """inference at B x S px in float32, TResNet-M with 80 labels, ours folded"""
-    timm, rows = peer("timm"), []
+    timm, rows = peer(), []
     model = direct_model().fold()
     for B, S in INFERENCE:
         images = torch.rand(B, 3, S, S)
@@ -122,7 +118,7 @@ def direct_model() -> iml_gcn.Model:
 
 def bench_train(args) -> None:
     """training at 224 px, TResNet-M in channels_last: forward, ASL, backward, fused Adam"""
-    timm, B = peer("timm"), args.batch_size
+    timm, B = peer(), args.batch_size
     models = {"ours": direct_model()}
     if timm:
         models["timm"] = timm.create_model("tresnet_m", num_classes=LABELS)
@@ -176,38 +172,15 @@ def asl_image(path: Path, S: int, row: int) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
 
 
-def bench_metrics(args) -> None:
-    """average precision of every label, half of them with tied scores; one thread"""
-    sklearn, rows = peer("sklearn.metrics"), []
-    for M, n in SCORES:
-        rng = np.random.default_rng(0)
-        targets = rng.random((M, n)) < np.geomspace(0.5, 10 / M, n)  # (M, n), from common to rare
-        targets[0] = True  # every label has a positive
-        scores = (rng.random((M, n)) * (0.7 + 0.3 * targets)).astype(np.float32)  # (M, n)
-        scores[:, ::4], scores[:, 1::4] = scores[:, ::4].round(2), scores[:, 1::4].round(3)
-        calls = {"ours": partial(metrics.average_precision, scores, targets)}
-        if sklearn:
-            function = sklearn.average_precision_score
-            calls["scikit-learn"] = partial(function, targets, scores, average=None)
-            difference = np.abs(calls["scikit-learn"]() - calls["ours"]()).max()
-            print(f"{M:,} x {n}: largest difference {difference:.1e}, of APs in 0..1")
-        rows.append((f"{M:,} x {n}, s", "{:.3f}", alternate(args.rounds, threads=1, **calls)))
-    table("M x n", ["ours", "scikit-learn"], rows)
-
-
 SECTIONS = {"model": bench_model, "train": bench_train, "input": bench_input}
-SECTIONS["metrics"] = bench_metrics
 
 
 def describe_machine() -> None:
     cpu = platform.processor() or platform.machine()
     if os.path.isfile("/proc/cpuinfo"):
         cpu = re.search(r"model name\s*: (.*)|$", Path("/proc/cpuinfo").read_text())[1] or cpu
-    found = [f"torch {torch.__version__}"]
-    for package in PEERS.values():
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{package} {importlib.metadata.version(package)}")
-    print(f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {', '.join(found)}")
+    print(f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch ", end="")
+    print(torch.__version__, getattr(peer(), "__version__", ""), sep=", timm ")
 
 
 def main(argv=None) -> int:

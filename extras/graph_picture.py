@@ -7,7 +7,6 @@ the embeddings. Of more than `NAMED` labels the best connected are shown. All of
 Symbols: n labels, P (n, n) as in Eq. 3 with the row as the condition, d embedding size.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,60 +49,36 @@ def order(similarity: np.ndarray) -> np.ndarray:
     return np.array(chain)
 
 
-@dataclass
-class Panel:
-    """Where an n x n heat map lies: its upper left corner, n, and the side of a cell in pixels."""
+def panel(lines: list[str], colours: np.ndarray, names: list[str], legend: tuple) -> Image.Image:
+    """A heat map with text above and below it: colours (n, n, 3), names at the left and, turned,
+    above. legend: colours (w, 3) of a bar, ticks at equal distances below it, a note.
 
-    x: int
-    y: int
-    n: int
-    cell: int
-
-    def box(self, row: int, column: int) -> tuple[int, int, int, int]:
-        """The cell's left, upper, right and lower pixel, the last two not in it."""
-        x, y = self.x + column * self.cell, self.y + row * self.cell
-        return x, y, x + self.cell, y + self.cell
-
-
-def place(n: int, x: int, y: int, names: list[str], font) -> Panel:
-    """The panel of n labels whose title begins at (x, y), its names between the two."""
-    width = max(int(font.getlength(name)) + 8 for name in names)
-    return Panel(x + width, y + 3 * LINE + width, n, min(max(1040 // n, FONT_SIZE + 1), 40))
-
-
-def write(image: Image.Image, x: int, y: int, lines: list[str], font) -> None:
+    Its `info` tells where cell (0, 0) begins, and a cell's side: x, y, side in pixels.
+    """
+    font, n = font_of(FONT_SIZE), len(names)
+    side = min(max(1040 // n, FONT_SIZE + 1), 40)
+    margin = max(int(font.getlength(name)) for name in names) + 8
+    x, y, under = margin, 3 * LINE + margin, 3 * LINE + margin + n * side + 10
+    width = max([x + n * side + 1, 340, *(int(font.getlength(line)) for line in lines)])
+    image = Image.new("RGB", (width, under + 3 * LINE), "white")
+    draw, image.info = ImageDraw.Draw(image), {"cells": (x, y, side)}
     for i, line in enumerate(lines):
-        ImageDraw.Draw(image).text((x, y + i * LINE), line, fill="black", font=font)
-
-
-def heat_map(image: Image.Image, panel: Panel, colours: np.ndarray, names: list[str], font) -> None:
-    """colours (n, n, 3) as cells, with the names at the left and, turned, above."""
-    cell = panel.cell
-    pixels = colours.repeat(cell, 0).repeat(cell, 1)  # (n * cell, n * cell, 3)
-    pixels[cell - 1 :: cell], pixels[:, cell - 1 :: cell] = 235, 235  # lines between cells
-    image.paste(Image.fromarray(pixels), (panel.x, panel.y))
-    right, bottom = panel.box(panel.n - 1, panel.n - 1)[2:]
-    ImageDraw.Draw(image).rectangle((panel.x - 1, panel.y - 1, right, bottom), outline=NONE)
+        draw.text((0, i * LINE), line, "black", font)
+    pixels = colours.repeat(side, 0).repeat(side, 1)  # (n * side, n * side, 3)
+    pixels[side - 1 :: side], pixels[:, side - 1 :: side] = 235, 235  # lines between cells
+    image.paste(Image.fromarray(pixels), (x, y))
     for i, name in enumerate(names):
         text = Image.new("L", (int(font.getlength(name)) + 1, FONT_SIZE + 3))
-        ImageDraw.Draw(text).text((0, 0), name, fill=255, font=font)
-        middle = panel.box(i, i)[0] - panel.x + cell // 2
-        left, top = panel.x - 5 - text.width, panel.y + middle - text.height // 2
-        image.paste("black", (left, top), text)
-        text = text.rotate(90, expand=True)
-        left, top = panel.x + middle - text.width // 2, panel.y - 5 - text.height
-        image.paste("black", (left, top), text)
-
-
-def colour_bar(
-    image: Image.Image, x: int, y: int, colours: np.ndarray, ticks: list[str], font
-) -> None:
-    """colours (w, 3) from (x, y) to the right, ticks at equal distances below it."""
-    x += 8  # half a number sticks out
-    bar = np.tile(colours, (BAR, 1, 1))  # (BAR, w, 3)
-    image.paste(Image.fromarray(bar), (x, y))
-    for at, tick in zip(np.linspace(0, len(colours), len(ticks)), ticks, strict=True):
-        write(image, x + int(at - font.getlength(tick) / 2), y + BAR + 2, [tick], font)
+        ImageDraw.Draw(text).text((0, 0), name, 255, font)
+        at = i * side + (side - text.height) // 2
+        image.paste("black", (x - 5 - text.width, y + at), text)
+        image.paste("black", (x + at, y - 5 - text.width), text.rotate(90, expand=True))
+    bar, ticks, note = legend
+    image.paste(Image.fromarray(np.tile(bar, (BAR, 1, 1))), (8, under))  # half a tick sticks out
+    for at, tick in zip(np.linspace(8, 8 + len(bar), len(ticks)), ticks, strict=True):
+        draw.text((int(at - font.getlength(tick) / 2), under + BAR + 2), tick, "black", font)
+    draw.text((0, under + 2 * LINE), note, "black", font)
+    return image
 
 
 def probability_colours(P: np.ndarray, edges: np.ndarray, tau: float) -> np.ndarray:
@@ -122,10 +97,10 @@ def graph(
     reading: str,
 ) -> Image.Image:
     """The picture. pairs (n, n), counts (n,) and A (n, n) as `iml_gcn` has them, tau and reading
-    as A was made with; embeddings (n, d), F_PCA. Its `info` tells the order of the labels and the
-    two panels."""
+    as A was made with; embeddings (n, d), F_PCA. Its `info` tells the order of the labels, and of
+    each panel what `panel` tells."""
     pairs, counts, A, embeddings = (x.numpy() for x in (pairs, counts, A, embeddings))
-    font, n = font_of(FONT_SIZE), len(classes)
+    n = len(classes)
     names = [ascii_only(printable(name, NAME_WIDTH)) for name in classes]
     P = pairs / np.maximum(counts, 1)[:, None]  # (n, n)
     edges = (A > 0) & ~np.eye(n, dtype=bool)  # (n, n)
@@ -143,39 +118,42 @@ def graph(
     best = np.lexsort((np.arange(n), -counts, -degree))  # best connected first
     labels = np.sort(best[: n if n <= NAMED else FEWER])
     shown = labels[order((P + P.T)[np.ix_(labels, labels)])]
+    names, cells = [names[i] for i in shown], np.ix_(shown, shown)
     few = f"the {len(shown)} best connected of " if len(shown) < n else ""
     gathers = {"paper": "a row gathers from its columns", "mlgcn": "a column from its rows"}
     gathers = gathers.get(reading, "no label gathers from another")
-    titles = [
-        f"P(column | row), {few}{n} labels: of the images of the row's label, those of both",
-        f"Edges, P >= {tau:g}, in colour: {edges.sum():,} of {n * (n - 1):,} in all. "
-        f"Reading {reading}: {gathers}",
-        "Cosine similarity of the label embeddings F_PCA (F_I about its mean)",
-        "The order is that of the left: labels that are shown together are side by side",
-    ]
-    row_names = [names[i] for i in shown]
-    first = place(len(shown), MARGIN, MARGIN, row_names, font)
-    text_width = max(int(font.getlength(title)) for title in titles)
-    middle = max(first.x + first.n * first.cell, MARGIN + text_width) + MARGIN  # second one's left
-    second = place(len(shown), middle, MARGIN, row_names, font)
-    under = first.y + first.n * first.cell + 10
-    image = Image.new("RGB", (2 * middle - MARGIN, under + 3 * LINE + MARGIN), "white")
-    image.info = {"order": shown, "panels": (first, second)}
-
-    write(image, MARGIN, MARGIN, titles[:2], font)
-    heat_map(image, first, left[np.ix_(shown, shown)], row_names, font)
     steps = np.linspace(0, 1, 300)
-    bar = probability_colours(steps, steps >= tau, tau)  # (300, 3)
-    colour_bar(image, MARGIN, under, bar, ["0", "0.2", "0.4", "0.6", "0.8", "1"], font)
-    note = "light grey: no edge; dark grey: the label itself, or in no image"
-    write(image, MARGIN, under + 2 * LINE, [note], font)
-
-    write(image, middle, MARGIN, titles[2:], font)
-    heat_map(image, second, right[np.ix_(shown, shown)], row_names, font)
-    bar = interpolate(steps, COSINE)
-    colour_bar(image, middle, under, bar, ["-1", "-0.5", "0", "0.5", "1"], font)
-    write(image, middle, under + 2 * LINE, ["dark grey: in no image"], font)
-
+    first = panel(
+        [
+            f"P(column | row), {few}{n} labels: of the images of the row's label, those of both",
+            f"Edges, P >= {tau:g}, in colour: {edges.sum():,} of {n * (n - 1):,} in all. "
+            f"Reading {reading}: {gathers}",
+        ],
+        left[cells],
+        names,
+        (
+            probability_colours(steps, steps >= tau, tau),
+            ["0", "0.2", "0.4", "0.6", "0.8", "1"],
+            "light grey: no edge; dark grey: the label itself, or in no image",
+        ),
+    )
+    second = panel(
+        [
+            "Cosine similarity of the label embeddings F_PCA (F_I about its mean)",
+            "The order is that of the left: labels that are shown together are side by side",
+        ],
+        right[cells],
+        names,
+        (interpolate(steps, COSINE), ["-1", "-0.5", "0", "0.5", "1"], "dark grey: in no image"),
+    )
+    size = first.width + second.width + 3 * MARGIN, first.height + 2 * MARGIN
+    image = Image.new("RGB", size, "white")
+    places = (MARGIN, MARGIN), (first.width + 2 * MARGIN, MARGIN)
+    image.info = {"order": shown, "panels": []}
+    for (x, y), each in zip(places, (first, second), strict=True):
+        image.paste(each, (x, y))
+        dx, dy, side = each.info["cells"]
+        image.info["panels"].append((x + dx, y + dy, side))
     return image
 
 

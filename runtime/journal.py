@@ -13,7 +13,7 @@ yields images, targets, rows and errors, and has `rows` with `epoch`, `start` an
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -84,7 +84,7 @@ class Journal:
             self.step += 1
             self.seen += len(rows)
             if progress.due(len(rows) * ranks.size()) or self.step == self.per_epoch:
-                self.check_losses()
+                self.check([self.losses[: self.step]])
                 progress.show(f"loss {self.losses[self.step - 1] / len(rows):.2f} an image  ")
             stop, due = ranks.any_rank(
                 signals.received is not None, time.monotonic() - self.saved > 60 * self.save_every
@@ -97,20 +97,17 @@ class Journal:
         self.speed, self.rate = progress.close(), progress.rate
         ranks.share_buffers(*(self.parts[key] for key in ("model", "average") if key in self.parts))
 
-    def check_losses(self) -> None:
-        finite = self.losses[: self.step].isfinite()
-        if not finite.all():
-            raise ValueError(self.diverged(int(finite.int().argmin()) + 1))
-
-    def diverged(self, step: int) -> str:
-        there = self.last.is_file()
-        saved = f"{self.last} holds a state before that" if there else "nothing was saved yet"
-        where = f"{self.where}, step {step}; {saved}"
-        return f"training diverged: {where}; try --fresh and a smaller --lr"
+    def check(self, tensors: Iterable[torch.Tensor]) -> None:
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            there = self.last.is_file()
+            saved = f"{self.last} holds a state before that" if there else "nothing was saved yet"
+            raise ValueError(
+                f"training diverged: {self.where}, at or before step {self.step}; {saved}; try "
+                "--fresh and a smaller --lr"
+            )
 
     def save(self) -> None:
-        if not all(tensor.isfinite().all() for tensor in self.parts["model"].state_dict().values()):
-            raise ValueError(self.diverged(self.step))  # rather than replace what did not
+        self.check(self.parts["model"].state_dict().values())  # rather than replace what is good
         sums = torch.cat([self.losses.cpu(), torch.tensor([float(self.seen)])]).double()
         sums = ranks.total(sums)
         state = {"epochs": self.epoch, "step": self.step, "lr": self.lr}

@@ -1,6 +1,7 @@
 """Types of command-line options, and the device they name."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,29 +29,22 @@ class adder:
         return self.group.add_argument(name, help=text, **more).dest
 
 
-def whole(low: int) -> Callable[[str], int]:
-    """Whole numbers of at least `low`."""
-
-    def convert(text: str) -> int:
-        if int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text} is below {low}")
-        return int(text)
-
-    convert.__name__ = "whole number"  # argparse's own word for it in its error
-    convert.metavar = "N"
-    return convert
-
-
-def between(low: float, high: float) -> Callable[[str], float]:
+def between(low: float, high: float, kind: type = float) -> Callable[[str], float]:
     """Numbers from `low` to `high`."""
 
     def convert(text: str) -> float:
-        if not low <= float(text) <= high:
+        if not low <= kind(text) <= high:
             raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}")
-        return float(text)
+        return kind(text)
 
-    convert.__name__, convert.metavar = "number", "X"
+    convert.metavar = "N" if kind is int else "X"
+    convert.__name__ = "whole number" if kind is int else "number"  # argparse's word in its error
     return convert
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """Whole numbers of at least `low`."""
+    return between(low, math.inf, int)
 
 
 def device(name: str) -> str:
