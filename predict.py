@@ -29,7 +29,7 @@ from backbones import load_model
 from extras import export
 from extras.pictures import Pictures
 from iml_gcn import Model
-from runtime import options
+from runtime import options, signals
 from runtime.reading import open_photo
 from runtime.text import printable
 
@@ -160,35 +160,31 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
         pictures.write_sheet()
 
 
+def run(args) -> int:
+    options.check_device(args.device)
+    model, about = load(args.checkpoint)
+    if args.threshold is not None:
+        about["threshold"] = args.threshold
+    S, failed = about["image_size"], []
+    paths = list(find_photos(args.photos, args.save))
+    if args.photos and not paths:
+        raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
+    photos = photos_in_batches(paths, S, args.batch_size, failed)
+    if args.export:
+        drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
+        images = (images for _, images in photos) if args.photos else [drawn]
+        export.export(args.export, model, about, images)
+    else:
+        label(args, model, about, photos)
+    return 1 if failed else 0
+
+
 def main(argv=None) -> int:
     args = parse_args(argv)
-    failed = []
     try:
-        options.check_device(args.device)
-        model, about = load(args.checkpoint)
-        if args.threshold is not None:
-            about["threshold"] = args.threshold
-        S = about["image_size"]
-        paths = list(find_photos(args.photos, args.save))
-        if args.photos and not paths:
-            raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
-        photos = photos_in_batches(paths, S, args.batch_size, failed)
-        if args.export:
-            drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
-            images = (images for _, images in photos) if args.photos else [drawn]
-            export.export(args.export, model, about, images)
-        else:
-            label(args, model, about, photos)
-    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or `| head` that has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed
+        return signals.code_of(lambda: run(args))
+    except KeyboardInterrupt:
         return 130
-    except torch.OutOfMemoryError:
-        print("error: out of memory; use a smaller --batch-size", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {printable(error, 1000)}", file=sys.stderr)
-        return 2
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     model = model.to(args.device, memory_format=torch.channels_last)
     batches, val_batches = loader(args, splits.train, train=True), loader(args, splits.val)
     optimizer = adam(args, model, 1.0 if name == "backbone" else args.backbone_lr)
-    scheduler = schedule(args, optimizer, len(batches) * args.epochs)
+    scheduler = schedule(args.recipe, optimizer, len(batches) * args.epochs)
     decay = get_ema_multi_avg_fn(args.ema)
     average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True) if args.ema else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
@@ -226,9 +226,9 @@ def adam(args, model: iml_gcn.Model, backbone_part: float) -> torch.optim.Optimi
     return torch.optim.Adam(groups, fused=args.device.startswith(("cuda", "cpu")))
 
 
-def schedule(args, optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def schedule(recipe: str, optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """x0.1 after each quarter of the steps, or ASL's cycle (difference 18)."""
-    if args.recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
+    if recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
         peaks = [group["lr"] for group in optimizer.param_groups]
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, peaks, total_steps=2 * steps, pct_start=0.2
@@ -399,7 +399,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", "NAME", "auto")
     decides("--amp", "bfloat16 autocast; loss and head stay float32 [ours]", bool)
     add("--compile", "torch.compile the model [ours]", bool)
-    add("--tensorboard", "curves, photos, label embeddings in --out/tensorboard [ours]", bool)
+    add("--tensorboard", "curves, label graph and embeddings in --out/tensorboard [ours]", bool)
     text = "probabilities to report at besides 0.5 and 0.8 [difference 6]"
     add("--threshold", text, between(0.001, 0.999), [], nargs="+")
 

@@ -19,7 +19,6 @@ Symbols: M images in a split, n labels, D image feature size, B images in a batc
 import argparse
 import csv
 import json
-import math
 import os
 import subprocess
 import sys
@@ -146,8 +145,7 @@ def fit(head: torch.nn.Module, train, val, seed: int, lr: float, epochs: int) ->
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(head.parameters(), lr=lr, weight_decay=5e-4)
     steps = epochs * (len(X) // 32)
-    quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
+    scheduler = run.schedule("paper", optimizer, steps)
     for _ in range(epochs):
         order = torch.randperm(len(X), generator=generator)
         for rows in order[: len(X) // 32 * 32].split(32):

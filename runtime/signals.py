@@ -36,6 +36,9 @@ def code_of(work: Callable[[], int | None]) -> int:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.code
+    except BrokenPipeError:  # `| head` that has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed
+        return 128 + signal.SIGPIPE
     except torch.OutOfMemoryError:
         print("error: out of memory; use a smaller --batch-size or --image-size", file=sys.stderr)
     except (ValueError, OSError) as error:

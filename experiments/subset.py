@@ -1,6 +1,6 @@
 """The photos behind docs/evidence.md, laid out from COCO 2014.
 
-    python experiments/results/subset.py DIR
+    python -m experiments.subset DIR
 
     DIR -> subset/{train,val}2014, subset/annotations  for experiments.evidence --data subset
            subset/graph.json                           for --graph-json: COCO's train annotations
@@ -20,7 +20,7 @@ coco = Path(sys.argv[1] if len(sys.argv) == 2 else "")
 for needed in ("annotations/instances_train2014.json", "annotations/instances_val2014.json"):
     if not (coco / needed).is_file():
         sys.exit(f"error: {coco / needed} is not there; give the folder COCO 2014 was unpacked in")
-with open(Path(__file__).with_name("photos.csv")) as file:
+with open(Path(__file__).with_name("results") / "photos.csv") as file:
     split = {int(row["id"]): row["split"] for row in csv.DictReader(file)}
 official = [
     json.loads((coco / f"annotations/instances_{name}2014.json").read_text(encoding="utf-8"))
