@@ -31,7 +31,7 @@ import metrics
 import tresnet
 from backbones import BACKBONES, RELEASED, load_model, load_weights
 from extras import graph_picture, table, tensorboard
-from extras.datasets import DATASETS, Places, Splits, load
+from extras.datasets import DATASETS, Splits, load
 from runtime import checkpoints, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
@@ -327,11 +327,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--phase", text, ["all", *PHASES], ["all"], nargs="+")
     text = "some of word image pca random (image pca) [F_W, F_I, F_PCA: Table 3; random: a control]"
     add("--nodes", text, NODES, ["image", "pca"], nargs="+")
-    add(
-        "--evaluate",
-        "only this: a model of ours, or a released file and its classifier [ours]",
-        "FILE",
-    )
+    add("--evaluate", "only this: a model of ours, or a released file [ours]", "FILE")
     add("--out", "folder of all that is written (runs/<dataset>) [ours]", "DIR")
     add("--fresh", "redo phases that are done or begun [ours]", bool)
     add("--limit", "first N photos of a split: a dry run [ours]", whole(1))
@@ -345,12 +341,10 @@ def parse_args(argv=None) -> argparse.Namespace:
         add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
     add("--keep-unlabelled", "do not drop images without a label [difference 7]", bool)
     add("--glove", "GloVe-format text for --nodes word [ML-GCN: 840B, 300-d]", "FILE")
-    decides(
-        "--image-size", "side of the square (448; asl 224; demo 96) [difference 9]", whole(1), 448
-    )
-    text = "processes that load photos, for each GPU (up to 8) [ours]"
+    decides("--image-size", "px a side (448; asl 224; demo 96) [difference 9]", whole(1), 448)
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    add("--workers", text, whole(0), max(min(8, cores), 1))
+    workers = max(min(8, cores), 1)
+    add("--workers", "processes that load photos, a GPU (up to 8) [ours]", whole(0), workers)
     add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
 
     add.group = group("model")
@@ -366,18 +360,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--adjacency", text, ["paper", "mlgcn", "none"], "paper")
     add("--tau", "edges from P >= tau (0.1) [Eq. 3]", between(0, 1), 0.1)
     add("--p", "weight of neighbours (0.2) [difference 1]", between(0, 1), 0.2)
-    add(
-        "--graph-json",
-        "COCO-format JSON that gives the label graph (the training one) [ours]",
-        "FILE",
-    )
-    text = "mean length of image and pca nodes, 0: raw (1) [difference 25]"
-    add("--node-norm", text, between(0, 1e6), 1.0)
+    add("--graph-json", "COCO-format JSON for the label graph (the training one) [ours]", "FILE")
+    add("--node-norm", "mean length of nodes, 0: raw (1) [difference 25]", between(0, 1e6), 1.0)
 
     add.group = group("training")
     decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
-    text = "images, over all processes (64; demo 32) [ours, paper is silent]"
-    decides("--batch-size", text, whole(1), 64)
+    decides("--batch-size", "images, over all processes (64; demo 32) [ours]", whole(1), 64)
     text = "paper: Adam, x0.1 after epochs 10, 20, 30 of 40; asl: one cycle (paper) [difference 18]"
     decides("--recipe", text, RECIPES, "paper")
     decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
@@ -388,11 +376,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     decides("--gamma-neg", "focusing power of negatives (4) [ASL]", between(0, 100), 4.0)
     decides("--gamma-pos", "and of positives (0) [ASL]", between(0, 100), 0.0)
     decides("--clip", "probability shift of negatives (0.05) [ASL]", between(0, 1), 0.05)
-    text = "decay of the weights' moving average (0: off; asl 0.9997) [paper: none]"
-    decides("--ema", text, between(0, 1), 0.0)
+    decides("--ema", "decay of weights' moving average (0: off; asl 0.9997)", between(0, 1), 0.0)
     decides("--seed", "of weights, order and augmentation (0) [ours]", whole(0), 0)
-    text = "evaluate after every N epochs, and after the last; 0: only then (1) [ours]"
-    add("--eval-every", text, whole(0), 1)
+    add("--eval-every", "val after N epochs, and the last; 0: only then (1) [ours]", whole(0), 1)
     add("--save-every", "minutes between saves within an epoch (15) [ours]", between(0, 1e6), 15)
 
     add.group = group("machine and report")
@@ -428,9 +414,9 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def load_data(args) -> Splits:
     """Both splits; what would go wrong hours later goes wrong here."""
-    paths = args.train_json, args.train_images, args.val_json, args.val_images
-    places = Places(args.data, args.year, args.download, *paths)
-    splits = load(args.dataset, places, args.keep_unlabelled, args.limit)
+    keys = "year", "train_json", "train_images", "val_json", "val_images"
+    where = {key: getattr(args, key) for key in keys} | {"fetch": args.download}
+    splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **where)
     shown = splits.train.targets[:, splits.train.targets.any(0)]  # (M, labels in some photo)
     if "gcn" in args.phase and "pca" in args.nodes and (shown == shown[:, :1]).all():
         raise ValueError(
@@ -440,24 +426,15 @@ def load_data(args) -> Splits:
     return splits
 
 
-def describe(args, splits: Splits) -> None:
-    """What is known of the label graph and the words before anything is trained."""
-    edges = (label_graph(args, splits.train) > 0).fill_diagonal_(False)  # (n, n)
-    isolated = int((~(edges.any(0) | edges.any(1))).sum())
-    found = f"{int(edges.sum()):,} edges of {len(edges) * (len(edges) - 1):,}"
-    print(f"label graph ({args.adjacency}, tau {args.tau}): {found}, {isolated} isolated labels")
-    if "word" in args.nodes and "gcn" in args.phase:
-        nodes, unknown = data.load_glove(args.glove, splits.train.classes)
-        print(f"{args.glove}: {nodes.shape[1]}-d, {len(unknown)} words not found{listed(unknown)}")
-
-
 def draw(args, splits: Splits, folder: Folder) -> None:
     """graph.png: the label graph that phase gcn uses, and F_PCA; for TensorBoard the nodes too."""
+    if ranks.rank() > 0:
+        return
     F_PCA = checkpoints.read_checkpoint(folder / "embeddings.pt")["pca"]
     counts, A = label_counts(args, splits.train), label_graph(args, splits.train)
     image = graph_picture.graph(*counts, A, F_PCA, folder.classes, args.tau, args.adjacency)
     graph_picture.save(image, folder / "graph.png")
-    if args.tensorboard and ranks.rank() == 0:
+    if args.tensorboard:
         kinds = args.nodes if "gcn" in args.phase else ()
         nodes = {kind: node_features(args, kind, splits, folder) for kind in kinds}
         tensorboard.labels(args.out / "tensorboard", image, nodes, folder.classes)
@@ -475,7 +452,10 @@ def run(args) -> None:
     with lock(args.out):
         print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
         splits = load_data(args)
-        describe(args, splits)
+        graph_picture.describe(label_graph(args, splits.train), args.tau, args.adjacency)
+        if "word" in args.nodes and "gcn" in args.phase:
+            _, unknown = data.load_glove(args.glove, splits.train.classes)
+            print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
         folder = Folder(args.out, splits.train.classes, args.fresh and not ranks.restarted())
         if ranks.rank() == 0:
             checkpoints.save_json(args.out / "args.json", vars(args))

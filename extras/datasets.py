@@ -1,11 +1,11 @@
 """The data sets by name: where their files lie, what is fetched or drawn, what is told of them.
 
-A data set is a function of `Places` that returns `Splits`; the readers themselves are `data.py`'s.
+A data set is a function of its root folder, and of what `load_coco` takes besides, that returns
+`Splits`; the readers themselves are `data.py`'s.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,53 +22,45 @@ class Splits(NamedTuple):
     val: data.Split
 
 
-@dataclass
-class Places:
-    """Where a data set is: a root folder, COCO's year, and paths that are given one by one."""
-
-    root: str
-    year: str = "2014"
-    fetch: bool = False  # what of COCO is not there
-    train_json: str | None = None
-    train_images: str | None = None
-    val_json: str | None = None
-    val_images: str | None = None
-
-
-def load_demo(places: Places) -> Splits:
+def load_demo(root: str, **where) -> Splits:
     with ranks.in_turn():
-        demo.make_demo(places.root, seed=0)
-    return load_coco(places)
+        demo.make_demo(root, seed=0)
+    return load_coco(root, **where)
 
 
-def load_coco(places: Places) -> Splits:
+def load_coco(
+    root: str,
+    year: str = "2014",
+    fetch: bool = False,
+    train_json: str | None = None,
+    train_images: str | None = None,
+    val_json: str | None = None,
+    val_images: str | None = None,
+) -> Splits:
     """Train and val of the COCO tree of a year, or of any four paths given."""
-    if places.fetch:
+    if fetch:
         with ranks.in_turn():
-            download.coco(Path(places.root), places.year)
-    splits = []
-    for split in ("train", "val"):
-        name = f"{split}{places.year}"
-        json_path = getattr(places, f"{split}_json")
-        images = getattr(places, f"{split}_images")
-        json_path = Path(json_path or f"{places.root}/annotations/instances_{name}.json")
-        images = Path(images or f"{places.root}/{name}")
+            download.coco(Path(root), year)
+    splits, given = [], {"train": (train_json, train_images), "val": (val_json, val_images)}
+    for split, (json_path, images) in given.items():
+        json_path = Path(json_path or f"{root}/annotations/instances_{split}{year}.json")
+        images = Path(images or f"{root}/{split}{year}")
         if not json_path.is_file() or not images.is_dir():
             raise FileNotFoundError(
                 f"{images if json_path.is_file() else json_path} is not there; expected under "
-                f"--data {places.root} (or given by --{split}-json and --{split}-images):\n"
-                f"  annotations/instances_train{places.year}.json  train{places.year}/*.jpg\n"
-                f"  annotations/instances_val{places.year}.json    val{places.year}/*.jpg"
+                f"--data {root} (or given by --{split}-json and --{split}-images):\n"
+                f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
+                f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )
         splits.append(data.load_coco(json_path, images))
     return Splits(*splits)
 
 
-def load_vg500(places: Places) -> Splits:
-    return Splits(*data.load_vg500(places.root))
+def load_vg500(root: str, **_) -> Splits:
+    return Splits(*data.load_vg500(root))
 
 
-DATASETS: dict[str, Callable[[Places], Splits]] = {
+DATASETS: dict[str, Callable[..., Splits]] = {
     "demo": load_demo,
     "coco": load_coco,
     "vg500": load_vg500,
@@ -76,11 +68,11 @@ DATASETS: dict[str, Callable[[Places], Splits]] = {
 
 
 def load(
-    name: str, places: Places, keep_unlabelled: bool = False, limit: int | None = None
+    name: str, root: str, keep_unlabelled: bool = False, limit: int | None = None, **where
 ) -> Splits:
     """Both splits, checked and described; what would go wrong hours later goes wrong here."""
     splits = []
-    for part, split in zip(("train", "val"), DATASETS[name](places), strict=True):
+    for part, split in zip(("train", "val"), DATASETS[name](root, **where), strict=True):
         labelled = split.targets.any(1)  # (M,)
         note = f"{len(split):,} images, {(~labelled).sum():,} of them without a label"
         if not keep_unlabelled:

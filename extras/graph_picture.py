@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from extras.pictures import ascii_only, font_of
-from runtime import checkpoints, ranks
+from runtime import checkpoints
 from runtime.text import printable
 
 NAMED, FEWER = 100, 60  # labels that fit with their names; of more, so many are shown
@@ -158,7 +158,14 @@ def graph(
 
 
 def save(image: Image.Image, path: Path) -> None:
-    if ranks.rank() == 0:
-        with checkpoints.replacing(path) as file:
-            image.save(file, "PNG")
-        print(f"the label graph is drawn in {path}")
+    with checkpoints.replacing(path) as file:
+        image.save(file, "PNG")
+    print(f"the label graph is drawn in {path}")
+
+
+def describe(A: torch.Tensor, tau: float, reading: str) -> None:
+    """Print how many edges A (n, n) has."""
+    edges, n = (A > 0).fill_diagonal_(False), len(A)  # (n, n)
+    isolated = int((~(edges.any(0) | edges.any(1))).sum())
+    found = f"{int(edges.sum()):,} edges of {n * (n - 1):,}, {isolated} isolated labels"
+    print(f"label graph ({reading}, tau {tau}): {found}")
