@@ -89,7 +89,8 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_model(folder, name, logits, seen, about, thresholds)
     name = "results-evaluated.md" if args.evaluate else "results.md"
-    table.save(folder / name, args.dataset, args.image_size, seen.targets, reports)
+    dataset = "own data" if args.train_json or args.val_json else args.dataset
+    table.save(folder / name, dataset, args.image_size, seen.targets, reports)
 
 
 # What the phases are made of
@@ -130,6 +131,8 @@ def scaled(args, nodes: torch.Tensor) -> torch.Tensor:
     """nodes (n, d) times one number, so that the mean length of those that are not zero is
     --node-norm (differences 25 and 26)."""
     lengths = nodes.norm(dim=1)  # (n,)
+    if not lengths.any():
+        raise ValueError("node features are all zero; give other --nodes")
     return nodes * (args.node_norm / lengths[lengths > 0].mean()) if args.node_norm else nodes
 
 
@@ -272,7 +275,7 @@ CODE += [Path(__file__), *sorted(Path(__file__).parent.glob("backbones/*.py"))]
 def model_settings(args, model: iml_gcn.Model, split: data.Split) -> dict:
     """Of a model that is about to be trained on these photos."""
     found = {name.replace("_", "-"): getattr(args, name) for name in args.decisive}
-    found |= {PHOTOS: split.id(), "code": checkpoints.code_id(*CODE)}
+    found |= {PHOTOS: split.id(), "code": args.code}
     found[START] = checkpoints.content_id(*model.backbone.state_dict().values())
     if isinstance(model.head, iml_gcn.LabelGCN):
         graph, nodes = model.head.A_hat, model.head.nodes
@@ -286,7 +289,7 @@ def model_settings(args, model: iml_gcn.Model, split: data.Split) -> dict:
 def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
     backbone = folder.load("backbone.pt", "backbone")["backbone_id"]
     found = {"backbone.pt": backbone, PHOTOS: splits.train.id(), "amp": args.amp}
-    return found | {"image-size": args.image_size, "code": checkpoints.code_id(*CODE)}
+    return found | {"image-size": args.image_size, "code": args.code}
 
 
 # Options
@@ -406,6 +409,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     args.data = args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
     args.device, args.decisive = options.device(args.device), decisive
+    args.code = checkpoints.code_id(*CODE)  # that is running, whatever becomes of the files
     return args
 
 

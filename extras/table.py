@@ -24,7 +24,8 @@ MODELS = {  # our models' file names, in the order of the tables
     "gcn-random": "IML-GCN, random nodes",  # ours, a control
 }
 
-# The paper's rows that share their parts with ours, from Tables 1 to 3; README has their commands.
+# The paper's rows that share their parts with ours, from Tables 1 to 3; their commands are in
+# docs/results.md.
 COLUMNS = ["CP", "CR", "CF1", "OP", "OR", "OF1"]
 PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
     "coco": [

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from runtime.text import printable
+
 STOPPING = signal.SIGTERM, signal.SIGINT
 received = None  # the one that asked this process to stop
 
@@ -42,7 +44,8 @@ def code_of(work: Callable[[], int | None]) -> int:
     except torch.OutOfMemoryError:
         print("error: out of memory; use a smaller --batch-size or --image-size", file=sys.stderr)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).split("\n")  # of the expected folder tree
+        print("error:", "\n".join(printable(line, 1000) for line in lines), file=sys.stderr)
     except RuntimeError as error:
         if not dist.is_initialized():
             raise
