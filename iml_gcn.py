@@ -153,7 +153,8 @@ def pca(features: torch.Tensor, k: int) -> torch.Tensor:
     U, S, Vh = torch.linalg.svd(centred, full_matrices=False)  # (n, r), (r,), (r, D); r = min(n, D)
     S = S * (S > S[0] * max(n, D) * torch.finfo(S.dtype).eps)  # rounding noise is no component
     signs = Vh.gather(1, Vh.abs().argmax(1, keepdim=True)).sign().squeeze(1)  # (r,)
-    return (U * (S * signs))[:, :k].float()  # (n, k), equal to centred @ Vh[:k].T up to sign
+    F_PCA = (U * (S * signs))[:, :k]  # (n, k), equal to centred @ Vh[:k].T up to sign
+    return torch.where(shown[:, None], F_PCA, 0).float()
 
 
 class LabelGCN(nn.Module):

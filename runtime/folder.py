@@ -85,7 +85,7 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
     stored = checkpoint.get("settings")
     stored = stored if isinstance(stored, dict) else {}
     for key, value in settings.items():
-        if stored.get(key) != value:
+        if type(stored.get(key)) is not type(value) or stored[key] != value:
             made_with = f"{key} {printable(stored.get(key))}, now it is {value}"
             if CONTENT.fullmatch(str(value)):
                 made_with = f"another {key}, by content"
