@@ -1,0 +1,207 @@
+"""The programs behind docs/evidence.md and docs/performance.md: figures by hand, and short runs."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+import run
+from experiments import bench, evidence
+from extras import table
+
+RESULTS = Path(evidence.__file__).with_name("results")
+
+
+def test_evidence_scores_labels_of_ten_photos_and_not_the_most_frequent_one():
+    # 30 photos. Label 0 shows in 20, 1 and 2 in 10, 3 in 9. The logits of 1 put its positives
+    # first (AP 1); 2's put them last, at ranks 21 to 30: AP is the mean of k / (20 + k).
+    targets = np.zeros((30, 4), dtype=np.uint8)
+    targets[:20, 0] = targets[:10, 1] = targets[:10, 2] = targets[:9, 3] = 1
+    falling = -np.arange(30.0)
+    logits = np.stack([falling, falling, -falling, falling], axis=1)
+    last = sum(k / (20 + k) for k in range(1, 11)) / 10
+    figures = evidence.figures(logits, targets)
+    assert figures["labels_10"] == 2
+    assert figures["mAP_10"] == pytest.approx(50 * (1 + last), abs=1e-3)
+    assert figures["mAP_without"] == pytest.approx(100 * (2 + last) / 3, abs=1e-3)
+    assert figures["mAP"] == pytest.approx(100 * (3 + last) / 4, abs=1e-3)
+
+
+def test_evidence_pairs_the_seeds(capsys):
+    rows = [("a", 1, 10.0), ("a", 2, 12.0), ("b", 1, 11.0), ("b", 2, 14.0)]
+    rows = [dict(zip(("setting", "seed", "mAP_10"), row, strict=True)) for row in rows]
+    evidence.show("table", rows, "a")
+    # b - a is 1 and 2: mean 1.5, deviation 0.71; b itself 12.5 and 2.12.
+    lines = capsys.readouterr().out.splitlines()
+    assert "| b | 12.50 +- 2.12 | 1.50 +- 0.71 |" in lines
+
+
+def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monkeypatch):
+    ran = []
+
+    def here(command, **_):  # a process of its own takes two seconds to start
+        ran.append(command[2:])
+        return SimpleNamespace(returncode=run.main([*command[2:], "--workers", "0"]))
+
+    monkeypatch.setattr(evidence.subprocess, "run", here)
+    few = ("F_PCA", "F_PCA, no graph", "F_W")
+    monkeypatch.setattr(evidence, "FROZEN", {name: evidence.FROZEN[name] for name in few})
+    (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
+    command = ["--data", demo, "--glove", tmp_path / "glove.txt", "--out", tmp_path / "out"]
+    command += ["--csv", tmp_path, "--seeds", "3", "--jobs", "1", "--epochs", "2", "1", "--"]
+    command += "--backbone tresnet_tiny --image-size 32 --batch-size 4 --device cpu".split()
+    for _ in range(2):
+        assert evidence.main(list(map(str, command))) == 0
+    assert len(ran) == 3  # none twice
+    with open(tmp_path / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    epochs = ["2", "1", "1", "1", "1"]  # direct; F_I, F_PCA, F_W and direct again, each from it
+    assert [(row["seed"], row["epochs"]) for row in rows] == [("3", number) for number in epochs]
+    for row in rows:
+        folder = tmp_path / "out" / f"seed{row['seed']}{row['setting'] and '-longer'}"
+        names = {label: name for name, label in table.MODELS.items()}
+        stored = json.loads((folder / f"metrics-{names[row['model']]}.json").read_text())
+        assert float(row["mAP"]) == pytest.approx(stored["mAP"], abs=1e-3)
+        (without,) = stored["mAP_without"].values()
+        assert float(row["mAP_without"]) == pytest.approx(without, abs=1e-3)
+    with open(tmp_path / "frozen.csv") as file:
+        frozen = list(csv.DictReader(file))
+    assert [row["setting"] for row in frozen][-4:] == ["linear head, learning rate 0.01", *few]
+
+
+def test_evidence_begins_nothing_after_an_error_and_writes_no_figures(
+    tmp_path, monkeypatch, capsys
+):
+    began = []
+
+    def fail(command, stdout, **_):
+        began.append(command[command.index("--seed") + 1])
+        stdout.write("epoch 1\nerror: the disk is full\n")
+        return SimpleNamespace(returncode=2)
+
+    monkeypatch.setattr(evidence.subprocess, "run", fail)
+    command = f"--data d --glove g --part table --csv {tmp_path}/csv --out {tmp_path}/out --jobs 1"
+    assert evidence.main([*command.split(), "--seeds", "1", "2", "3", "4", "5"]) == 2
+    assert len(began) < 5
+    assert "error: the disk is full" in capsys.readouterr().err
+    assert not (tmp_path / "csv").exists()
+
+
+def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp_path):
+    with open(RESULTS / "photos.csv") as file:
+        rows = [(row["split"], int(row["id"])) for row in csv.DictReader(file)]
+    ours = {name: {i for split, i in rows if split == name} for name in ("train", "val")}
+    assert (len(ours["train"]), len(ours["val"]), len(rows)) == (2118, 705, 2823)
+    ids = {name: sorted(ours[name]) for name in ours}
+    photos = {  # of either official part: one of our train, one of our val, one of neither photos
+        "train": [ids["train"][0], ids["val"][0], 10**7],
+        "val": [ids["train"][1], ids["val"][1], 10**7 + 1],
+    }
+    (tmp_path / "annotations").mkdir()
+    for name, part in photos.items():
+        (tmp_path / f"{name}2014").mkdir()
+        images = [{"id": i, "file_name": f"COCO_{name}2014_{i:012d}.jpg"} for i in part]
+        for image in images:
+            (tmp_path / f"{name}2014" / image["file_name"]).write_text(str(image["id"]))
+        marks = [{"image_id": i, "category_id": 1} for i in part]
+        document = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "a"}]}
+        (tmp_path / f"annotations/instances_{name}2014.json").write_text(json.dumps(document))
+    command = [sys.executable, "-m", "experiments.subset", "."]
+    path = {"PYTHONPATH": str(RESULTS.parent.parent)}
+    subprocess.run(command, cwd=tmp_path, check=True, env=os.environ | path)
+    for name, number in (("train", 0), ("val", 1)):
+        json_path = tmp_path / f"subset/annotations/instances_{name}2014.json"
+        split = data.load_coco(json_path, tmp_path / f"subset/{name}2014")
+        read = [int(Path(path).read_text()) for path in split.paths]
+        assert sorted(read) == sorted([photos["train"][number], photos["val"][number]])
+        assert split.targets.tolist() == [[1], [1]]
+    graph = json.loads((tmp_path / "subset/graph.json").read_text())
+    assert [image["id"] for image in graph["images"]] == [ids["train"][0], 10**7]
+    assert [mark["image_id"] for mark in graph["annotations"]] == [ids["train"][0], 10**7]
+
+
+def test_the_figures_of_docs_evidence_are_those_of_the_stored_tables():
+    # The first table: mean and deviation of seeds 1 to 3, recomputed.
+    with open(RESULTS / "table.csv") as file:
+        rows = [row for row in csv.DictReader(file) if not row["setting"]]
+    text = (RESULTS.parent.parent / "docs/evidence.md").read_text()
+    for label in ("direct (ASL)", "IML-GCN, F_W", "IML-GCN, F_I", "IML-GCN, F_PCA"):
+        values = [float(row["mAP_10"]) for row in rows if row["model"] == label]
+        assert len(values) == 3
+        mean, deviation = np.mean(values), np.std(values, ddof=1)
+        row = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+        assert f"{mean:.2f} ± {deviation:.2f}" in row
+
+
+def test_bench_takes_turns_and_its_medians_leave_the_first_call_out(monkeypatch):
+    calls, seconds = [], {"ours": [99, 3, 1, 2], "peer": [99, 8, 5, 50]}
+
+    class Timer:
+        def __init__(self, _, globals, num_threads):
+            self.function = globals["f"]
+
+        def timeit(self, times):
+            return SimpleNamespace(median=self.function())
+
+    def lasting(name):
+        return lambda: calls.append(name) or seconds[name].pop(0)
+
+    monkeypatch.setattr(bench, "Timer", Timer)
+    medians = bench.alternate(3, ours=lasting("ours"), peer=lasting("peer"))
+    assert medians == {"ours": 2, "peer": 8}
+    assert calls == ["ours", "peer"] * 4  # the first of each is not counted
+
+
+def test_bench_table_has_ratios_to_the_first_and_empty_cells_for_an_absent_peer(capsys):
+    rows = [("time", "{:.1f}", {"ours": 2, "b": 5}), ("size", "{:,}", {"ours": 4000, "a": 1000})]
+    bench.table("what", ["ours", "a", "b"], rows)
+    assert capsys.readouterr().out.strip().splitlines() == [
+        "| what | ours | a | a / ours | b | b / ours |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| time | 2.0 |  |  | 5.0 | 2.50 |",
+        "| size | 4,000 | 1,000 | 0.25 |  |  |",
+    ]
+
+
+def test_bench_measures_without_its_peer_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm", None)  # its import fails
+    monkeypatch.setattr(bench, "INFERENCE", [(1, 32)])
+    monkeypatch.setattr(bench, "PHOTOS", 2)
+    for i in range(3):
+        Image.new("RGB", (50, 40), (80 * i, 9, 9)).save(tmp_path / f"{i}.jpg")
+    assert bench.main(["model", "input", "--rounds", "1", "--photos", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("without timm") for line in lines)
+    assert any(re.fullmatch(r"\| 1 x 32 px, ms an image \| \d+\.\d \|  \|  \|", x) for x in lines)
+    assert any(line.startswith("| 2 photos, ") for line in lines)
+
+
+def test_saved_bytes_are_those_of_each_stored_activation_once():
+    weight = torch.ones(5, requires_grad=True)
+    x = torch.ones(4, 5)
+
+    def forward():  # (4, 5) float32 is 80 bytes
+        y = (x * weight).exp()  # keeps x, the weight (left out), the result of exp
+        y = y.view(20).sin()  # keeps its argument, exp's result once more: not counted again
+        return (y.double() * 2).square().sum()  # keeps square's argument in float64: 160 bytes
+
+    assert bench.saved_bytes(forward, [weight]) == 80 + 80 + 160
+    assert bench.saved_bytes(forward, [weight, x]) == 80 + 160
+
+
+def test_the_rebuilt_asl_pipeline_does_the_same_to_a_photo_as_ours(demo):
+    paths = sorted((demo / "train2014").iterdir())[:8]
+    images = data.MultiLabelImages(data.Split(paths, np.zeros((8, 1)), []), 64, augment=True)
+    for row, path in enumerate(paths):
+        ours = torch.from_numpy(images[0, row][0].copy()).permute(2, 0, 1) / 255  # (3, S, S)
+        assert (bench.asl_image(path, 64, row) - ours).abs().mean() < 0.02
