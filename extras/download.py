@@ -97,6 +97,8 @@ def fetch(url: str, path: Path, about: Path) -> None:
                     have, known = 0, described(response)
                     about.write_text(json.dumps(known), encoding="utf-8")
                 receive(response, part, url, known["size"] - have)
+                if part.stat().st_size < known["size"]:
+                    raise ConnectionError("closed early")
         except BROKEN as error:
             code = getattr(error, "code", None)  # of HTTP
             if code == 416:  # no such range: the file is a shorter one now

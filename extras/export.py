@@ -75,6 +75,8 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
 
 def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
     """Returns what read the file back, and the function images -> scores that it read."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine's files
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata)})
     return f"torch {torch.__version__}", torch.export.load(file).module()
 

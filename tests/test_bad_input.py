@@ -1,9 +1,15 @@
-"""TODO"""
+"""What run.py refuses, in one sentence that names the file and the way out: data and options that
+cannot be, and files in --out that were made from something else than what is given now.
 
+Oracles: a data set or a finished run that was changed in one way.
+"""
+
+import json
 import shutil
 
+import numpy as np
 import pytest
-from conftest import argv
+from conftest import argv, refused, scores_of
 
 import run
 
@@ -12,23 +18,55 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def rename_a_label(annotations):
-    for path in annotations.iterdir():
-        path.write_text(path.read_text().replace('"person"', '"pedestrian"'))
+def edit(root, change, splits=("train", "val")):
+    """change(the document) of both JSON files of a data set."""
+    for name in splits:
+        path = root / f"annotations/instances_{name}2014.json"
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+
+
+def rename_a_label(document):
+    document["categories"][0]["name"] = "pedestrian"
+
+
+def forget_a_mark(document):
+    first = document["annotations"][0]
+    same = ("image_id", "category_id")
+    document["annotations"] = [
+        mark for mark in document["annotations"] if any(mark[k] != first[k] for k in same)
+    ]
 
 
 JSON, PHOTO = "annotations/instances_train2014.json", "val2014/demo_val2014_000001000003.jpg"
+TRAINED = "train2014/demo_train2014_000000000003.jpg"
+EMBED = "out/embeddings.pt run --phase embed again"
 BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, words of the message
     (lambda d: shutil.rmtree(d / "data"), "", f"{JSON} instances_val2014.json train2014/"),
     (lambda d: truncate(d / "data" / JSON), "", JSON),
     (lambda d: (d / "data" / PHOTO).unlink(), "", f"missing {PHOTO}"),
-    (lambda d: truncate(d / "data" / PHOTO), "--phase eval", PHOTO),
+    (lambda d: truncate(d / "data" / PHOTO), "--phase eval", f"{PHOTO} --skip-bad-images"),
+    (lambda d: truncate(d / "data" / TRAINED), "--phase embed", f"{TRAINED} --skip-bad-images"),
     (lambda d: None, "--image-size 102", "102 multiple"),
-    (lambda d: (d / "out/embeddings.pt").unlink(), "--phase gcn", "out/embeddings.pt --phase"),
+    (
+        lambda d: (d / "out/embeddings.pt").unlink(),
+        "--phase gcn",
+        "out/embeddings.pt --phase embed",
+    ),
+    (lambda d: None, "--phase gcn --limit 8", f"{EMBED} training photos"),
+    (lambda d: None, "--phase gcn --image-size 64", f"{EMBED} image-size 32 64"),
+    (lambda d: edit(d / "data", forget_a_mark), "--phase gcn", f"{EMBED} labels"),
+    (lambda d: edit(d / "data", rename_a_label), "--phase gcn", "out/backbone.pt labels --fresh"),
     (lambda d: None, "--lr 0.002", "out/backbone.pt lr 0.001 0.002 --fresh"),
-    (lambda d: None, "--tau 0.3", "out/gcn-image.pt tau 0.1 0.3 --fresh"),
-    (lambda d: rename_a_label(d / "data/annotations"), "--phase embed", "out/backbone.pt labels"),
+    (lambda d: None, "--tau 0.3", "out/gcn-image.pt --tau --fresh"),
     (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
+    (lambda d: None, "--phase eval --weights none", "--evaluate none"),
+    (lambda d: None, "--phase eval --weights f.pt", "--evaluate f.pt"),
+    (lambda d: None, "--nodes word", "--glove"),
+    (lambda d: None, "--download --dataset vg500", "--download fetches COCO only"),
+    (lambda d: None, "--download --val-images v", "--download fetches COCO only"),
+    (lambda d: (d / "file").write_text(""), "--data x --out {d}/file/out", "cannot write to /out"),
     (
         lambda d: (d / "g").write_text("cup 1 2\ncar 1\n"),
         "--nodes word --glove {d}/g",
@@ -39,17 +77,118 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
 
 @pytest.mark.parametrize(("spoil", "more", "words"), BAD_INPUT)
 def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
-    demo, finished, tmp_path, capsys, spoil, more, words
+    demo, out, tmp_path, capsys, spoil, more, words
 ):
     data_dir = shutil.copytree(demo, tmp_path / "data")
-    out = shutil.copytree(finished, tmp_path / "out")
+    before = {path: path.read_bytes() for path in out.glob("*.pt")}
     spoil(tmp_path)
-    try:
-        code = run.main(argv(data_dir, out, more.format(d=tmp_path)))
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    error = capsys.readouterr().err
-    assert code == 2
-    sentence = error[error.index("error: ") :].strip()  # after argparse's usage
-    assert len(sentence.splitlines()) == (3 if "val2014.json" in words else 1)  # 2 for the tree
+    before = {path: path.read_bytes() for path in before if path.is_file()}
+    sentence = refused(capsys, argv(data_dir, out, more.format(d=tmp_path)))
     assert [word for word in words.split() if word not in sentence] == []
+    assert {path: path.read_bytes() for path in out.glob("*.pt")} == before
+
+
+def test_models_of_different_runs_are_not_put_side_by_side(demo, out, capsys):
+    random = "--nodes random --fresh --epochs 1"
+    assert run.main(argv(demo, out, "--phase gcn --init imagenet", random)) == 0
+    assert run.main(argv(demo, out, "--phase eval")) == 0  # began where backbone.pt began
+    assert run.main(argv(demo, out, "--phase gcn --limit 8", random)) == 0
+    sentence = refused(capsys, argv(demo, out, "--phase eval"))
+    assert f"{out}/gcn-random.pt and backbone.pt" in sentence
+    (out / "gcn-random.pt").unlink()
+    assert run.main(argv(demo, out, "--phase backbone --fresh --seed 1")) == 0
+    sentence = refused(capsys, argv(demo, out, "--phase eval"))
+    assert f"{out}/gcn-image.pt and backbone.pt" in sentence
+    assert "another backbone" in sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--phase gcn --nodes word --glove", "gcn-word.pt another node features"),
+        ("--phase backbone --fresh --weights", "backbone.pt another starting weights"),
+    ],
+)
+def test_what_a_model_was_made_from_is_known_by_content(
+    demo, out, tmp_path, capsys, options, words
+):
+    contents = [b"cup 1 2 3\ncar 2 1 0\n", b"cup 1 2 3\ncar 2 1 1\n"]
+    if "weights" in options:
+        contents = [(out / f"{name}.pt").read_bytes() for name in ("backbone", "gcn-pca")]
+    file, same = tmp_path / "file", tmp_path / "same"
+    file.write_bytes(contents[0])
+    same.write_bytes(contents[0])
+    assert run.main(argv(demo, out, "--epochs 1", options, file)) == 0
+    model = out / words.split()[0]
+    before = model.read_bytes()
+    options = options.replace("--fresh", "")
+    assert run.main(argv(demo, out, "--epochs 1", options, same)) == 0
+    assert "done before" in capsys.readouterr().out
+    file.write_bytes(contents[1])
+    sentence = refused(capsys, argv(demo, out, "--epochs 1", options, file))
+    assert [word for word in words.split() if word not in sentence] == []
+    assert model.read_bytes() == before
+
+
+def test_code_that_does_something_else_is_another_run(demo, tmp_path, capsys, monkeypatch):
+    code = tmp_path / "code.py"
+    monkeypatch.setattr(run, "CODE", [code])
+    options = argv(demo, tmp_path / "out", "--phase backbone --epochs 1 --limit 8")
+    for text in ("x = 1", "x = 1  # a comment"):
+        code.write_text(text)
+        assert run.main(options) == 0
+    code.write_text("x = 2")
+    sentence = refused(capsys, options)
+    assert f"{tmp_path}/out/backbone.pt was made with another code" in sentence
+
+
+def one_label(document):
+    document["categories"] = document["categories"][:1]
+    for mark in document["annotations"]:
+        mark["category_id"] = document["categories"][0]["id"]
+
+
+def two_labels_together(document):
+    one_label(document)
+    document["categories"].append({"id": 99, "name": "its shadow"})
+    document["annotations"] += [mark | {"category_id": 99} for mark in document["annotations"]]
+
+
+@pytest.mark.parametrize("change", [one_label, two_labels_together])
+def test_labels_that_are_always_together_have_no_f_pca_and_train_with_f_i(
+    demo, tmp_path, capsys, change
+):
+    demo, out = shutil.copytree(demo, tmp_path / "demo"), tmp_path / "out"
+    edit(demo, change)
+    sentence = refused(capsys, argv(demo, out, "--epochs 1 --nodes pca"))
+    assert "F_PCA is zero" in sentence
+    assert "--nodes image" in sentence
+    assert not list(out.glob("*.pt"))  # before anything was trained
+    assert run.main(argv(demo, out, "--epochs 1 --nodes image")) == 0
+    text = (out / "metrics-gcn-image.json").read_text()
+    report = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    (without,) = report["mAP_without"].values()
+    assert without == (None if change is one_label else 100)  # of no label there is no mean
+
+
+def test_names_of_odd_characters_change_no_number_and_reach_no_report_raw(demo, finished, tmp_path):
+    demo, out = shutil.copytree(demo, tmp_path / "demo"), tmp_path / "out"
+    (frequent,) = json.loads((finished / "metrics-backbone.json").read_text())["mAP_without"]
+
+    def rename(document):
+        photo = document["images"][0]
+        (folder,) = demo.glob(f"*/{photo['file_name']}")
+        photo["file_name"] = "photo\udcff.jpg"  # as Python reads the byte 255 of a name
+        folder.rename(folder.with_name(photo["file_name"]))
+        for category in document["categories"]:
+            if category["name"] == frequent:
+                category["name"] = "a|b\x1b[2J\n\u202e"
+
+    edit(demo, rename)
+    assert run.main(argv(demo, out, "--phase backbone eval --workers 1")) == 0
+    ours, theirs = (scores_of(folder, "backbone")[0] for folder in (out, finished))
+    assert np.array_equal(ours, theirs)
+    lines = (out / "results.md").read_text().splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "a/b\\x1b[2J\\n\\u202e" in (out / "results.md").read_text()

@@ -1,39 +1,60 @@
-"""TODO"""
+"""Runs that are stopped, fail, or lose a rank, a disk or a photo: they end soon, and go on to the
+same numbers.
+
+Oracles: an unbroken run of the same command, to the last bit; the bytes of the files before.
+"""
 
 import itertools
 import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ZIPS, argv, assert_same_run, demo_split, program, torchrun
+from conftest import (
+    argv,
+    assert_same_run,
+    demo_split,
+    log_of,
+    processes,
+    program,
+    scores_of,
+    state_of,
+)
 
 import metrics
 import run
 from runtime import checkpoints, loading
 
+SAVE = checkpoints.save
+
+
+def stop_after_saving(monkeypatch, name, stops=None, **damage):
+    """From now on a run is broken off as soon as it has saved this file."""
+
+    def save(path, checkpoint):
+        SAVE(path, checkpoint | damage)
+        if path.name.startswith(name):
+            if stops is not None:
+                stops.append((path.name, checkpoint["epochs"], checkpoint["step"]))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save)
+
 
 def test_a_run_stopped_at_every_save_ends_as_an_unbroken_one(demo, tmp_path, monkeypatch):
     # The last photo trained on cannot be read: it is counted across the stops, too.
-    demo = shutil.copytree(demo, tmp_path / "demo")
+    demo, stops = shutil.copytree(demo, tmp_path / "demo"), []
     rows = [row for _, row in next(iter(loading.Rows(16, 8, True, 0)))]
     Path(demo_split(demo, "train2014").paths[rows[-1]]).write_bytes(b"no photo")
     options = "--nodes pca --ema 0.9 --limit 16 --skip-bad-images"
     assert run.main(argv(demo, tmp_path / "unbroken", options)) == 0
-    save, stops = checkpoints.save, []
-
-    def save_and_stop(path, checkpoint):
-        save(path, checkpoint)
-        if path.name == "last-backbone.pt":
-            stops.append((checkpoint["name"], checkpoint["epochs"], checkpoint["step"]))
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "save", save_and_stop)
+    stop_after_saving(monkeypatch, "last-", stops)
     for workers in itertools.cycle([0, 2]):
         more = f"--save-every 0 --workers {workers}"
         try:
@@ -41,38 +62,58 @@ def test_a_run_stopped_at_every_save_ends_as_an_unbroken_one(demo, tmp_path, mon
             break
         except KeyboardInterrupt:
             pass
-    assert stops == list(itertools.product(["backbone", "gcn-pca"], [0, 1], [1, 2]))
+    files = ["last-backbone.pt", "last-gcn-pca.pt"]
+    assert stops == list(itertools.product(files, [0, 1], [1, 2]))
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
+
+
+def test_an_interrupted_training_waits_while_others_train_in_its_folder(
+    demo, finished, tmp_path, monkeypatch
+):
+    out, last = tmp_path / "out", tmp_path / "out" / "last-gcn-image.pt"
+    with monkeypatch.context() as patch:
+        stop_after_saving(patch, last.name)
+        with pytest.raises(KeyboardInterrupt):
+            run.main(argv(demo, out))
+    before = last.read_bytes()
+    for phase in ("backbone --fresh", "gcn --nodes pca"):
+        assert run.main(argv(demo, out, "--phase", phase)) == 0
+        assert last.read_bytes() == before
+    assert run.main(argv(demo, out)) == 0
+    assert_same_run(out, finished)
 
 
 @pytest.mark.parametrize("damage", [{"step": None}, {"model": {}}, {"losses": [1, 2, 3]}])
 def test_a_damaged_last_pt_is_refused_and_kept(demo, tmp_path, capsys, monkeypatch, damage):
-    def save_and_stop(path, checkpoint, save=checkpoints.save):
-        save(path, {key: damage.get(key, value) for key, value in checkpoint.items()})
-        raise KeyboardInterrupt
-
+    options, last = (
+        argv(demo, tmp_path, "--limit 8 --phase backbone"),
+        tmp_path / "last-backbone.pt",
+    )
     with monkeypatch.context() as patch:
-        patch.setattr(files, "save", save_and_stop)
+        stop_after_saving(patch, last.name, **damage)
         with pytest.raises(KeyboardInterrupt):
-            run.main(argv(demo, tmp_path, "--limit 8 --phase backbone"))
-    before = (tmp_path / "last-backbone.pt").read_bytes()
-    assert run.main(argv(demo, tmp_path, "--limit 8 --phase backbone")) == 2
+            run.main(options)
+    before = last.read_bytes()
+    assert run.main(options) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path}/last-backbone.pt is not from this version" in error
+    assert f"{last} is not from this version" in error
     assert "--fresh" in error
-    assert (tmp_path / "last-backbone.pt").read_bytes() == before
+    assert last.read_bytes() == before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "send", "code"),
+    [(signal.SIGTERM, os.kill, 143), (signal.SIGINT, os.killpg, 130)],  # Ctrl-C is sent to all
+)
 def test_a_signal_ends_the_step_saves_and_exits_with_its_code(
-    demo, finished, tmp_path, number, code
+    demo, finished, tmp_path, number, send, code
 ):
-    options = argv(demo, tmp_path / "out", "--workers 2")
-    started = program("run.py", *options)
-    while not (tmp_path / "out" / "log.jsonl").exists():
+    options, log = argv(demo, tmp_path / "out", "--workers 2"), tmp_path / "out" / "log.jsonl"
+    started = program("run.py", *options, start_new_session=True)
+    while not log.exists():
         assert started.poll() is None, started.communicate()
         time.sleep(0.02)
-    started.send_signal(number)
+    send(started.pid, number)
     output, errors = started.communicate(timeout=60)
     assert started.returncode == code
     assert "Traceback" not in errors
@@ -81,47 +122,51 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(
     assert_same_run(tmp_path / "out", finished)
 
 
+FAIL = """
+import iml_gcn
+def loss(*arguments, calls=[], original=iml_gcn.asymmetric_loss):
+    calls.append(0)
+    if len(calls) == 3:
+        FAILURE
+    return original(*arguments)
+iml_gcn.asymmetric_loss = loss
+"""
+
+
+def test_an_unexpected_error_is_shown_and_ends_the_run_and_its_workers(demo, tmp_path):
+    options = argv(demo, tmp_path / "out", "--workers 2")
+    lines = FAIL.replace("FAILURE", "raise RuntimeError('unheard of')")
+    _, errors = processes(tmp_path, options, 1, lines, code=1)  # within 120 s
+    assert "Traceback" in errors
+    assert "RuntimeError: unheard of" in errors
+
+
 def test_a_second_run_in_a_folder_in_use_is_refused(demo, tmp_path, capsys):
-    hold = "import files, pathlib, sys\nwith folder.lock(pathlib.Path(sys.argv[1])):\n"
-    first = program(
-        "-c", hold + "    print(flush=True)\n    input()", tmp_path, stdin=subprocess.PIPE
-    )
+    hold = "import pathlib, sys\nfrom runtime import folder\n"
+    hold += "with folder.lock(pathlib.Path(sys.argv[1])):\n    print(flush=True)\n    input()"
+    first = program("-c", hold, tmp_path, stdin=subprocess.PIPE)
     first.stdout.readline()
     assert run.main(argv(demo, tmp_path)) == 2
     assert f"in use by process {first.pid}" in capsys.readouterr().err
     assert not (tmp_path / "args.json").exists()
     first.kill()  # even so, the folder is free again
-    first.wait()
+    first.communicate()
     assert run.main(argv(demo, tmp_path, "--phase backbone --epochs 1 --limit 8")) == 0
-
-
-def test_an_output_folder_that_cannot_be_is_found_before_anything_is_read(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert run.main(argv(tmp_path / "nothing", tmp_path / "file" / "out")) == 2
-    assert f"cannot write to {tmp_path}/file/out (Not a directory)" in capsys.readouterr().err
 
 
 NO_SPACE = (os, "fsync", OSError(28, "No space left on device"))
 
 
 @pytest.mark.parametrize(("module", "name", "error"), [NO_SPACE, (torch, "save", RuntimeError())])
-def test_a_full_disk_leaves_what_was_saved(
-    demo, finished, tmp_path, capsys, monkeypatch, module, name, error
-):
-    out = shutil.copytree(finished, tmp_path / "out")
+def test_a_full_disk_leaves_what_was_saved(demo, out, capsys, monkeypatch, module, name, error):
     before = {path.name: path.read_bytes() for path in out.glob("*.pt")}
 
     def full(*_):
         raise error
 
-    monkeypatch.setattr(
-        os if isinstance(error, OSError) else torch,
-        "fsync" if isinstance(error, OSError) else "save",
-        full,
-    )
+    monkeypatch.setattr(module, name, full)
     with pytest.raises(OSError, match="one before is as it was"):
         checkpoints.save(out / "backbone.pt", {"name": "new"})
-    assert {path.name: path.read_bytes() for path in out.glob("*.pt*")} == before
     assert run.main(argv(demo, out, "--fresh --phase backbone")) == 2
     assert "cannot write" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.glob("*.pt*")} == before
@@ -134,69 +179,52 @@ def test_photos_that_cannot_be_read_are_counted_in_training_and_stop_evaluation(
     val = demo_split(demo, "val2014")
     for path in [*demo_split(demo, "train2014").paths[:2], val.paths[3]]:
         Path(path).write_bytes(Path(path).read_bytes()[:300])
-    assert run.main(argv(demo, out, "--phase backbone --eval-every 0 --batch-size 4")) == 0
+    options = "--phase backbone --batch-size 4 --skip-bad-images"
+    assert run.main(argv(demo, out, options)) == 0
     printed = capsys.readouterr().out
     assert printed.count("2 photos left out of this epoch") == 2
     assert all(path in printed for path in demo_split(demo, "train2014").paths[:2])
-    for phase, name in [("embed", "train2014"), ("eval", "val2014")]:
-        assert run.main(argv(demo, out, "--phase", phase)) == 2
-        error = capsys.readouterr().err
-        assert name in error
-        assert "--skip-bad-images" in error
     shutil.copytree(finished, out, dirs_exist_ok=True)
     assert run.main(argv(demo, out, "--phase eval --skip-bad-images")) == 0
     table = (out / "results.md").read_text()
     assert f"{len(val) - 1} val images at 32 px, percent; 1 more could not be read" in table
     report = json.loads((out / "metrics-gcn-pca.json").read_text())
-    scores = np.load(finished / "scores-gcn-pca.npz")
-    others = np.delete(np.arange(len(val)), 3)
-    expected = metrics.evaluate(scores["logits"][others], scores["targets"][others], 0)
+    logits, targets = (np.delete(array, 3, 0) for array in scores_of(finished, "gcn-pca"))
+    ap = metrics.average_precision(logits, targets)
     assert report["unreadable"] == 1
-    assert report["mAP"] == pytest.approx(expected["mAP"], abs=1e-4)
+    assert report["mAP"] == pytest.approx(metrics.mean_average_precision(ap), abs=1e-4)
 
 
-def test_two_ranks_download_once_and_embed_and_evaluate_every_photo_once(web, finished, tmp_path):
-    out = shutil.copytree(finished, tmp_path / "out")
-    for path in [out / "embeddings.pt", *out.glob("metrics*"), *out.glob("scores*")]:
-        path.unlink()
-    options = argv(tmp_path / "data", out, "--download --phase embed eval --batch-size 7")
-    torchrun(tmp_path, *options, more=[f"import download; download.SERVER = {web.url!r}"])
-    assert web.asked == [(address, 0, 200) for address in ZIPS]
-    ours, theirs = (torch.load(o / "embeddings.pt", weights_only=True) for o in (out, finished))
-    for key in ("image", "pairs", "counts"):
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-6, atol=1e-6)
-    for path in finished.glob("scores-*.npz"):
-        ours, theirs = np.load(out / path.name), np.load(path)
-        assert (ours["targets"] == theirs["targets"]).all()
-        np.testing.assert_allclose(ours["logits"], theirs["logits"], rtol=1e-5, atol=1e-5)
-
-
-FROZEN = "from torch.nn import BatchNorm2d, Module\n"
-FROZEN += "BatchNorm2d.train = lambda self, mode=True: Module.train(self, False)"
-
-
-def test_two_ranks_train_as_one_does_where_norms_are_frozen(demo, tmp_path):
-    # Each rank norms by its own images; frozen, nothing is left to tell them apart. A rank is lost
-    # on the way: torchrun starts again, from last-backbone.pt. 7 images of a batch fall to them as 4 and 3.
-    states = []
-    die = """
-import os, train, iml_gcn
-def loss(*arguments, calls=[], original=iml_gcn.asymmetric_loss):
-    calls.append(0)
-    if len(calls) == 6 and os.environ["TORCHELASTIC_RESTART_COUNT"] == os.environ["RANK"] == "0":
-        os._exit(9)
-    return original(*arguments)
-iml_gcn.asymmetric_loss = loss
+FROZEN = """
+from torch.nn import BatchNorm2d, Module
+BatchNorm2d.train = lambda self, mode=True: Module.train(self, False)
 """
-    for ranks, more in [(1, [FROZEN]), (2, [FROZEN, die])]:
-        out = tmp_path / f"{ranks}"
-        options = "--phase backbone --batch-size 7 --epochs 7 --eval-every 0 --lr 1e-4"
-        output = torchrun(
-            tmp_path, *argv(demo, out, options, "--save-every 0"), ranks=ranks, more=more
-        )
-        states.append(torch.load(out / "backbone.pt", weights_only=True)["state_dict"])
-        log = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
-        states[-1]["log"] = torch.tensor(log)
-    assert "goes on after epoch 1 and 2 of 3 steps" in output
-    for key, value in states[0].items():
-        torch.testing.assert_close(states[1][key], value, rtol=1e-5, atol=1e-5)
+LOST = """import os
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == os.environ["RANK"] == "0":
+            os._exit(9)"""
+
+
+def test_two_ranks_give_the_numbers_of_one_where_norms_are_frozen(demo, tmp_path):
+    # Each rank norms by its own images; frozen, nothing is left to tell them apart. A rank is lost
+    # on the way: torchrun starts again, from last-backbone.pt. 7 images fall to them as 4 and 3.
+    found = []
+    for count, more in [(1, ""), (2, FAIL.replace("FAILURE", LOST))]:
+        out = tmp_path / f"{count}"
+        options = "--phase backbone embed eval --batch-size 7 --epochs 3 --eval-every 0 --lr 1e-4"
+        options = argv(demo, out, options, "--save-every 0")
+        output, _ = processes(tmp_path, options, count, FROZEN + more, restarts=1)
+        found.append([*state_of(out / "backbone.pt").values()])
+        found[-1].append(torch.tensor([entry["loss"] for entry in log_of(out)]))
+        found[-1].append(torch.load(out / "embeddings.pt", weights_only=True)["image"])
+        found[-1] += map(torch.from_numpy, scores_of(out, "backbone"))
+    assert "goes on after epoch 0 and 2 of 3 steps" in output
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_of_fewer_photos_than_ranks_is_one_sentence(demo, tmp_path):
+    options = argv(demo, tmp_path / "out", "--phase backbone --batch-size 1")
+    _, errors = processes(tmp_path, options, 2, code=1)  # torchrun's own
+    assert "error: a batch has 1 photos, fewer than the 2 processes" in errors
+    assert "exitcode  : 2" in errors
+    assert "another rank was lost" not in errors

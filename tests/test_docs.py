@@ -1,0 +1,173 @@
+"""README.md and docs/: what they name is there, their commands are taken by the programs, and their
+examples work. (The script of docs/data.md that splits a JSON is tried in test_data.py.)
+
+Oracle: the files and programs themselves; of the examples, a data set of six photos made by hand.
+"""
+
+import ast
+import importlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, drawn_photo, scores_of, state_of
+
+import predict
+import run
+from experiments import bench, evidence
+
+PAGES = [Path("README.md"), *(path.relative_to(ROOT) for path in sorted(ROOT.glob("docs/*.md")))]
+PAGES = {str(page): (ROOT / page).read_text() for page in PAGES}
+SOURCES = {path: path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]}
+ALL = "\n".join(PAGES.values())
+MODULES = ["iml_gcn", "tresnet", "data", "metrics", "run", "predict", "backbones"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_names_that_a_page_speaks_of_exist(page):
+    spoken = re.findall(r"`([\w./]+)(?:\(\))?`", PAGES[page])
+    folders = "docs/", *{f"{path.parent.name}/" for path in SOURCES}
+    files = [name for name in spoken if name.endswith(".py") or name.startswith(folders)]
+    files = [ROOT / name for name in files if name != "split.py"]  # the reader's own
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page])
+    files += [(ROOT / page).parent / link for link in links if not link.startswith("http")]
+    assert [path for path in files if not path.exists()] == []
+    names = [name.split(".") for name in spoken if name.startswith(tuple(f"{m}." for m in MODULES))]
+    for module, *attributes in names:
+        if attributes != ["py"]:
+            assert hasattr(importlib.import_module(module), attributes[0]), (module, attributes)
+
+
+def test_the_readmes_line_counts_are_right_within_a_tenth():
+    counts = re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", PAGES["README.md"], re.M)
+    assert {name for name, _ in counts} >= {path.name for path in ROOT.glob("*.py")}
+    for name, count in counts:
+        lines = len((ROOT / name).read_text().splitlines())
+        assert abs(int(count) - lines) <= lines / 10, f"{name} has {lines} lines"
+
+
+def test_every_difference_that_the_code_refers_to_is_listed():
+    listed = re.findall(r"^(\d+)\. ", PAGES["docs/differences.md"], re.M)
+    assert listed == [str(i + 1) for i in range(len(listed))]
+    used = re.findall(r"[Dd]ifferences? (\d+)(?: (?:to|and) (\d+))?", "".join(SOURCES.values()))
+    assert {number for pair in used for number in pair if number} <= set(listed)
+
+
+# Options and commands
+
+
+OTHERS = "--nproc-per-node --nnodes --max-restarts --rdzv-backend --rdzv-endpoint"  # torchrun's
+OTHERS = {*OTHERS.split(), "--logdir", "--fuzz", "--fuzz-case"}  # TensorBoard's, and the tests'
+PROGRAMS = {
+    "run.py": run.parse_args,
+    "predict.py": predict.parse_args,
+    "-m experiments.evidence": evidence.parse_args,
+    "-m experiments.bench": bench.main,
+}
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """What takes each program's arguments; the benchmark then measures nothing."""
+    monkeypatch.setattr(bench, "SECTIONS", dict.fromkeys(bench.SECTIONS, lambda args: None))
+    monkeypatch.setitem(run.DATASETS, "mine", None)  # docs/change-it.md's
+    monkeypatch.setitem(run.BACKBONES, "small", (None, "none"))
+    return PROGRAMS
+
+
+def test_every_option_in_the_pages_is_one_of_a_program(programs, capsys):
+    for parse in programs.values():
+        with pytest.raises(SystemExit):
+            parse(["--help"])
+    known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) | OTHERS
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ALL)) <= known
+
+
+def code_of(parse, arguments):
+    try:
+        parse(shlex.split(arguments, comments=True))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_every_command_in_the_pages_and_in_the_programs_docstrings_is_taken(programs):
+    calls, start = [], rf"(?:python|torchrun [^`\n]*?) ({'|'.join(map(re.escape, programs))})"
+    usage = [ast.get_docstring(ast.parse(x)) for x in SOURCES.values() if "__main__" in x]
+    for text in [*PAGES.values(), *map(str, usage)]:
+        text = re.sub(r"\\\n *", "", text)
+        for variable, value in re.findall(r'^(\w+)="([^"]*)"', text, re.M):
+            text = text.replace(f"${variable}", " ".join(value.split()))
+        calls += re.findall(rf"{start}(?= |`|$)([^`\n]*)", text, re.M)
+    assert len(calls) > 20
+    alone = re.findall(r"`(--[^`]* [^`]*)`", ALL)  # options without their program
+    assert len(alone) > 5
+    calls += [("run.py", options) for options in alone if "--fuzz" not in options]
+    assert [call for call in calls if code_of(programs[call[0]], call[1])] == []
+
+
+# docs/change-it.md
+
+
+def changed(root):
+    """A copy of the program with every example of the page where the page says it goes."""
+    for path in SOURCES:
+        if path.parent.name != "tests":
+            target = root / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    places = {  # the beginning of an example -> file, and the line that it follows or replaces
+        "PRESETS[": ("run.py", r"PRESETS = .*\n", r"\g<0>{}"),
+        "head =": ("run.py", r" *head = iml_gcn\.linear_head.*\n", "{}"),
+        "elif": ("backbones/__init__.py", r" *else:\n *head = nn\.Linear", r"{}\g<0>"),
+        '"one_error"': ("extras/table.py", r' *"mAP": .*\n', r"\g<0>{}"),
+    }
+    parts = re.split("```python\n(.*?)```", PAGES["docs/change-it.md"], flags=re.S)
+    for text, example in zip(parts[::2], parts[1::2], strict=False):
+        key = next((key for key in places if example.strip().startswith(key)), None)
+        if key:
+            file, line, new = places.pop(key)
+        else:
+            file, line, new = re.findall(r"end of `(\S+\.py)`", text)[-1], r"\Z", "\n\n{}"
+        code, new = (root / file).read_text(), new.replace("{}", example)
+        code, count = re.subn(line, new, code, count=1)
+        assert count == 1, f"no place for {example}"
+        (root / file).write_text(code)
+    assert not places
+
+
+def test_the_examples_of_a_data_set_backbone_head_and_metric_train_and_label(tmp_path):
+    changed(tmp_path / "program")
+    shown = {"train": ["cat;dog", "cat", "dog", "cat"], "val": ["cat;fire hydrant", "dog;bird"]}
+    for name, labels in shown.items():
+        rows = [f"{name}{i}.png,{label}" for i, label in enumerate(labels)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows))
+        for i in range(len(rows)):
+            drawn_photo(i).save(tmp_path / f"{name}{i}.png")
+
+    def call(text):
+        command = [sys.executable, *text.split()]
+        subprocess.run(command, cwd=tmp_path / "program", check=True, timeout=120)
+
+    options = "--dataset mine --data .. --backbone small --epochs 1 --nodes image --workers 0"
+    call(f"run.py {options} --device cpu --out ../out")
+    call("predict.py ../out/backbone.pt ../val0.png --save ../labelled --device cpu")
+    out = tmp_path / "out"
+    assert (tmp_path / "labelled" / "val0.jpg").is_file()
+    assert json.loads((out / "args.json").read_text())["image_size"] == 224  # the preset
+    state = state_of(out / "backbone.pt")
+    assert state["backbone.conv.weight"].shape == (64, 3, 8, 8)
+    assert state["head.0.weight"].shape == (512, 64)
+    for name in ("backbone", "gcn-image"):
+        logits, targets = (array.tolist() for array in scores_of(out, name))
+        assert targets == [[1, 0, 1], [0, 1, 0]]  # cat, dog, fire hydrant; bird is no class
+        wrong = sum(
+            truth[row.index(max(row))] == 0 for row, truth in zip(logits, targets, strict=True)
+        )
+        report = json.loads((out / f"metrics-{name}.json").read_text())
+        assert report["one_error"] == 100 * wrong / 2
