@@ -43,11 +43,13 @@ from runtime.reading import (
 
 @dataclass
 class Split:
-    """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names."""
+    """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names; and
+    where the backbone is frozen the photos' features F_GAP (M, D)."""
 
     paths: list[str]
     targets: np.ndarray
     classes: list[str]
+    features: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,7 +64,8 @@ class Split:
 
     def select(self, rows: np.ndarray) -> "Split":
         """The images of these row numbers, in this order."""
-        return Split([self.paths[i] for i in rows], self.targets[rows], self.classes)
+        features = None if self.features is None else self.features[rows]
+        return Split([self.paths[i] for i in rows], self.targets[rows], self.classes, features)
 
 
 COCO = {

@@ -34,7 +34,7 @@ def asymmetric_loss(
     gamma_pos: float = 0,
     clip: float = 0.05,
 ) -> torch.Tensor:
-    """Asymmetric loss (ASL; Ridnik et al. 2021a, Eq. 4-7), *summed* over images and labels.
+    """Asymmetric loss (ASL; Ridnik et al. 2021a, there Eq. 4-7), *summed* over images and labels.
 
     With p = sigmoid(logit) and p_m = max(p - clip, 0), a positive costs (1 - p)^gamma_pos * -log(p)
     and a negative p_m^gamma_neg * -log(1 - p_m). The focusing powers weigh the terms and carry no
@@ -78,7 +78,7 @@ def adjacency(
     p: float = 0.2,
     reading: str = "paper",
 ) -> torch.Tensor:
-    """The label graph A' (n, n) of Eq. 3 and 4 from `cooccurrence`'s counts.
+    """The label graph A (n, n) of Eq. 3 and 4 from `cooccurrence`'s counts.
 
     P[i, j] = P(label j | label i): the row is the condition. The diagonal of P is no edge, a label
     that never occurs has none either. `reading` (differences 1 to 3):
@@ -180,7 +180,7 @@ class LabelGCN(nn.Module):
             nn.init.uniform_(W, -1 / math.sqrt(W.shape[1]), 1 / math.sqrt(W.shape[1]))
 
     def classifiers(self) -> torch.Tensor:
-        """(n, D): one linear classifier a label. They depend on no image."""
+        """(n, D), Eq. 1: one linear classifier a label. They depend on no image."""
         H = F.leaky_relu(self.A_hat @ (self.nodes @ self.W0), 0.2)  # (n, hidden), Eq. 2
         return self.A_hat @ (H @ self.W1)  # (n, D), Eq. 2 with h the identity
 

@@ -6,7 +6,8 @@
     python run.py --dataset coco --data DIR --phase backbone eval                 # the ASL row
     torchrun --nproc-per-node 8 run.py --dataset coco --data DIR                  # 8 GPUs
 
-Three phases (Section "Proposed Approach"), which speak to each other through files in --out only:
+Three phases (Section "Proposed Approach") and eval, which speak to each other through files in
+--out only:
 
     backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
     embed      backbone.pt, training photos   -> embeddings.pt: F_I and F_PCA; graph.png
@@ -17,6 +18,7 @@ Symbols: B images in a batch, M images in a split, n labels, D image feature siz
 """
 
 import argparse
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -28,14 +30,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import data
 import iml_gcn
 import metrics
-import tresnet
 from backbones import BACKBONES, RELEASED, load_model, load_weights
 from extras import graph_picture, table, tensorboard
 from extras.datasets import DATASETS, Splits, load
-from runtime import checkpoints, lean, options, ranks, signals
+from runtime import checkpoints, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
-from runtime.loading import Loader
+from runtime.loading import FeatureLoader, Loader
 from runtime.text import listed
 
 # The phases
@@ -55,8 +56,10 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
     settings = embedding_settings(args, splits, folder)
     if folder.done("embeddings.pt", settings, remake=True):
         return
-    backbone = load_model(folder / "backbone.pt")[0].fold().backbone.to(args.device)
-    means = iml_gcn.LabelMeans(len(folder.classes), backbone.num_features)
+    model, _ = load_model(folder / "backbone.pt")
+    D = model.backbone.num_features
+    backbone = learner(model, splits.train).fold().backbone.to(args.device)
+    means = iml_gcn.LabelMeans(len(folder.classes), D)
     for images, targets, _ in Pass(loader(args, splits.train), "embed", args.skip_bad_images):
         with autocast(args):
             means.update(backbone(images), targets)  # (B, D), (B, n)
@@ -83,11 +86,14 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
     reports, found = {}, table.models(folder, args.image_size, args.evaluate, args.backbone)
     for name, (model, about) in found.items():
-        model = model.to(args.device, memory_format=torch.channels_last)
-        logits, seen = logits_of(args, model, loader(args, splits.val), f"eval {name}")
+        val = splits.val
+        if about.pop("backbone_id") != args.frozen:
+            val = dataclasses.replace(val, features=None)
+        model = learner(model, val).to(args.device, memory_format=torch.channels_last)
+        logits, seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
         about |= {"dataset": args.dataset, "unreadable": len(splits.val) - len(seen)}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
-        reports[name] = table.save_model(folder, name, logits, seen, about, thresholds)
+        reports[name] = table.save_numbers(folder, name, logits, seen, about, thresholds)
     name = "results-evaluated.md" if args.evaluate else "results.md"
     dataset = "own data" if args.train_json or args.val_json else args.dataset
     table.save(folder / name, dataset, args.image_size, seen.targets, reports)
@@ -145,11 +151,37 @@ def pretrained_backbone(args) -> torch.nn.Module:
     return backbone
 
 
+@torch.inference_mode()
+def with_features(args, splits: Splits, folder: Folder) -> Splits:
+    """--freeze: the splits with F_GAP (M, D) of their photos by the backbone as it comes from
+    --weights, not augmented; computed once and kept in features-*.pt."""
+    torch.manual_seed(args.seed)
+    backbone, found = pretrained_backbone(args), []
+    args.frozen = checkpoints.content_id(*backbone.state_dict().values())
+    settings = {START: args.frozen, "image-size": args.image_size, "pool": args.pool}
+    settings |= {"amp": args.amp, "code": args.code}
+    for name, split in splits._asdict().items():
+        file, current = f"features-{name}.pt", settings | {PHOTOS: split.id()}
+        if not folder.done(file, current, remake=True):
+            model = iml_gcn.Model(backbone, torch.nn.Identity()).fold().to(args.device)
+            features = torch.zeros(len(split), backbone.num_features)  # (M, D)
+            photos = Pass(loader(args, split), f"features {name}", args.skip_bad_images)
+            for images, _, rows in photos:
+                with autocast(args):
+                    features[rows] = model(images).float().cpu()
+            content = {"features": ranks.total(features), "read": photos.read}
+            folder.save(file, content, current)
+        stored = folder.load(file, "backbone", current)
+        split = dataclasses.replace(split, features=stored["features"])
+        found.append(split.select(np.flatnonzero(stored["read"])))
+    return Splits(*found)
+
+
 def starting_backbone(args, folder: Folder) -> torch.nn.Module:
     """Phase backbone's, or with --init imagenet what that one started from (difference 13)."""
     if args.init == "imagenet":
         return pretrained_backbone(args)
-    folder.load("backbone.pt", "backbone")
+    folder.load("backbone.pt", "backbone")  # or a sentence: it is not there, or of other labels
     return load_model(folder / "backbone.pt")[0].backbone
 
 
@@ -165,12 +197,13 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     settings = model_settings(args, model, splits.train)
     if folder.done(f"{name}.pt", settings):
         return
-    model = model.to(args.device, memory_format=torch.channels_last)
+    whole = model  # --freeze trains its head alone
+    model = learner(whole, splits.train).to(args.device, memory_format=torch.channels_last)
     batches, val_batches = loader(args, splits.train, train=True), loader(args, splits.val)
     optimizer = adam(args, model, 1.0 if name == "backbone" else args.backbone_lr)
     scheduler = schedule(args.recipe, optimizer, len(batches) * args.epochs)
-    decay = get_ema_multi_avg_fn(args.ema)
-    average = AveragedModel(model, multi_avg_fn=decay, use_buffers=True) if args.ema else None
+    averaging = {"multi_avg_fn": get_ema_multi_avg_fn(args.ema), "use_buffers": True}
+    average = AveragedModel(model, **averaging) if args.ema else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
     to = args.out / "tensorboard" if args.tensorboard and ranks.rank() == 0 else None
@@ -197,11 +230,12 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             journal.loss = loss
         mAP = None
         if epoch + 1 == args.epochs or (args.eval_every and (epoch + 1) % args.eval_every == 0):
-            logits, seen = logits_of(args, final, val_batches, f"{name}  val")
+            logits, seen = logits_of(args, final, val_batches, splits.val, f"{name}  val")
             mAP = metrics.mean_average_precision(metrics.average_precision(logits, seen.targets))
             board.evaluated(logits, seen, epoch + 1)
-        board.epoch(journal.close_epoch(mAP), journal.rate)
+        board.epoch(journal.close_epoch(mAP), journal.images_per_second)
 
+    whole = iml_gcn.Model(whole.backbone, final.head) if args.freeze else final
     journal.finish(
         {
             "name": name,
@@ -209,9 +243,9 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             "pool": args.pool,
             "image_size": args.image_size,
             "epochs": args.epochs,
-            "threshold": metrics.best_threshold(logits, seen.targets),
-            "backbone_id": checkpoints.content_id(*final.backbone.state_dict().values()),
-            "state_dict": final.state_dict(),
+            "threshold": metrics.best_threshold(logits, seen.targets),  # of the last epoch
+            "backbone_id": checkpoints.content_id(*whole.backbone.state_dict().values()),
+            "state_dict": whole.state_dict(),
         }
     )
 
@@ -230,7 +264,8 @@ def adam(args, model: iml_gcn.Model, backbone_part: float) -> torch.optim.Optimi
 
 
 def schedule(recipe: str, optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """x0.1 after each quarter of the steps, or ASL's cycle (difference 18)."""
+    """x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40; or ASL's cycle (difference
+    18)."""
     if recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
         peaks = [group["lr"] for group in optimizer.param_groups]
         return torch.optim.lr_scheduler.OneCycleLR(
@@ -244,18 +279,26 @@ def autocast(args) -> torch.autocast:
     return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.amp)
 
 
-def loader(args, split: data.Split, train: bool = False) -> Loader:
+def learner(model: iml_gcn.Model, split: data.Split) -> iml_gcn.Model:
+    """What of a model takes what a split has: all of it photos, the head alone features."""
+    return model if split.features is None else iml_gcn.Model(torch.nn.Identity(), model.head)
+
+
+def loader(args, split: data.Split, train: bool = False) -> Loader | FeatureLoader:
+    if split.features is not None:
+        rest = args.batch_size, args.device, train, args.seed
+        return FeatureLoader(split.features, split.targets, *rest)
     images = data.MultiLabelImages(split, args.image_size, train, args.seed)
     return Loader(images, args.batch_size, args.device, args.workers, train, args.seed)
 
 
 @torch.inference_mode()
 def logits_of(
-    args, model: iml_gcn.Model, batches: Loader, what: str
+    args, model: iml_gcn.Model, batches: Loader | FeatureLoader, split: data.Split, what: str
 ) -> tuple[np.ndarray, data.Split]:
-    """Logits (M, n) in float32 of a loader's photos in their order, and their split: all of it,
-    but photos that cannot be read where --skip-bad-images leaves them out."""
-    model, split = model.fold(), batches.dataset.split
+    """Logits (M, n) in float32 of a split's photos in their order, and the split of those: all of
+    it, but photos that cannot be read where --skip-bad-images leaves them out."""
+    model = model.fold()
     logits = torch.zeros(split.targets.shape)  # (M, n)
     photos = Pass(batches, what, args.skip_bad_images)
     for images, _, rows in photos:
@@ -268,8 +311,8 @@ def logits_of(
 # What decides the numbers in a file of --out. No change passes unseen: options by their values, all
 # else by content. Of the code a change of comments passes; a photo is known by name and size.
 
-CODE = [Path(module.__file__) for module in (iml_gcn, tresnet, data, lean)]
-CODE += [Path(__file__), *sorted(Path(__file__).parent.glob("backbones/*.py"))]
+HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
+CODE += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
 
 
 def model_settings(args, model: iml_gcn.Model, split: data.Split) -> dict:
@@ -307,7 +350,7 @@ NODES = ["word", "image", "pca", "random"]  # the order of Table 3
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """Every default in one place; each help text ends in its source.
+    """Every default but RECIPES' and PRESETS'; each help text ends in its source.
 
     What `decides` the numbers of a trained model is compared by value before a file is used again;
     of the others that matter, what they make is compared by content (`model_settings`).
@@ -318,7 +361,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27),
         allow_abbrev=False,
     )
-    add, group, decisive = options.adder(parser), parser.add_argument_group, []
+    add, group, decisive = options.Adder(parser), parser.add_argument_group, []
     whole, between = options.whole, options.between
 
     def decides(*arguments, **more) -> None:
@@ -357,6 +400,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = f"to start from: file, URL, none (random) or one of {', '.join(RELEASED)} (M: "
     text += "tresnet_m_21k, L: tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
     add("--weights", text, "NAME")
+    decides("--freeze", "train heads alone, on features computed once [ours]", bool)
     text = "phase gcn starts from backbone.pt, or imagenet: --weights (backbone) [difference 13]"
     add("--init", text, ["backbone", "imagenet"], "backbone")
     text = "reading of Eq. 4: paper, mlgcn, or none: no edges (paper) [difference 3]"
@@ -409,7 +453,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     args.data = args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
     args.device, args.decisive = options.device(args.device), decisive
-    args.code = checkpoints.code_id(*CODE)  # that is running, whatever becomes of the files
+    paths = [path for name in CODE for path in sorted(HERE.glob(f"{name}.py"))]
+    args.code = checkpoints.code_id(*paths)  # that is running, whatever becomes of the files
     return args
 
 
@@ -463,6 +508,9 @@ def run(args) -> None:
         folder = Folder(args.out, splits.train.classes, args.fresh and not ranks.restarted())
         if ranks.rank() == 0:
             checkpoints.save_json(args.out / "args.json", vars(args))
+        args.frozen = None
+        if args.freeze:
+            splits = with_features(args, splits, folder)
         for name in args.phase:
             signals.stop_if_asked(f"front of phase {name}")
             PHASES[name](args, splits, folder)

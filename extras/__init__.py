@@ -1,4 +1,4 @@
-"""What a user of the paper's method wants around it, and the method does without.
+"""What stands around the paper's method: where data come from, tables, pictures, other formats.
 
     datasets       the data sets by name: where their files lie, checked and described
     demo           cartoon scenes, drawn as a COCO tree

@@ -10,7 +10,7 @@ import numpy as np
 
 import data
 import metrics
-from backbones import RELEASED, load_model, load_released
+from backbones import load_model, load_released, weights_file
 from iml_gcn import Model, count_parameters
 from runtime import checkpoints, ranks
 from runtime.folder import PHOTOS, START, Folder, check_settings
@@ -63,7 +63,7 @@ def models(
         raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
     found, starts, photos = {}, None, None
     for name, file in paths.items():
-        if path and "classes" not in checkpoints.read_checkpoint(RELEASED.get(path, path)):
+        if path and "classes" not in checkpoints.read_checkpoint(weights_file(path)):
             model = load_released(backbone, path, folder.classes)
             checkpoint = {"classes": folder.classes, "image_size": image_size}
         else:
@@ -85,11 +85,12 @@ def models(
             )
         about = {"label": MODELS.get(name, str(file)), "image_size": image_size}
         about |= {"parameters": count_parameters(model), "epochs": settings.get("epochs")}
-        found[name] = model, about | {"settings": settings}
+        about |= {"settings": settings, "backbone_id": checkpoint.get("backbone_id")}
+        found[name] = model, about
     return found
 
 
-def save_model(
+def save_numbers(
     folder: Folder, name: str, logits: np.ndarray, split: data.Split, about: dict, thresholds: list
 ) -> dict:
     """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter."""

@@ -4,7 +4,7 @@
     labels                  the label graph's picture; node features in the projector, by name
 
 Needs the package tensorboard. Without a folder all of it does nothing.
-Symbols: M images in the evaluated split, n labels, D node feature size.
+Symbols: M images in the evaluated split, n labels, d node feature size.
 """
 
 import math
@@ -82,7 +82,7 @@ class Board:
 
 
 def labels(folder: Path, image: Image.Image, nodes: dict, classes: list[str]) -> None:
-    """The label graph's picture, and node features (n, D) of each kind as the GCN gets them."""
+    """The label graph's picture, and node features (n, d) of each kind as the GCN gets them."""
     board = Board(folder, "labels", [])
     writer = board.at(1)
     writer.add_image("label graph", np.asarray(image), 1, dataformats="HWC")

@@ -42,7 +42,7 @@ class Folder:
         return checkpoint
 
     def begun(self, name: str, settings: dict) -> dict | None:
-        """The file, if it was made with the same settings; None if there is nothing to go on."""
+        """The file, if it is there, finished or not; of other settings it is an error."""
         if self.fresh or not (self / name).is_file():
             return None
         checkpoint = checkpoints.read_checkpoint(self / name)

@@ -94,7 +94,7 @@ class Journal:
             if stop:
                 where = f"{self.where}, step {self.step} of {self.per_epoch}"
                 raise signals.Stopped(f"{where}, saved in {self.last}")
-        self.speed, self.rate = progress.close(), progress.rate
+        self.speed, self.images_per_second = progress.close(), progress.rate
         ranks.share_buffers(*(self.parts[key] for key in ("model", "average") if key in self.parts))
 
     def check(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -173,7 +173,7 @@ class Pass:
         self.loader, self.what, self.skip_bad = loader, what, skip_bad
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        read = torch.zeros(len(self.loader.dataset))  # (M,)
+        read = torch.zeros(self.loader.rows.num_images)  # (M,)
         progress = Progress(self.what, len(read))
         for images, targets, rows, errors in self.loader:
             if errors and not self.skip_bad:

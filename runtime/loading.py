@@ -100,3 +100,28 @@ class Loader(DataLoader):
             images = images.to(self.device, non_blocking=True)  # (B, 3, S, S) uint8
             targets = targets.to(self.device, non_blocking=True)  # (B, n) uint8
             yield images.float().div_(255), targets, rows, errors
+
+
+class FeatureLoader:
+    """As a Loader, of features (M, D) in memory in place of images, and without errors."""
+
+    def __init__(
+        self,
+        features: torch.Tensor,
+        targets: np.ndarray,
+        batch_size: int,
+        device: str,
+        shuffle: bool = False,
+        seed: int = 0,
+    ):
+        self.features, self.targets, self.device = features, torch.from_numpy(targets), device
+        self.rows = Rows(len(targets), batch_size, shuffle, seed, ranks.rank(), ranks.size())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self):
+        for keys in self.rows:
+            rows = torch.tensor([row for _, row in keys], dtype=torch.long)
+            features = self.features[rows].to(self.device, non_blocking=True)  # (B, D)
+            yield features, self.targets[rows].to(self.device, non_blocking=True), rows, []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 
-class adder:
+class Adder:
     """Adds options to `group` of a parser, one line each: name, help text, kind, default.
 
     kind is a type, a list of choices, bool for a switch, or the name of a text's value.

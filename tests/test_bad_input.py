@@ -6,6 +6,7 @@ Oracles: a data set or a finished run that was changed in one way.
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -40,20 +41,13 @@ def forget_a_mark(document):
 
 
 JSON, PHOTO = "annotations/instances_train2014.json", "val2014/demo_val2014_000001000003.jpg"
-TRAINED = "train2014/demo_train2014_000000000003.jpg"
 EMBED = "out/embeddings.pt run --phase embed again"
 BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, words of the message
     (lambda d: shutil.rmtree(d / "data"), "", f"{JSON} instances_val2014.json train2014/"),
-    (lambda d: truncate(d / "data" / JSON), "", JSON),
     (lambda d: (d / "data" / PHOTO).unlink(), "", f"missing {PHOTO}"),
     (lambda d: truncate(d / "data" / PHOTO), "--phase eval", f"{PHOTO} --skip-bad-images"),
-    (lambda d: truncate(d / "data" / TRAINED), "--phase embed", f"{TRAINED} --skip-bad-images"),
     (lambda d: None, "--image-size 102", "102 multiple"),
-    (
-        lambda d: (d / "out/embeddings.pt").unlink(),
-        "--phase gcn",
-        "out/embeddings.pt --phase embed",
-    ),
+    (lambda d: (d / "out/embeddings.pt").unlink(), "--phase gcn", "out/embeddings.pt embed"),
     (lambda d: None, "--phase gcn --limit 8", f"{EMBED} training photos"),
     (lambda d: None, "--phase gcn --image-size 64", f"{EMBED} image-size 32 64"),
     (lambda d: edit(d / "data", forget_a_mark), "--phase gcn", f"{EMBED} labels"),
@@ -62,23 +56,18 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--tau 0.3", "out/gcn-image.pt --tau --fresh"),
     (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
     (lambda d: None, "--phase eval --weights none", "--evaluate none"),
-    (lambda d: None, "--phase eval --weights f.pt", "--evaluate f.pt"),
     (lambda d: None, "--nodes word", "--glove"),
     (lambda d: None, "--download --dataset vg500", "--download fetches COCO only"),
-    (lambda d: None, "--download --val-images v", "--download fetches COCO only"),
     (lambda d: (d / "file").write_text(""), "--data x --out {d}/file/out", "cannot write to /out"),
-    (
-        lambda d: (d / "g").write_text("cup 1 2\ncar 1\n"),
-        "--nodes word --glove {d}/g",
-        "/g, line 2",
-    ),
+    (lambda d: None, "--out {d}/new --tensorboard", "needs the package tensorboard"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "more", "words"), BAD_INPUT)
 def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
-    demo, out, tmp_path, capsys, spoil, more, words
+    demo, out, tmp_path, capsys, monkeypatch, spoil, more, words
 ):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import fails
     data_dir = shutil.copytree(demo, tmp_path / "data")
     before = {path: path.read_bytes() for path in out.glob("*.pt")}
     spoil(tmp_path)
@@ -86,6 +75,7 @@ def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
     sentence = refused(capsys, argv(data_dir, out, more.format(d=tmp_path)))
     assert [word for word in words.split() if word not in sentence] == []
     assert {path: path.read_bytes() for path in out.glob("*.pt")} == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_models_of_different_runs_are_not_put_side_by_side(demo, out, capsys):
@@ -132,7 +122,8 @@ def test_what_a_model_was_made_from_is_known_by_content(
 
 def test_code_that_does_something_else_is_another_run(demo, tmp_path, capsys, monkeypatch):
     code = tmp_path / "code.py"
-    monkeypatch.setattr(run, "CODE", [code])
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "CODE", ["code"])
     options = argv(demo, tmp_path / "out", "--phase backbone --epochs 1 --limit 8")
     for text in ("x = 1", "x = 1  # a comment"):
         code.write_text(text)
@@ -148,18 +139,9 @@ def one_label(document):
         mark["category_id"] = document["categories"][0]["id"]
 
 
-def two_labels_together(document):
-    one_label(document)
-    document["categories"].append({"id": 99, "name": "its shadow"})
-    document["annotations"] += [mark | {"category_id": 99} for mark in document["annotations"]]
-
-
-@pytest.mark.parametrize("change", [one_label, two_labels_together])
-def test_labels_that_are_always_together_have_no_f_pca_and_train_with_f_i(
-    demo, tmp_path, capsys, change
-):
+def test_one_label_has_no_f_pca_and_trains_with_f_i(demo, tmp_path, capsys):
     demo, out = shutil.copytree(demo, tmp_path / "demo"), tmp_path / "out"
-    edit(demo, change)
+    edit(demo, one_label)
     sentence = refused(capsys, argv(demo, out, "--epochs 1 --nodes pca"))
     assert "F_PCA is zero" in sentence
     assert "--nodes image" in sentence
@@ -168,7 +150,7 @@ def test_labels_that_are_always_together_have_no_f_pca_and_train_with_f_i(
     text = (out / "metrics-gcn-image.json").read_text()
     report = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     (without,) = report["mAP_without"].values()
-    assert without == (None if change is one_label else 100)  # of no label there is no mean
+    assert without is None  # of no label there is no mean
 
 
 def test_names_of_odd_characters_change_no_number_and_reach_no_report_raw(demo, finished, tmp_path):
@@ -176,16 +158,12 @@ def test_names_of_odd_characters_change_no_number_and_reach_no_report_raw(demo, 
     (frequent,) = json.loads((finished / "metrics-backbone.json").read_text())["mAP_without"]
 
     def rename(document):
-        photo = document["images"][0]
-        (folder,) = demo.glob(f"*/{photo['file_name']}")
-        photo["file_name"] = "photo\udcff.jpg"  # as Python reads the byte 255 of a name
-        folder.rename(folder.with_name(photo["file_name"]))
         for category in document["categories"]:
             if category["name"] == frequent:
                 category["name"] = "a|b\x1b[2J\n\u202e"
 
     edit(demo, rename)
-    assert run.main(argv(demo, out, "--phase backbone eval --workers 1")) == 0
+    assert run.main(argv(demo, out, "--phase backbone eval")) == 0
     ours, theirs = (scores_of(folder, "backbone")[0] for folder in (out, finished))
     assert np.array_equal(ours, theirs)
     lines = (out / "results.md").read_text().splitlines()

