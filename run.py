@@ -31,7 +31,7 @@ import data
 import iml_gcn
 import metrics
 from backbones import BACKBONES, RELEASED, load_model, load_weights
-from extras import graph_picture, table, tensorboard
+from extras import frozen, graph_picture, table, tensorboard
 from extras.datasets import DATASETS, Splits, load
 from runtime import checkpoints, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
@@ -151,29 +151,16 @@ def pretrained_backbone(args) -> torch.nn.Module:
     return backbone
 
 
-@torch.inference_mode()
 def with_features(args, splits: Splits, folder: Folder) -> Splits:
-    """--freeze: the splits with F_GAP (M, D) of their photos by the backbone as it comes from
-    --weights, not augmented; computed once and kept in features-*.pt."""
+    """--freeze: the splits with F_GAP (M, D) of their photos by the backbone of --weights."""
     torch.manual_seed(args.seed)
-    backbone, found = pretrained_backbone(args), []
+    backbone = pretrained_backbone(args)
     args.frozen = checkpoints.content_id(*backbone.state_dict().values())
-    settings = {START: args.frozen, "image-size": args.image_size, "pool": args.pool}
-    settings |= {"amp": args.amp, "code": args.code}
-    for name, split in splits._asdict().items():
-        file, current = f"features-{name}.pt", settings | {PHOTOS: split.id()}
-        if not folder.done(file, current, remake=True):
-            model = iml_gcn.Model(backbone, torch.nn.Identity()).fold().to(args.device)
-            features = torch.zeros(len(split), backbone.num_features)  # (M, D)
-            photos = Pass(loader(args, split), f"features {name}", args.skip_bad_images)
-            for images, _, rows in photos:
-                with autocast(args):
-                    features[rows] = model(images).float().cpu()
-            content = {"features": ranks.total(features), "read": photos.read}
-            folder.save(file, content, current)
-        stored = folder.load(file, "backbone", current)
-        split = dataclasses.replace(split, features=stored["features"])
-        found.append(split.select(np.flatnonzero(stored["read"])))
+    made_with = {START: args.frozen, "image-size": args.image_size, "pool": args.pool}
+    made_with |= {"amp": args.amp, "code": args.code}
+    batches = [loader(args, split) for split in splits]
+    with autocast(args):
+        found = frozen.features(backbone, splits, batches, folder, made_with, args.skip_bad_images)
     return Splits(*found)
 
 

@@ -1,6 +1,7 @@
 """What stands around the paper's method: where data come from, tables, pictures, other formats.
 
     datasets       the data sets by name: where their files lie, checked and described
+    frozen         features of a backbone that is not trained
     demo           cartoon scenes, drawn as a COCO tree
     download       COCO from its own server
     table          the numbers of a model, and ours beside the paper's
