@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -74,37 +75,28 @@ def test_roboflows_root_of_the_name_of_its_only_class_is_one_label_with_it(tmp_p
     split = data.load_coco(write_coco(tmp_path, document), "photos")
     assert split.classes == ["rabbit", "apple", "zebra"]  # ids 1 and 5, 2, 9
     assert split.targets.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 1]]
-    for third in ("rabbit", "none", "pets"):
-        more = [{"id": 6, "name": "rabbit", "supercategory": third}]
-        with pytest.raises(ValueError, match="category 'rabbit' is there twice"):
-            data.load_coco(
-                write_coco(tmp_path, document | {"categories": document["categories"] + more}), ""
-            )
 
 
 def test_the_snippets_that_split_one_coco_json_and_shorten_names_do_as_they_say(tmp_path):
-    here = Path(data.__file__).parent
-    pages = [here / "README.md", *sorted(here.glob("docs/*.md"))]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    text = (Path(data.__file__).parent / "docs/data.md").read_text(encoding="utf-8")
     snippets = re.findall("```python\n(.*?)```", text, re.DOTALL)
     at = next(i for i, snippet in enumerate(snippets) if "fifth =" in snippet)
     split, shorten = snippets[at : at + 2]
-    above = "..\\..\\label-studio/media"
-    images = [{"id": i, "file_name": f"{above}\\{i}.png"} for i in range(11)]
-    annotations = [{"image_id": i, "category_id": i % 2} for i in range(11)]
-    categories = [{"id": 0, "name": "even"}, {"id": 1, "name": "odd"}]
-    whole = {"images": images, "annotations": annotations, "categories": categories}
+    name = "..\\..\\label-studio/media\\{}.png"
+    whole = {
+        "images": [{"id": i, "file_name": name.format(i)} for i in range(11)],
+        "annotations": [{"image_id": i, "category_id": i % 2} for i in range(11)],
+        "categories": [{"id": 0, "name": "even"}, {"id": 1, "name": "odd"}],
+    }
     (tmp_path / "labels.json").write_text(json.dumps(whole))
     (tmp_path / "split.py").write_text(split.replace("fifth =", shorten + "fifth =", 1))
     subprocess.run([sys.executable, "split.py"], cwd=tmp_path, check=True)
-    parts = [data.load_coco(tmp_path / f"{name}.json", "photos") for name in ("val", "train")]
-    assert [len(part) for part in parts] == [2, 9]
-    photos = [path for part in parts for path in part.paths]
-    assert sorted(photos) == sorted(f"photos/{i}.png" for i in range(11))
-    for part in parts:
-        assert part.classes == ["even", "odd"]
-        for path, target in zip(part.paths, part.targets.tolist(), strict=True):
-            assert target == ([0, 1] if int(Path(path).stem) % 2 else [1, 0])
+    rows = []
+    for name, size in (("val", 2), ("train", 9)):
+        part = data.load_coco(tmp_path / f"{name}.json", "photos")
+        assert (len(part), part.classes) == (size, ["even", "odd"])
+        rows += zip(part.paths, part.targets.tolist(), strict=True)
+    assert sorted(rows) == sorted((f"photos/{i}.png", [1 - i % 2, i % 2]) for i in range(11))
 
 
 def test_released_vg500_by_hand(tmp_path, monkeypatch):
@@ -119,10 +111,6 @@ def test_released_vg500_by_hand(tmp_path, monkeypatch):
     assert test.paths == [f"{tmp_path}/VG_100K_2/8.jpg"]
     assert train.targets.tolist() == [[0, 0, 0], [0, 0, 1]]
     assert test.targets.tolist() == [[1, 0, 1]]
-    assert len(train.classes) == 3
-    index.write_text('{"7.jpg": [2], "8.jpg": []}')
-    with pytest.raises(ValueError, match=r"'12\.jpg' is not among the 2"):
-        data.load_vg500(tmp_path)
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -132,33 +120,14 @@ def test_vg500_from_visual_genomes_files_is_what_brute_force_counts(tmp_path, mo
     if listed:
         (tmp_path / "test_list_500.txt").write_text("".join(f"{i}.jpg\n" for i in range(41, 81)))
     train, test = data.load_vg500(tmp_path)
-    rows = {"train": train, "test": test}
-    ids = {k: [int(re.findall(r"(\d+)\.jpg", p)[0]) for p in s.paths] for k, s in rows.items()}
-    assert sorted(ids["train"] + ids["test"]) == list(range(41, 101))
-    if listed:
-        assert ids["test"] == list(range(41, 81))
-    else:
-        assert len(ids["test"]) == 6  # a tenth
-    counts = {}
-    for image_id in ids["train"]:
-        for name in shown[image_id]:
-            counts[name] = counts.get(name, 0) + 1
+    ids = [[int(re.findall(r"(\d+)\.jpg", p)[0]) for p in split.paths] for split in (train, test)]
+    assert sorted(ids[0] + ids[1]) == list(range(41, 101))
+    assert ids[1] == list(range(41, 81)) if listed else len(ids[1]) == 6  # a tenth
+    counts = Counter(name for image_id in ids[0] for name in shown[image_id])
     expected = sorted(counts, key=lambda name: (-counts[name], name))[:4]
     assert train.classes == test.classes == expected
-    for k, split in rows.items():
-        for image_id, row in zip(ids[k], split.targets.tolist(), strict=True):
-            assert row == [int(name in shown[image_id]) for name in expected]
-
-
-def cut(value, keys):
-    """A document with these keys of its objects alone, and 0 for the polygons."""
-    if isinstance(value, list):
-        return [cut(inner, keys) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    found = {key: cut(inner, keys) for key, inner in value.items() if key in keys}
-    polygons = found.get("segmentation")
-    return found | {"segmentation": 0} if polygons and type(polygons) is list else found
+    for image_id, row in zip(ids[0] + ids[1], [*train.targets, *test.targets], strict=True):
+        assert row.tolist() == [int(name in shown[image_id]) for name in expected]
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -172,11 +141,18 @@ def test_json_is_what_json_reads_of_the_keys_named_but_polygons(tmp_path, indent
         for i, value in enumerate(polygons + others + polygons)
     ]
     document = {"annotations": items, "more": {"segmentation": [7], "x": [1]}, "other": [8.5]}
-    (tmp_path / "a.json").write_text(json.dumps(document, indent=indent, sort_keys=sort_keys))
+    text = json.dumps(document, indent=indent, sort_keys=sort_keys)
+    (tmp_path / "a.json").write_text(text)
     keys = ["annotations", "segmentation", "id", "name", "bbox", "more", "counts"]
-    mark = {f"{key}?": reading.ANY for key in keys}
-    schema = {"annotations": [mark | {"id": reading.WHOLE, "name": reading.TEXT}]}
-    assert reading.read_json(tmp_path / "a.json", schema) == cut(document, keys)
+
+    def named(item):  # 0 in the place of polygons, lists that are not empty
+        item = {key: value for key, value in item.items() if key in keys}
+        polygons = isinstance(item.get("segmentation"), list) and item["segmentation"]
+        return item | {"segmentation": 0} if polygons else item
+
+    schema = {"annotations": [{f"{key}?": reading.ANY for key in keys}]}
+    ours = reading.read_json(tmp_path / "a.json", schema)
+    assert ours == json.loads(text, object_hook=named)
 
 
 def palette_image():
@@ -189,11 +165,9 @@ def palette_image():
     ("image", "options", "expected"),
     [
         (Image.new("L", (4, 4), 100), {}, (100, 100, 100)),
-        (Image.new("1", (4, 4), 1), {}, (255, 255, 255)),
         (Image.new("LA", (4, 4), (0, 51)), {}, (204, 204, 204)),  # a fifth black, the rest white
         (Image.new("RGBA", (4, 4), (200, 0, 50, 51)), {}, (244, 204, 214)),  # v / 5 + 204
         (Image.new("RGB", (4, 4), (1, 2, 3)), {"transparency": (1, 2, 3)}, (255, 255, 255)),
-        (palette_image(), {}, (10, 20, 30)),
         (palette_image(), {"transparency": 0}, (10, 20, 30)),
         (palette_image(), {"transparency": 1}, (255, 255, 255)),
         (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), {"format": "TIFF"}, (255, 0, 0)),
@@ -209,47 +183,21 @@ def test_images_of_every_mode_become_the_right_rgb(tmp_path, image, options, exp
         assert photo.getcolors() == [(16, expected)]
 
 
-def test_photos_are_squashed_bilinearly(tmp_path):
-    pixels = np.zeros((4, 8, 3), np.uint8)
-    pixels[:, 3] = 240
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
-    # 8 columns to 4: output column c has its centre at 2c + 1 and a triangle of half-width 2 and
-    # area 2; the pixel at 3.5 weighs (1 - 0.5 / 2) / 2 = 3/8 in column 1 and 1/8 in column 2.
-    squashed = np.asarray(data.read_image(tmp_path / "photo.png", 4))
-    assert squashed[..., 0].tolist() == [[0, 90, 30, 0]] * 4
-
-
-def grey_blocks(path):
-    """A JPEG of 8 x 8 blocks of 8 x 8 equal pixels, in which every scale of it is exact."""
-    blocks = np.random.default_rng(0).integers(40, 210, size=(8, 8), dtype=np.uint8)
-    Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(path, "JPEG", quality=100)
-    return blocks.astype(int)
-
-
-@pytest.mark.parametrize(("width", "height", "size"), [(64, 64, 33), (64, 63, 32), (63, 64, 32)])
-def test_drafts_of_smaller_photos_are_a_grey_level_at_most_from_pillows(
-    tmp_path, width, height, size
+@pytest.mark.parametrize(("width", "height", "size"), [(64, 64, 33), (64, 63, 32), (64, 64, 12)])
+def test_photos_are_whole_for_evaluation_and_drafts_a_grey_level_off_for_training(
+    tmp_path, monkeypatch, width, height, size
 ):
     pixels = np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
-    with Image.open(tmp_path / "photo.jpg") as image:
-        expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
-    draft = np.asarray(data.read_image(tmp_path / "photo.jpg", size, draft=True))
-    assert np.abs(draft - expected).max() == 1  # 0 would be Pillow itself
-
-
-def test_photos_are_drafts_for_training_and_whole_for_evaluation(tmp_path, monkeypatch):
-    path = str(tmp_path / "photo.jpg")
-    blocks = grey_blocks(path)
+    split = data.Split([str(tmp_path / "photo.jpg")], np.zeros((1, 1)), ["label"])
     monkeypatch.setattr(data, "augment", lambda image, rng: image)
-    split = data.Split([path], np.zeros((1, 1), np.uint8), ["label"])
-    for size, repeats in [(8, 1), (16, 2), (32, 4)]:  # decoded small, the blocks do not blend
-        draft, *_ = data.MultiLabelImages(split, size, augment=True)[0, 0]
-        assert np.abs(draft[..., 0] - blocks.repeat(repeats, 0).repeat(repeats, 1)).max() <= 2
-        with Image.open(path) as image:
-            whole = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-        evaluated, *_ = data.MultiLabelImages(split, size)[0, 0]
-        assert evaluated.tobytes() == np.asarray(whole).tobytes() != draft.tobytes()
+    for augment in (False, True):
+        with Image.open(tmp_path / "photo.jpg") as image:
+            if augment:  # decoded at a half, quarter or eighth: the third photo, at 16 pixels
+                image.draft(None, (size, size))
+            expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+        ours, *_ = data.MultiLabelImages(split, size, augment)[0, 0]
+        assert np.abs(ours - expected).max() <= augment
 
 
 def test_augmentation_at_its_strongest_by_hand():
@@ -286,83 +234,61 @@ def test_augmentation_at_its_strongest_by_hand():
 
 
 def test_two_operations_are_drawn_apart_each_applied_half_the_time(monkeypatch):
-    applied = []
+    applied, counts, pairs, times = [], np.zeros(3), 0, 4000
     kinds = {"a": (0, 9, True), "b": (18, 0, False), "c": (0, 0, False)}
     operations = {k: (lambda im, m, _, k=k: applied.append((k, m)) or im, *kinds[k]) for k in kinds}
     monkeypatch.setattr(data, "OPERATIONS", operations)
-    rng, image, times = np.random.default_rng(0), Image.new("RGB", (1, 1)), 4000
-    counts, pairs = np.zeros(3), 0
+    rng, image = np.random.default_rng(0), Image.new("RGB", (1, 1))
     for _ in range(times):
-        applied.append(None)
+        before = len(applied)
         data.augment(image, rng)
-        new = applied[len(applied) - applied[::-1].index(None) :]
+        new = applied[before:]
         counts[len(new)] += 1
         pairs += len(new) == 2 and new[0][0] == new[1][0]
     assert counts / times == pytest.approx([1 / 4, 1 / 2, 1 / 4], abs=0.03)
     assert pairs / counts[2] == pytest.approx(1 / 3, abs=0.05)  # drawn with replacement
-    found = {k: [one[1] for one in applied if one and one[0] == k] for k in kinds}
-    assert [len(found[k]) / times for k in kinds] == pytest.approx([1 / 3] * 3, abs=0.03)
-    levels = {k: np.unique(np.round(found[k], 9), return_counts=True) for k in kinds}
-    assert levels["a"][0].tolist() == [*range(-9, 0), *range(1, 10)]
-    assert levels["a"][1] / len(found["a"]) == pytest.approx(np.full(18, 1 / 18), abs=0.02)
-    assert levels["b"][0].tolist() == [*range(0, 18, 2)]  # 18 less two a level
-    assert levels["c"][0].tolist() == [0]
+    levels = {"a": [*range(-9, 0), *range(1, 10)], "b": [*range(0, 18, 2)], "c": [0]}
+    for k, expected in levels.items():  # of b: 18 less two a level
+        found = [round(magnitude, 9) for kind, magnitude in applied if kind == k]
+        shares = [found.count(level) / times for level in expected]
+        assert shares == pytest.approx([1 / 3 / len(expected)] * len(expected), abs=0.03)
+        assert set(found) == set(expected)
 
 
 def test_batches_shuffled_hold_an_image_at_most_once_and_depend_on_seed_and_epoch():
-    def rows(sampler, epoch):
-        sampler.epoch = epoch
-        assert [len(batch) for batch in sampler] == [4, 4]  # the other 3 of 11 wait for their turn
-        keys = [key for batch in sampler for key in batch]
-        assert {key[0] for key in keys} == {epoch}
-        return [key[1] for key in keys]
-
-    first = rows(loading.Rows(11, 4, shuffle=True, seed=2), 5)
-    assert len(set(first) & set(range(11))) == 8
-    again = loading.Rows(11, 4, shuffle=True, seed=2)
-    assert rows(again, 4) != first
-    assert rows(again, 5) == first
-    assert rows(loading.Rows(11, 4, shuffle=True, seed=3), 5) != first
+    orders = []
+    for seed, epoch in [(2, 5), (2, 5), (2, 4), (3, 5)]:
+        rows = loading.Rows(11, 4, shuffle=True, seed=seed)
+        rows.epoch = epoch
+        first, second = rows  # the other 3 of 11 wait for their turn
+        orders.append([row for _, row in first + second])
+        assert len({*first, *second} & {(epoch, row) for row in range(11)}) == 8
+    assert orders[0] == orders[1]
+    assert orders[0] not in orders[2:]
 
 
-def test_batches_in_order_hold_every_image_once():
-    rows = [[row for _, row in batch] for batch in loading.Rows(11, 4)]
-    assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-
-
-def test_demo_scenes_of_one_seed_are_the_same_bytes_and_are_drawn_once(demo, tmp_path):
+def test_demo_scenes_of_one_seed_are_the_same_bytes(demo, tmp_path):
     scenes.make_demo(tmp_path, seed=0, train=24, val=12)
     files = [path.relative_to(demo) for path in sorted(demo.rglob("*.j*"))]
     assert len(files) == 2 + 24 + 12
     assert all((demo / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
-    photo = tmp_path / files[-1]
-    photo.write_bytes(b"mine")
-    scenes.make_demo(tmp_path, seed=0, train=24, val=12)
-    assert photo.read_bytes() == b"mine"
-    scenes.make_demo(tmp_path, seed=1, train=24, val=12)
-    assert all((demo / file).read_bytes() != (tmp_path / file).read_bytes() for file in files)
-
-
-def write(path, content):
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    return str(path)
 
 
 def test_the_id_of_a_split_is_of_names_sizes_and_labels_wherever_the_photos_are(tmp_path):
     name = os.fsdecode(b"x\x80.jpg")  # no UTF-8: a lone surrogate in Python
-    targets = np.array([[1, 0], [0, 1]], np.uint8)
 
-    def id_of(folder, names=(name, "b.jpg"), sizes=(3, 4), targets=targets):
-        pairs = zip(names, sizes, strict=True)
-        paths = [write(tmp_path / folder / each, b"." * size) for each, size in pairs]
-        return data.Split(paths, targets, ["cat", "dog"]).id()
+    def id_of(folder, sizes, label=1):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        paths = [tmp_path / folder / each for each in sizes]
+        for path in paths:
+            path.write_bytes(b"." * sizes[path.name])
+        return data.Split([*map(str, paths)], np.array([[label], [0]], np.uint8), ["cat"]).id()
 
-    here = id_of("here")
+    here = id_of("here", {name: 3, "b.jpg": 4})
     assert re.fullmatch("[0-9a-f]{16}", here)
-    assert id_of("there") == here
-    others = [id_of("here", ("a.jpg", "b.jpg")), id_of("here", sizes=(3, 5))]
-    others += [id_of("here", targets=1 - targets), id_of("here", ("b.jpg", name), (4, 3))]
+    assert id_of("there", {name: 3, "b.jpg": 4}) == here
+    others = [id_of("here", {"a.jpg": 3, "b.jpg": 4}), id_of("here", {name: 3, "b.jpg": 5})]
+    others += [id_of("here", {"b.jpg": 4, name: 3}), id_of("here", {name: 3, "b.jpg": 4}, 0)]
     assert len({here, *others}) == 5
 
 
@@ -383,8 +309,7 @@ def test_the_id_of_code_does_not_see_comments_docstrings_and_layout(tmp_path):
 
     code = "def f(x):\n    return x + 1\n"
     told = '"""A."""\ndef f(x):  # one more\n    """Adds."""\n\n    return (x\n      + 1)\n'
-    retold = told.replace("Adds.", "One more.").replace("A.", "Code.").replace("# one", "#")
-    assert len({id_of(each) for each in (code, told, retold)}) == 1
+    assert id_of(code) == id_of(told)
     changes = [code.replace("1", "2"), code.replace("x + 1", "x - 1"), code + "f = len\n"]
     changes += [code.replace("return", "'text'.strip()\n    return")]
     assert len({id_of(each) for each in [code, *changes]}) == 5

@@ -1,50 +1,28 @@
-"""The loss at its edges, ML-GCN's label graph, PCA's rows of zeros, invariants of the GCN.
+"""The loss at its edges, ML-GCN's label graph, PCA's rows of zeros.
 
-Oracles: PyTorch's own loss and layers, ML-GCN's released code in NumPy, and what may not change
-when labels are renumbered. The equations themselves are in test_iml_gcn.py.
+The oracle of the graph is ML-GCN's released code in NumPy. The equations themselves are in
+test_iml_gcn.py.
 """
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import label_gcn, random, random_targets
-from torch import nn
+from conftest import random, random_targets
 
 import iml_gcn
 
 
-def test_asymmetric_loss_without_powers_and_clip_is_binary_cross_entropy():
-    logits, targets = 5 * random(7, 5), torch.from_numpy(random_targets(7, 5))
-    expected = F.binary_cross_entropy_with_logits(logits, targets.double(), reduction="sum")
-    ours = iml_gcn.asymmetric_loss(logits, targets, gamma_neg=0, gamma_pos=0, clip=0)
-    torch.testing.assert_close(ours, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("gamma_neg", "gamma_pos", "clip"), [(4, 0, 0.05), (0.5, 2.5, 0.05)])
-def test_asymmetric_loss_and_gradient_are_finite_for_extreme_logits(
-    dtype, gamma_neg, gamma_pos, clip
-):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_asymmetric_loss_and_gradient_are_finite_for_extreme_logits(dtype):
     values = torch.tensor([-1e4, -1e3, -90, -20, 0, 20, 90, 1e3, 1e4]).repeat(10)
     for y in (0, 1):  # the sum of 90 losses is beyond float16's 65,504
         logits = values.to(dtype).requires_grad_()
-        targets = torch.full_like(logits, y)
-        loss = iml_gcn.asymmetric_loss(logits, targets, gamma_neg, gamma_pos, clip)
+        loss = iml_gcn.asymmetric_loss(logits, torch.full_like(logits, y), 0.5, 2.5, 0.05)
         loss.backward()
         assert torch.isfinite(loss)
         assert torch.isfinite(logits.grad).all()
         # (1 - p)^gamma_pos (1 - p) is 1 where p underflows: a hopeless positive still learns.
         assert logits.grad[:3].tolist() == ([-1, -1, -1] if y else [0, 0, 0])
-
-
-def test_asymmetric_loss_leaves_the_gradient_mode_alone():
-    logits, targets = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3)
-    with torch.no_grad():
-        assert not iml_gcn.asymmetric_loss(logits, targets).requires_grad
-        assert not torch.is_grad_enabled()
-    assert iml_gcn.asymmetric_loss(logits, targets).requires_grad
-    assert torch.is_grad_enabled()
 
 
 def test_label_graph_equals_ml_gcn_released_code_in_numpy():
@@ -77,17 +55,3 @@ def test_pca_leaves_out_the_rows_of_zeros_of_labels_that_no_image_shows():
 def test_pca_refuses_more_components_than_rows_or_columns(k):
     with pytest.raises(ValueError, match=rf"{k} components"):
         iml_gcn.pca(random(5, 8), k)
-
-
-def test_label_gcn_with_an_identity_graph_is_a_plain_mlp_on_every_node():
-    head = label_gcn(A_hat=torch.eye(5))
-    layers = nn.Linear(7, 9, bias=False), nn.LeakyReLU(0.2), nn.Linear(9, 6, bias=False)
-    mlp = nn.Sequential(*layers).double()
-    mlp.load_state_dict({"0.weight": head.W0.T, "2.weight": head.W1.T})
-    torch.testing.assert_close(head.classifiers(), mlp(head.nodes))
-
-
-def test_relabelling_permutes_the_logits_and_nothing_else():
-    head, order, features = label_gcn(), torch.tensor([3, 0, 4, 1, 2]), random(4, 6)
-    relabelled = label_gcn(A_hat=head.A_hat[order][:, order], nodes=head.nodes[order])
-    torch.testing.assert_close(relabelled(features), head(features)[:, order])
