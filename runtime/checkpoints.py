@@ -5,6 +5,7 @@ Plain types only: torch.load(weights_only=True) reads all that is written here.
 
 import ast
 import contextlib
+import functools
 import hashlib
 import http.client
 import json
@@ -138,17 +139,20 @@ def content_id(*tensors: torch.Tensor) -> str:
 
 def code_id(*paths: Path) -> str:
     """The same for Python files that do the same: comments, docstrings, layout do not count."""
-    digest = hashlib.sha256()
-    for path in paths:
-        tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [each for each in body if not is_bare(each)] or [ast.Pass()]
-        digest.update(ast.unparse(tree).encode())
-    return digest.hexdigest()[:16]
+    code = "".join(bare(path.read_bytes()) for path in paths)
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
-def is_bare(statement: ast.stmt) -> bool:
-    """Whether it is a constant by itself: a docstring."""
+@functools.cache
+def bare(source: bytes) -> str:
+    """Code without comments and docstrings, in one layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [each for each in body if not is_docstring(each)] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def is_docstring(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)

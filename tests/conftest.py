@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +48,6 @@ def random_targets(images, labels, rate=0.3, seed=0):
     return (np.random.default_rng(seed).random((images, labels)) < rate).astype(np.uint8)
 
 
-def label_gcn(n=5, d=7, D=6, A_hat=None, nodes=None):
-    torch.manual_seed(0)
-    A_hat = random(n, n, seed=2).abs() if A_hat is None else A_hat
-    nodes = random(n, d, seed=1) if nodes is None else nodes
-    return iml_gcn.LabelGCN(nodes, A_hat, D, hidden=9).double()
-
-
 def coco_document():
     """Two labels in an order other than their ids', three images; image 3 has no annotation."""
     return {
@@ -85,14 +76,12 @@ def vg_photos(root, names):
         Image.new("RGB", (40, 30), (20 * i % 255, 50, 99)).save(folder / name)
 
 
-NAMES = "man|Tree|tree |traffic  light|TRAFFIC light|cup|sky|sign|a b| ".split("|")
-
-
 def write_vg(root, images=60, seed=0):
     """objects.json with names that normalise to one another; returns each image's names."""
+    possible = "man|Tree|tree |traffic  light|TRAFFIC light|cup|sky|sign|a b| ".split("|")
     rng, shown, document = np.random.default_rng(seed), {}, []
     for i in range(images):
-        drawn = [[NAMES[k] for k in rng.integers(10, size=2)] for _ in range(rng.integers(4))]
+        drawn = [[possible[k] for k in rng.integers(10, size=2)] for _ in range(rng.integers(4))]
         objects = [{"object_id": 9, "names": names, "synsets": [], "x": 1} for names in drawn]
         document.append({"image_id": 100 - i, "objects": objects})
         shown[100 - i] = {re.sub(" +", " ", n).strip().lower() for names in drawn for n in names}
@@ -110,35 +99,6 @@ def demo(tmp_path_factory):
 
 def demo_split(demo, name):
     return data.load_coco(demo / f"annotations/instances_{name}.json", demo / name)
-
-
-def brute_force_ap(scores, targets):
-    """Area under the precision-recall steps, one for every distinct threshold, high to low."""
-    area, recall = 0, 0
-    for threshold in sorted(set(scores), reverse=True):
-        found = [t for s, t in zip(scores, targets, strict=True) if s >= threshold]
-        area += (sum(found) / sum(targets) - recall) * sum(found) / len(found)
-        recall = sum(found) / sum(targets)
-    return area
-
-
-def brute_force_metrics(predicted, targets):
-    """CP to OF1 in percent by counting, from two (M, n) nested lists of 0/1."""
-    precisions, recalls, f1s, tp, fp, fn = [], [], [], 0, 0, 0
-    for column, truth in zip(zip(*predicted, strict=True), zip(*targets, strict=True), strict=True):
-        pairs = list(zip(column, truth, strict=True))
-        a, b, c = pairs.count((1, 1)), pairs.count((1, 0)), pairs.count((0, 1))
-        precisions.append(a / (a + b) if a + b else 0)
-        if a + c:
-            recalls.append(a / (a + c))
-            f1s.append(2 * a / (2 * a + b + c))
-        tp, fp, fn = tp + a, fp + b, fn + c
-    CP, CR = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
-    OP, OR = tp / (tp + fp) if tp + fp else 0, tp / (tp + fn)
-    result = {"CP": CP, "CR": CR, "CF1": sum(f1s) / len(f1s), "OP": OP, "OR": OR}
-    result["CF1_h"] = 2 * CP * CR / (CP + CR) if CP + CR else 0
-    result["OF1"] = 2 * tp / (2 * tp + fp + fn)
-    return {name: 100 * value for name, value in result.items()}
 
 
 def argv(demo, out, *more):
@@ -206,31 +166,6 @@ def assert_same_run(out, other):
 
 
 ROOT = Path(run.__file__).parent
-
-
-def program(*arguments, **options):
-    """A process of its own, as a user starts it."""
-    command = [sys.executable, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, **options)
-
-
-def processes(tmp_path, arguments, count=1, lines="", code=0, restarts=0):
-    """run.main in so many processes, after these lines of Python; returns stdout and stderr."""
-    script = tmp_path / "script.py"
-    text = (
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport run\nfrom runtime import signals\n"
-    )
-    script.write_text(f"{text}{lines}\nsignals.run(run.main)\n")
-    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {count}"
-    torchrun += f" --max-restarts {restarts}"
-    done = program(*(torchrun.split() if count > 1 else ()), script, *arguments)
-    try:
-        output, errors = done.communicate(timeout=120)
-    finally:
-        done.kill()  # one that hangs
-    assert done.returncode == code, errors
-    return output, errors
 
 
 # Predictions

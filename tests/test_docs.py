@@ -63,21 +63,21 @@ def test_every_difference_that_the_code_refers_to_is_listed():
 
 OTHERS = "--nproc-per-node --nnodes --max-restarts --rdzv-backend --rdzv-endpoint"  # torchrun's
 OTHERS = {*OTHERS.split(), "--logdir", "--fuzz", "--fuzz-case"}  # TensorBoard's, and the tests'
-PROGRAMS = {
-    "run.py": run.parse_args,
-    "predict.py": predict.parse_args,
-    "-m experiments.evidence": evidence.parse_args,
-    "-m experiments.bench": bench.main,
-}
 
 
 @pytest.fixture
 def programs(monkeypatch):
     """What takes each program's arguments; the benchmark then measures nothing."""
+    monkeypatch.setattr(run.checkpoints, "code_id", lambda *_: "")  # which takes a while
     monkeypatch.setattr(bench, "SECTIONS", dict.fromkeys(bench.SECTIONS, lambda args: None))
     monkeypatch.setitem(run.DATASETS, "mine", None)  # docs/change-it.md's
     monkeypatch.setitem(run.BACKBONES, "small", (None, "none"))
-    return PROGRAMS
+    return {
+        "run.py": run.parse_args,
+        "predict.py": predict.parse_args,
+        "-m experiments.evidence": evidence.parse_args,
+        "-m experiments.bench": bench.main,
+    }
 
 
 def test_every_option_in_the_pages_is_one_of_a_program(programs, capsys):

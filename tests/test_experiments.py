@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import demo_split
 from PIL import Image
 
-import data
 import run
 from experiments import bench, evidence
 from extras import table
@@ -100,13 +100,10 @@ def test_evidence_begins_nothing_after_an_error_and_writes_no_figures(
 def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp_path):
     with open(RESULTS / "photos.csv") as file:
         rows = [(row["split"], int(row["id"])) for row in csv.DictReader(file)]
-    ours = {name: {i for split, i in rows if split == name} for name in ("train", "val")}
-    assert (len(ours["train"]), len(ours["val"]), len(rows)) == (2118, 705, 2823)
-    ids = {name: sorted(ours[name]) for name in ours}
-    photos = {  # of either official part: one of our train, one of our val, one of neither photos
-        "train": [ids["train"][0], ids["val"][0], 10**7],
-        "val": [ids["train"][1], ids["val"][1], 10**7 + 1],
-    }
+    train, val = ([i for split, i in rows if split == name] for name in ("train", "val"))
+    assert (len(train), len(val), len(set(train + val))) == (2118, 705, 2823)
+    # Of either official part: one of our train, one of our val, one of neither photos.
+    photos = {"train": [train[0], val[0], 10**7], "val": [train[1], val[1], 10**7 + 1]}
     (tmp_path / "annotations").mkdir()
     for name, part in photos.items():
         (tmp_path / f"{name}2014").mkdir()
@@ -119,15 +116,13 @@ def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp
     command = [sys.executable, "-m", "experiments.subset", "."]
     path = {"PYTHONPATH": str(RESULTS.parent.parent)}
     subprocess.run(command, cwd=tmp_path, check=True, env=os.environ | path)
-    for name, number in (("train", 0), ("val", 1)):
-        json_path = tmp_path / f"subset/annotations/instances_{name}2014.json"
-        split = data.load_coco(json_path, tmp_path / f"subset/{name}2014")
-        read = [int(Path(path).read_text()) for path in split.paths]
-        assert sorted(read) == sorted([photos["train"][number], photos["val"][number]])
+    for name, expected in (("train", train[:2]), ("val", val[:2])):
+        split = demo_split(tmp_path / "subset", f"{name}2014")
+        assert [int(Path(path).read_text()) for path in split.paths] == expected
         assert split.targets.tolist() == [[1], [1]]
     graph = json.loads((tmp_path / "subset/graph.json").read_text())
-    assert [image["id"] for image in graph["images"]] == [ids["train"][0], 10**7]
-    assert [mark["image_id"] for mark in graph["annotations"]] == [ids["train"][0], 10**7]
+    assert [image["id"] for image in graph["images"]] == [train[0], 10**7]
+    assert [mark["image_id"] for mark in graph["annotations"]] == [train[0], 10**7]
 
 
 def test_the_figures_of_docs_evidence_are_those_of_the_stored_tables():
@@ -141,36 +136,6 @@ def test_the_figures_of_docs_evidence_are_those_of_the_stored_tables():
         mean, deviation = np.mean(values), np.std(values, ddof=1)
         row = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
         assert f"{mean:.2f} ± {deviation:.2f}" in row
-
-
-def test_bench_takes_turns_and_its_medians_leave_the_first_call_out(monkeypatch):
-    calls, seconds = [], {"ours": [99, 3, 1, 2], "peer": [99, 8, 5, 50]}
-
-    class Timer:
-        def __init__(self, _, globals, num_threads):
-            self.function = globals["f"]
-
-        def timeit(self, times):
-            return SimpleNamespace(median=self.function())
-
-    def lasting(name):
-        return lambda: calls.append(name) or seconds[name].pop(0)
-
-    monkeypatch.setattr(bench, "Timer", Timer)
-    medians = bench.alternate(3, ours=lasting("ours"), peer=lasting("peer"))
-    assert medians == {"ours": 2, "peer": 8}
-    assert calls == ["ours", "peer"] * 4  # the first of each is not counted
-
-
-def test_bench_table_has_ratios_to_the_first_and_empty_cells_for_an_absent_peer(capsys):
-    rows = [("time", "{:.1f}", {"ours": 2, "b": 5}), ("size", "{:,}", {"ours": 4000, "a": 1000})]
-    bench.table("what", ["ours", "a", "b"], rows)
-    assert capsys.readouterr().out.strip().splitlines() == [
-        "| what | ours | a | a / ours | b | b / ours |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| time | 2.0 |  |  | 5.0 | 2.50 |",
-        "| size | 4,000 | 1,000 | 0.25 |  |  |",
-    ]
 
 
 def test_bench_measures_without_its_peer_and_says_so(tmp_path, monkeypatch, capsys):
@@ -187,8 +152,7 @@ def test_bench_measures_without_its_peer_and_says_so(tmp_path, monkeypatch, caps
 
 
 def test_saved_bytes_are_those_of_each_stored_activation_once():
-    weight = torch.ones(5, requires_grad=True)
-    x = torch.ones(4, 5)
+    weight, x = torch.ones(5, requires_grad=True), torch.ones(4, 5)
 
     def forward():  # (4, 5) float32 is 80 bytes
         y = (x * weight).exp()  # keeps x, the weight (left out), the result of exp
@@ -197,11 +161,3 @@ def test_saved_bytes_are_those_of_each_stored_activation_once():
 
     assert bench.saved_bytes(forward, [weight]) == 80 + 80 + 160
     assert bench.saved_bytes(forward, [weight, x]) == 80 + 160
-
-
-def test_the_rebuilt_asl_pipeline_does_the_same_to_a_photo_as_ours(demo):
-    paths = sorted((demo / "train2014").iterdir())[:8]
-    images = data.MultiLabelImages(data.Split(paths, np.zeros((8, 1)), []), 64, augment=True)
-    for row, path in enumerate(paths):
-        ours = torch.from_numpy(images[0, row][0].copy()).permute(2, 0, 1) / 255  # (3, S, S)
-        assert (bench.asl_image(path, 64, row) - ours).abs().mean() < 0.02

@@ -13,14 +13,12 @@ import run
 from extras import graph_picture
 
 
-def drawn(targets, names=None, tau=0.1, embeddings=None):
+def drawn(targets, embeddings):
     """The picture of a label graph, as an image and as pixels."""
     pairs, counts = iml_gcn.cooccurrence(torch.as_tensor(targets))
-    A = iml_gcn.adjacency(pairs, counts, tau)
-    n = len(A)
-    embeddings = torch.eye(n) if embeddings is None else torch.tensor(embeddings).float()
-    names = names or [f"name {j}" for j in range(n)]
-    image = graph_picture.graph(pairs, counts, A, embeddings, names, tau, "paper")
+    A, names = iml_gcn.adjacency(pairs, counts, 0.1), [f"name {j}" for j in range(len(counts))]
+    embeddings = torch.as_tensor(embeddings).float()
+    image = graph_picture.graph(pairs, counts, A, embeddings, names, 0.1, "paper")
     return image, np.asarray(image)
 
 
@@ -40,7 +38,7 @@ def test_graph_picture_has_the_colours_of_the_values_by_hand():
     targets = np.zeros((30, 4), np.uint8)
     targets[:20, 0], targets[10:, 1], targets[0, 2] = 1, 1, 1
     # Directions: 0 and 1 opposite, 2 at a right angle to both.
-    image, pixels = drawn(targets, embeddings=[[2, 0], [-3, 0], [0, 1], [1, 1]])
+    image, pixels = drawn(targets, [[2, 0], [-3, 0], [0, 1], [1, 1]])
     probabilities = middle_colours(image, pixels, image.info["panels"][0])
     half, one, white, none = [33, 145, 140], [68, 1, 84], [255, 255, 255], [110, 110, 110]
     assert probabilities[0] == [none, half, [228, 228, 228], white]  # half the way to grey 200
@@ -57,7 +55,7 @@ def test_graph_picture_has_the_colours_of_the_values_by_hand():
 def test_graph_picture_of_500_labels_shows_the_best_connected_and_stays_small():
     targets = random_targets(300, 500, 0.01)
     targets[:, 7] = 1  # every other label's images show it too: 499 edges lead to it
-    image, _ = drawn(targets)
+    image, _ = drawn(targets, torch.eye(500))
     assert 7 in image.info["order"]
     assert len(set(image.info["order"].tolist())) == graph_picture.FEWER
     assert image.width * image.height < 8e6

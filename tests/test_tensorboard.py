@@ -1,16 +1,14 @@
 """--tensorboard: what TensorBoard's own reader finds in the event files.
 
-Oracles: the run's log and metrics, counted predictions, graph.png, the nodes of the models.
+Oracles: the run's log and metrics, graph.png, the nodes of the models.
 """
 
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
-import torch
-from conftest import argv, demo_split, log_of, refused, scores_of, state_of
+from conftest import argv, demo_split, log_of, state_of
 from PIL import Image
 
 import run
@@ -52,13 +50,7 @@ def test_tensorboard_shows_the_logs_and_the_metrics_numbers_also_after_a_resume(
     for p in ("0.25", "0.5", "0.8"):
         last = {key: scalars[f"val at p over {p}/{key}"][-1] for key in report["thresholds"][p]}
         assert last == {k: (2, pytest.approx(v)) for k, v in report["thresholds"][p].items()}
-    logits, targets = (array.ravel() for array in scores_of(tmp_path, "backbone"))
-    curves = found.Tensors("PR of all labels")
-    assert [event.step for event in curves] == [1, 2]
-    curve = torch.tensor(curves[-1].tensor_proto.float_val).view(6, 127)
-    pairs = [(y, x >= 0) for x, y in zip(logits, targets, strict=True)]
-    counts = [pairs.count(pair) for pair in [(1, True), (0, True), (0, False), (1, False)]]
-    assert curve[:4, 63].tolist() == counts  # tp, fp, tn, fn at 63 / 126
+    assert [event.step for event in found.Tensors("PR of all labels")] == [1, 2]
     assert run.main(argv(demo, tmp_path, options, "--epochs 1 --fresh")) == 0
     scalars, _ = events(tmp_path / "tensorboard" / "backbone")
     assert [step for step, _ in scalars["train/loss"]] == [1]
@@ -73,21 +65,10 @@ def test_tensorboard_shows_the_graph_and_the_nodes_by_name(demo, out):
     for kind in ("image", "pca"):
         (shown,) = folder.glob(f"*/{kind}/tensors.tsv")
         nodes = np.loadtxt(shown, delimiter="\t")
-        np.testing.assert_allclose(
-            nodes, state_of(out / f"gcn-{kind}.pt")["head.nodes"].numpy(), rtol=1e-6
-        )
+        expected = state_of(out / f"gcn-{kind}.pt")["head.nodes"].numpy()
+        np.testing.assert_allclose(nodes, expected, rtol=1e-6)
         names = shown.with_name("metadata.tsv").read_text().splitlines()
         assert names == demo_split(demo, "train2014").classes
     (image,) = events(folder)[1].Images("label graph")
-    with Image.open(io.BytesIO(image.encoded_image_string)) as ours:
-        with Image.open(out / "graph.png") as theirs:
-            assert np.array_equal(np.asarray(ours), np.asarray(theirs))
-
-
-def test_without_its_package_tensorboard_is_refused_before_anything_begins(
-    demo, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    sentence = refused(capsys, argv(demo, tmp_path / "out", "--tensorboard"))
-    assert "needs the package tensorboard" in sentence
-    assert not (tmp_path / "out").exists()
+    ours = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+    assert np.array_equal(ours, np.asarray(Image.open(out / "graph.png")))
