@@ -37,6 +37,7 @@ from runtime.reading import (
     check_once,
     open_photo,
     read_json,
+    read_matrix,
     read_vectors,
 )
 
@@ -223,7 +224,10 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
 
     A label's vector is the mean over its words' (ML-GCN); words are lower case, split at blanks,
     hyphens and underscores. Returns the words not found too; a label of no known word gets zeros.
+    A .npy file is the matrix itself, in the order of the labels (VG-500's have no names).
     """
+    if Path(path).suffix == ".npy":
+        return torch.from_numpy(read_matrix(path, len(classes))).float(), []
     words = [[w for w in re.split(r"[\s_-]+", name.lower()) if w] for name in classes]
     wanted = {w for ws in words for w in ws}
     vectors = read_vectors(path, wanted)

@@ -195,6 +195,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
     to = args.out / "tensorboard" if args.tensorboard and ranks.rank() == 0 else None
     board = tensorboard.Board(to, name, args.threshold, journal.epoch)
+    if name == "backbone" and not args.freeze:
+        warn_of_few(len(batches) * args.epochs, args.weights)
     forward = ranks.parallel(model, args.device)
     forward = torch.compile(forward) if args.compile else forward
     final = average.module if average else model
@@ -235,6 +237,16 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             "state_dict": whole.state_dict(),
         }
     )
+
+
+def warn_of_few(steps: int, weights: str) -> None:
+    """Say it before hours are spent: so few steps learn little [bounds: ours]."""
+    if steps < (5000 if weights == "none" else 500):
+        start = "random weights" if weights == "none" else "pretrained weights"
+        print(
+            f"{steps:,} steps from {start} are few: expect low mAP; with few photos, --freeze and "
+            "pretrained weights give more (docs/data.md)"
+        )
 
 
 def adam(args, model: iml_gcn.Model, backbone_part: float) -> torch.optim.Optimizer:
@@ -373,7 +385,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         add(f"--{split}-json", f"COCO-format JSON for {split}, instead of --data's", "FILE")
         add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
     add("--keep-unlabelled", "do not drop images without a label [difference 7]", bool)
-    add("--glove", "GloVe-format text for --nodes word [ML-GCN: 840B, 300-d]", "FILE")
+    add("--glove", "GloVe-format text, or .npy of a row a label [ML-GCN: 840B]", "FILE")
     decides("--image-size", "px a side (448; asl 224; demo 96) [difference 9]", whole(1), 448)
     cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = max(min(8, cores), 1)

@@ -235,3 +235,20 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
             "their language"
         )
     return vectors
+
+
+def read_matrix(path: str | Path, rows: int) -> np.ndarray:
+    """A .npy file of finite numbers, (rows, d)."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no file {path}; give a .npy file of {rows} rows")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, on a damaged header
+            matrix = np.load(path, allow_pickle=False)
+        good = matrix.ndim == 2 and len(matrix) == rows and np.abs(matrix).max() <= FLOAT32_MAX
+        found = f"an array of {matrix.shape}"
+    except Exception as error:  # noqa: BLE001 (of a dozen kinds: anyone may have written the file)
+        good, found = False, f"no such array ({type(error).__name__})"
+    if not good:
+        raise ValueError(f"{path} holds {found}, expected finite numbers of shape ({rows}, d)")
+    return matrix

@@ -10,6 +10,7 @@ import math
 import re
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from conftest import coco_document, write_coco
@@ -275,3 +276,19 @@ def test_json_that_is_written_has_null_where_there_is_no_number(tmp_path):
     found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
     expected = {"mAP": None, "AP": {"cat": None, "dog": 50.5}, "path": str(tmp_path), "none": None}
     assert found == expected | {"list": [1.5, None, {"x": None}]}
+
+
+def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
+    path, rows = tmp_path / "vectors.npy", np.arange(6.0).reshape(3, 2)
+    np.save(path, rows)
+    nodes, unknown = data.load_glove(path, ["label 0", "label 1", "label 2"])
+    assert (nodes.tolist(), unknown) == (rows.tolist(), [])
+    with pytest.raises(ValueError, match=r"vectors\.npy holds an array of \(3, 2\)"):
+        data.load_glove(path, ["label 0", "label 1"])
+    rows[1, 1] = np.inf
+    np.save(path, rows)
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        data.load_glove(path, ["label 0", "label 1", "label 2"])
+    path.write_bytes(b"text")
+    with pytest.raises(ValueError, match="no such array"):
+        data.load_glove(path, ["label 0"])
