@@ -243,7 +243,8 @@ def read_image(path: str | Path, size: int, draft: bool = False) -> Image.Image:
     """The photo as RGB, squashed to size x size (bilinear, aspect not kept; difference 9).
 
     As a draft it takes less time: a JPEG of twice the size or more, both ways, is decoded at a
-    half, a quarter or an eighth of it, and torch squashes, a grey level at most from Pillow.
+    half, a quarter or an eighth of it; then torch squashes, a grey level at most from how Pillow
+    would.
     A photo that cannot be read, or has more pixels than Image.MAX_IMAGE_PIXELS, is a ValueError.
     """
 

@@ -9,7 +9,8 @@ Published code disagrees on all of these, so they are said here once:
     counted. A label never predicted counts 0 in CP, which is over all n labels.
   - CF1 is the mean over labels of their F1 (the paper's and ASL's), CF1_h the harmonic mean of CP
     and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. Difference 5.
-  - Everything but `average_precision` is in percent, 0 to 100, like the paper's tables.
+  - Everything but `average_precision` and `best_threshold` is in percent, 0 to 100, like the
+    paper's tables.
 """
 
 import math

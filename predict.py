@@ -8,7 +8,7 @@ The checkpoint says all else: classes, image size, backbone. Photos become pixel
 but upright first where EXIF says how the camera was held: training and evaluation ignore that, as
 ASL's code does (docs/differences.md, 22), and a user's photo lying on its side helps nobody.
 
-Exit code 1: some photos could not be read, the others were labelled. 2: nothing could be done.
+Exit code 1: some photos, or all, could not be read, the others were labelled. 2: a wrong call.
 Symbols: B images in a batch, n labels, S the side images are squashed to.
 """
 

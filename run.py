@@ -2,7 +2,7 @@
 
     python run.py                                # demo scenes, drawn on the spot -> runs/demo
     python run.py --dataset coco --data DIR      # the paper's Tables 1 and 3     -> runs/coco
-    python run.py --dataset coco --data DIR --limit 64 --epochs 1                 # a dry run
+    python run.py --dataset coco --data DIR --limit 64 --epochs 1 --out runs/try  # a dry run
     python run.py --dataset coco --data DIR --phase backbone eval                 # the ASL row
     torchrun --nproc-per-node 8 run.py --dataset coco --data DIR                  # 8 GPUs
 
@@ -91,7 +91,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
             val = dataclasses.replace(val, features=None)
         model = learner(model, val).to(args.device, memory_format=torch.channels_last)
         logits, seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
-        about |= {"dataset": args.dataset, "unreadable": len(splits.val) - len(seen)}
+        about |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_numbers(folder, name, logits, seen, about, thresholds)
     name = "results-evaluated.md" if args.evaluate else "results.md"
@@ -181,7 +181,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     A step: forward, asymmetric loss, backward, Adam, schedule, moving average; nothing in it waits
     for the device. The journal knows where to go on, saves and logs.
     """
-    settings = model_settings(args, model, splits.train)
+    settings = model_settings(args, model, splits)
     if folder.done(f"{name}.pt", settings):
         return
     whole = model  # --freeze trains its head alone
@@ -307,17 +307,20 @@ def logits_of(
     return ranks.total(logits).numpy()[read], split.select(read)
 
 
-# What decides the numbers in a file of --out. No change passes unseen: options by their values, all
-# else by content. Of the code a change of comments passes; a photo is known by name and size.
+# What decides the numbers in a file of --out, compared before it is used again: options by their
+# values, all else by content, a photo by name and size, code without its comments. Not compared are
+# device, --compile and the number of processes, which change numbers by rounding and batch norm.
 
 HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
 CODE += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
+CODE += ["extras/frozen"]
 
 
-def model_settings(args, model: iml_gcn.Model, split: data.Split) -> dict:
+def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
     """Of a model that is about to be trained on these photos."""
     found = {name.replace("_", "-"): getattr(args, name) for name in args.decisive}
-    found |= {PHOTOS: split.id(), "code": args.code}
+    found |= {PHOTOS: splits.train.id(), "val photos and labels": splits.val.id()}
+    found["code"] = args.code
     found[START] = checkpoints.content_id(*model.backbone.state_dict().values())
     if isinstance(model.head, iml_gcn.LabelGCN):
         graph, nodes = model.head.A_hat, model.head.nodes
@@ -349,7 +352,7 @@ NODES = ["word", "image", "pca", "random"]  # the order of Table 3
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """Every default but RECIPES' and PRESETS'; each help text ends in its source.
+    """Every default but RECIPES' and PRESETS'; a help text ends in its source.
 
     What `decides` the numbers of a trained model is compared by value before a file is used again;
     of the others that matter, what they make is compared by content (`model_settings`).
@@ -407,7 +410,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--tau", "edges from P >= tau (0.1) [Eq. 3]", between(0, 1), 0.1)
     add("--p", "weight of neighbours (0.2) [difference 1]", between(0, 1), 0.2)
     add("--graph-json", "COCO-format JSON for the label graph (the training one) [ours]", "FILE")
-    add("--node-norm", "mean length of nodes, 0: raw (1) [difference 25]", between(0, 1e6), 1.0)
+    add(
+        "--node-norm", "mean length of F_I, F_PCA, 0: raw (1) [difference 25]", between(0, 1e6), 1.0
+    )
 
     add.group = group("training")
     decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
@@ -507,7 +512,7 @@ def run(args) -> None:
         folder = Folder(args.out, splits.train.classes, args.fresh and not ranks.restarted())
         if ranks.rank() == 0:
             checkpoints.save_json(args.out / "args.json", vars(args))
-        args.frozen = None
+        args.frozen, args.val_photos = None, len(splits.val)
         if args.freeze:
             splits = with_features(args, splits, folder)
         for name in args.phase:

@@ -1,4 +1,4 @@
-"""Table 3 with seeds and spreads, and what moves it: every run behind docs/evidence.md.
+"""Table 3 with seeds and spreads, and the GCN alone on frozen features; see docs/evidence.md.
 
     python -m experiments.evidence --data DIR --glove FILE    # all -> runs/evidence, results/*.csv
     ... --graph-json FILE                                     # and a label graph of more images

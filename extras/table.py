@@ -115,7 +115,7 @@ def summarise(logits: np.ndarray, targets: np.ndarray, classes: list[str], thres
 
     mAP also without the most frequent label: COCO's person is in more images than not, and its AP
     is high by chance alone.
-    A label that no image shows has no AP and is not in `AP`.
+    The AP of a label that no image shows is None.
     """
     ap = metrics.average_precision(logits, targets)  # (n,), logits ranked: sigmoids would tie
     frequent = int(targets.sum(0).argmax())

@@ -21,7 +21,7 @@ class Stopped(Exception):
     """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
 
     def __init__(self, where: str):
-        super().__init__(f"stopped in {where}; the same command goes on")
+        super().__init__(f"stopped in {where}; the same command goes on (without --fresh)")
         self.code = 128 + (received or signal.SIGTERM)  # not ours, then another rank's
 
 
