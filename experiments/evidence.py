@@ -2,7 +2,7 @@
 
     python -m experiments.evidence --data DIR --glove FILE    # all -> runs/evidence, results/*.csv
     ... --graph-json FILE                                     # and a label graph of more images
-    ... --epochs 40 40 --jobs 1 --out runs/full --csv runs/full -- --image-size 448 \\
+    ... --epochs 40 40 --out runs/full --csv runs/full -- --image-size 448 \\
         --weights tresnet_m_21k --batch-size 64 --recipe paper --ema 0     # the paper's, on a GPU
 
 What follows -- goes to run.py. Interrupted, the same command goes on. Two parts, both [ours]:
@@ -18,11 +18,8 @@ Symbols: M images in a split, n labels, D image feature size, B images in a batc
 
 import argparse
 import csv
-import json
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +81,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of table and frozen (1 2 3)")
     text = "of the backbone and, from its weights, of every other model (6 4)"
     add("--epochs", nargs=2, default=["6", "4"], metavar=("FIRST", "THEN"), help=text)
-    text = "runs at a time, which share the cores (2: on a CPU faster than one run on all cores)"
-    add("--jobs", type=int, default=2, help=text)
     add("more", nargs="*", metavar="-- ...", help=f"more arguments for run.py, after {RECIPE}")
     return parser.parse_args(argv)
 
@@ -94,25 +89,17 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def call(args, out: Path, text: str, *more: str) -> None:
-    """One run of run.py, unless it was done; its output goes to <out>.log. Stopped, it saves."""
-    path = out / "done.json"
-    done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    """One run of run.py, which goes on where it was; its output goes to <out>.log."""
     command = ["--data", args.data, "--glove", args.glove, *RECIPE.split(), *args.more]
-    command += [*text.split(), *more, "--workers", "1", "--out", str(out)]
-    if command in done:
-        return
-    if args.stopped:
-        raise ValueError("stopped, as another run failed")
+    command += [*text.split(), *more, "--out", str(out)]
     print("python run.py", *command, flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, str(HERE.parent / "run.py"), *command]
-    threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // args.jobs, 1))}
     with open(f"{out}.log", "a", encoding="utf-8") as log:
-        code = subprocess.run(program, stdout=log, stderr=log, env=os.environ | threads).returncode
+        program = [sys.executable, str(HERE.parent / "run.py"), *command]
+        code = subprocess.run(program, stdout=log, stderr=log).returncode
     if code:
         last = Path(f"{out}.log").read_text(encoding="utf-8").strip().rpartition("\n")[2]
         raise ValueError(f"run.py ended with code {code}, {out}.log with: {last}")
-    checkpoints.save_text(path, json.dumps([*done, command]))
 
 
 def table_runs(args, seed: int) -> list[dict]:
@@ -161,7 +148,7 @@ def frozen_runs(args, seed: int) -> list[dict]:
     """Heads on the features of seed<seed>/backbone.pt, each trained for FROZEN_EPOCHS."""
     folder = args.out / f"seed{seed}"
     command = [*RECIPE.split(), *args.more, "--data", args.data, "--out", str(folder)]
-    settings = run.parse_args([*command, "--workers", "1"])
+    settings = run.parse_args(command)
     splits = run.load_data(settings)
     train, val = (features(settings, folder, split) for split in splits)
     n, D = train[1].shape[1], train[0].shape[1]
@@ -248,15 +235,10 @@ def show(part: str, rows: list[dict], reference: str) -> None:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    args.stopped = False
-    tasks, rows = [], {part: [] for part in PARTS}
-    pool = ThreadPoolExecutor(args.jobs)
+    rows = {part: [] for part in PARTS}
     try:
-        if "table" in args.part:
-            tasks += [pool.submit(table_runs, args, seed) for seed in args.seeds]
-        for task in tasks:
-            for row in task.result():
-                rows[row["part"]].append(row)
+        for seed in args.seeds if "table" in args.part else ():
+            rows["table"] += table_runs(args, seed)
         for seed in args.seeds if "frozen" in args.part else ():
             rows["frozen"] += frozen_runs(args, seed)
     except (ValueError, OSError) as error:
@@ -265,9 +247,6 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    finally:
-        args.stopped = True
-        pool.shutdown(wait=False, cancel_futures=True)  # what runs goes on to its next save
     args.csv.mkdir(parents=True, exist_ok=True)
     references = {"table": "direct (ASL), longer", "frozen": "linear head"}
     for part in args.part:

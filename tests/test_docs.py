@@ -19,7 +19,7 @@ from conftest import ROOT, drawn_photo, scores_of, state_of
 
 import predict
 import run
-from experiments import bench, evidence
+from experiments import evidence
 
 PAGES = [Path("README.md"), *(path.relative_to(ROOT) for path in sorted(ROOT.glob("docs/*.md")))]
 PAGES = {str(page): (ROOT / page).read_text() for page in PAGES}
@@ -67,16 +67,14 @@ OTHERS = {*OTHERS.split(), "--logdir", "--fuzz", "--fuzz-case"}  # TensorBoard's
 
 @pytest.fixture
 def programs(monkeypatch):
-    """What takes each program's arguments; the benchmark then measures nothing."""
+    """What takes each program's arguments."""
     monkeypatch.setattr(run.checkpoints, "code_id", lambda *_: "")  # which takes a while
-    monkeypatch.setattr(bench, "SECTIONS", dict.fromkeys(bench.SECTIONS, lambda args: None))
     monkeypatch.setitem(run.DATASETS, "mine", None)  # docs/change-it.md's
     monkeypatch.setitem(run.BACKBONES, "small", (None, "none"))
     return {
         "run.py": run.parse_args,
         "predict.py": predict.parse_args,
         "-m experiments.evidence": evidence.parse_args,
-        "-m experiments.bench": bench.main,
     }
 
 
