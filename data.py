@@ -38,6 +38,7 @@ from runtime.reading import (
     open_photo,
     read_json,
     read_matrix,
+    read_rows,
     read_vectors,
 )
 
@@ -111,6 +112,39 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     if image_dir:  # else it is about labels alone
         check_links(paths, image_dir)
     return Split(paths, targets, classes)
+
+
+HEADER = ("file", "filename", "file_name", "image", "photo", "path")  # of a column of photos
+
+
+def load_tags(csv_path: str | Path, image_dir: str | Path) -> Split:
+    """Image-level labels of a CSV, one photo a row: `file,"cat; fire hydrant"`, or under a header
+    with the labels' names a 0 or 1 for each. Classes are by name, or in the header's order.
+
+    A photo without labels is a row all the same. Blanks around names do not count. A photo that is
+    there twice has the labels of both rows.
+    """
+    rows = read_rows(csv_path)
+    header, cells = rows[0], {cell for row in rows[1:] for cell in row[1:]}
+    if cells & {"0", "1"} and cells <= {"0", "1", ""}:
+        classes, rows = header[1:], rows[1:]
+        check_once(classes, csv_path, "label")
+        pairs = [zip(classes, row[1:], strict=True) for row in rows]
+        shown = [{name for name, cell in each if cell == "1"} for each in pairs]
+    else:
+        rows = rows[1:] if header[0].lower() in HEADER else rows
+        names = [";".join(row[1:]).split(";") for row in rows]
+        shown = [{name.strip() for name in each} - {""} for each in names]
+        classes = sorted(set().union(*shown))
+    check([row[0] for row in rows], [PHOTO], csv_path)
+    check(classes, [LABEL], csv_path)
+    labels = {}  # photo -> what it shows
+    for row, names in zip(rows, shown, strict=True):
+        labels.setdefault(row[0].replace("\\", "/"), set()).update(names)
+    targets = np.array([[c in names for c in classes] for names in labels.values()], np.uint8)
+    paths = [os.path.join(image_dir, name) for name in labels]
+    check_links(paths, image_dir)
+    return Split(paths, targets, classes)  # (M, n)
 
 
 VG_LABELS = 500

@@ -385,7 +385,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--year", "2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
     add("--download", "fetch what --data lacks of COCO, some 20 GB [ours]", bool)
     for split in ("train", "val"):
-        add(f"--{split}-json", f"COCO-format JSON for {split}, instead of --data's", "FILE")
+        add(f"--{split}-json", f"COCO JSON, or CSV of tags, for {split}, not --data's", "FILE")
         add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
     add("--keep-unlabelled", "do not drop images without a label [difference 7]", bool)
     add("--glove", "GloVe-format text, or .npy of a row a label [ML-GCN: 840B]", "FILE")

@@ -52,7 +52,8 @@ def load_coco(
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )
-        splits.append(data.load_coco(json_path, images))
+        read = data.load_tags if json_path.suffix.lower() == ".csv" else data.load_coco
+        splits.append(read(json_path, images))
     return Splits(*splits)
 
 
@@ -93,6 +94,20 @@ def load(
                 f"{listed(missing)}; unpack them there, or give the folder they are in"
             )
         splits.append(split)
-    if splits[0].classes != splits[1].classes:
-        raise ValueError("the train and val JSON name different categories; they must be the same")
-    return Splits(*splits)
+    return Splits(splits[0], aligned(splits[1], splits[0].classes))
+
+
+def aligned(split: data.Split, classes: list[str]) -> data.Split:
+    """The split with its labels in the order of these classes: the same names are the same labels.
+
+    A label that only the split has is an error, one that it lacks shows in none of its photos.
+    """
+    unknown = [name for name in split.classes if name not in classes]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} labels are only in the val file{listed(unknown)}; correct the names, "
+            "or give training photos that show them"
+        )
+    targets = np.zeros((len(split), len(classes)), np.uint8)  # (M, n)
+    targets[:, [classes.index(name) for name in split.classes]] = split.targets
+    return data.Split(split.paths, targets, classes)

@@ -5,6 +5,7 @@ A schema says what a file holds: a `Kind` where a value is, [schema] for a list 
 for an object of any keys. Whoever holds what `read_json` returned need not look again.
 """
 
+import csv
 import functools
 import json
 import mmap
@@ -252,3 +253,22 @@ def read_matrix(path: str | Path, rows: int) -> np.ndarray:
     if not good:
         raise ValueError(f"{path} holds {found}, expected finite numbers of shape ({rows}, d)")
     return matrix
+
+
+def read_rows(path: str | Path) -> list[list[str]]:
+    """The rows of a CSV, each as long as the first, without blanks around the cells."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV in UTF-8 ({error}); save it as one") from None
+    uneven = [i for i, row in enumerate(rows, 1) if len(row) != len(rows[0])]
+    if not rows or uneven:
+        found = f"row {uneven[0]} has {len(rows[uneven[0] - 1])} cells" if rows else "it is empty"
+        expected = f"{len(rows[0])} as in the first" if rows else "a photo and its labels a row"
+        raise ValueError(
+            f'{path}: {found}, expected {expected}; write several labels as "cat; dog" in quotes'
+        )
+    return rows

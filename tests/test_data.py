@@ -20,6 +20,7 @@ from conftest import coco_document, vg_photos, write_coco, write_vg
 from PIL import Image
 
 import data
+from extras import datasets
 from extras import demo as scenes
 from runtime import checkpoints, loading, reading
 
@@ -313,3 +314,45 @@ def test_the_id_of_code_does_not_see_comments_docstrings_and_layout(tmp_path):
     changes = [code.replace("1", "2"), code.replace("x + 1", "x - 1"), code + "f = len\n"]
     changes += [code.replace("return", "'text'.strip()\n    return")]
     assert len({id_of(each) for each in [code, *changes]}) == 5
+
+
+TAGS = 'file,labels\na.jpg,"cat; fire hydrant"\nsub/b.jpg,dog\nc.jpg,\na.jpg, dog \n'
+COLUMNS = "image,fire hydrant,cat,dog\na.jpg,1,1,1\nsub/b.jpg,0,,1\nc.jpg,0,0,0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "targets"),
+    [  # by name; in the header's order
+        (TAGS, ["cat", "dog", "fire hydrant"], [[1, 1, 1], [0, 1, 0], [0, 0, 0]]),
+        (COLUMNS, ["fire hydrant", "cat", "dog"], [[1, 1, 1], [0, 0, 1], [0, 0, 0]]),
+    ],
+)
+def test_image_level_tags_by_hand_in_both_forms(tmp_path, text, classes, targets):
+    (tmp_path / "tags.csv").write_text("\ufeff" + text, encoding="utf-8")
+    split = data.load_tags(tmp_path / "tags.csv", "photos")
+    assert split.paths == ["photos/a.jpg", "photos/sub/b.jpg", "photos/c.jpg"]
+    assert (split.classes, split.targets.tolist()) == (classes, targets)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.jpg,cat,dog\nb.jpg,cat\n", "row 2 has 2 cells, expected 3"),
+        ("../a.jpg,cat\n", "a path inside the image folder"),
+        ("file,cat,cat\na.jpg,0,1\n", "label 'cat' is there twice"),
+        ("", "it is empty"),
+        ("a.jpg,\xff\n", "UTF-8"),
+    ],
+)
+def test_a_csv_of_tags_that_is_wrong_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "tags.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"tags\.csv.*" + re.escape(words)):
+        data.load_tags(tmp_path / "tags.csv", "photos")
+
+
+def test_val_has_the_labels_of_train_by_name_and_no_other():
+    val = data.Split(["x.jpg"], np.array([[1, 0]], np.uint8), ["dog", "bird"])
+    found = datasets.aligned(val, ["bird", "cat", "dog"])
+    assert (found.classes, found.targets.tolist()) == (["bird", "cat", "dog"], [[0, 0, 1]])
+    with pytest.raises(ValueError, match="only in the val file: dog;"):
+        datasets.aligned(val, ["bird", "cat"])
