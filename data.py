@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,10 @@ class Split:
             about = f"{os.path.basename(path)} {os.path.getsize(path)}\n"
             digest.update(about.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
+
+    def of(self, frozen: bool) -> "Split":
+        """With its features, or for a backbone that they are not of without."""
+        return self if frozen else replace(self, features=None)
 
     def select(self, rows: np.ndarray) -> "Split":
         """The images of these row numbers, in this order."""

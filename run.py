@@ -18,7 +18,6 @@ Symbols: B images in a batch, M images in a split, n labels, D image feature siz
 """
 
 import argparse
-import dataclasses
 import math
 import os
 from pathlib import Path
@@ -32,7 +31,7 @@ import iml_gcn
 import metrics
 from backbones import BACKBONES, RELEASED, load_model, load_weights
 from extras import frozen, graph_picture, table, tensorboard
-from extras.datasets import DATASETS, Splits, load
+from extras.datasets import DATASETS, Splits, aligned, load
 from runtime import checkpoints, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
@@ -56,11 +55,11 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
     settings = embedding_settings(args, splits, folder)
     if folder.done("embeddings.pt", settings, remake=True):
         return
-    model, _ = load_model(folder / "backbone.pt")
-    D = model.backbone.num_features
-    backbone = learner(model, splits.train).fold().backbone.to(args.device)
-    means = iml_gcn.LabelMeans(len(folder.classes), D)
-    for images, targets, _ in Pass(loader(args, splits.train), "embed", args.skip_bad_images):
+    model, about = load_model(folder / "backbone.pt")
+    split = splits.train.of(about["backbone_id"] == args.frozen)
+    backbone = learner(model, split).fold().backbone.to(args.device)
+    means = iml_gcn.LabelMeans(len(folder.classes), model.backbone.num_features)
+    for images, targets, _ in Pass(loader(args, split), "embed", args.skip_bad_images):
         with autocast(args):
             means.update(backbone(images), targets)  # (B, D), (B, n)
     ranks.total(means.sums, means.counts)  # each rank saw its part of the photos
@@ -86,9 +85,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
     reports, found = {}, table.models(folder, args.image_size, args.evaluate, args.backbone)
     for name, (model, about) in found.items():
-        val = splits.val
-        if about.pop("backbone_id") != args.frozen:
-            val = dataclasses.replace(val, features=None)
+        val = splits.val.of(about.pop("backbone_id") == args.frozen)
         model = learner(model, val).to(args.device, memory_format=torch.channels_last)
         logits, seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
         about |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}
@@ -112,13 +109,7 @@ def label_counts(args, split: data.Split) -> tuple[torch.Tensor, torch.Tensor]:
     """pairs (n, n) and counts (n,) of the label graph."""
     targets = split.targets
     if args.graph_json:
-        other = data.load_coco(args.graph_json, "")
-        if sorted(other.classes) != sorted(split.classes):
-            raise ValueError(
-                f"{args.graph_json} has {len(other.classes)} categories, the data set "
-                f"{len(split.classes)}, and their names differ; the label graph needs the same"
-            )
-        targets = other.targets[:, [other.classes.index(name) for name in split.classes]]
+        targets = aligned(data.load_coco(args.graph_json, ""), split.classes).targets
     return iml_gcn.cooccurrence(torch.from_numpy(targets))
 
 
@@ -184,6 +175,11 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     settings = model_settings(args, model, splits)
     if folder.done(f"{name}.pt", settings):
         return
+    if args.freeze and settings[START] != args.frozen:
+        raise ValueError(
+            f"--freeze trains heads on features of --weights, and {folder / 'backbone.pt'} has "
+            "another backbone; redo phase backbone too, or leave --freeze out"
+        )
     whole = model  # --freeze trains its head alone
     model = learner(whole, splits.train).to(args.device, memory_format=torch.channels_last)
     batches, val_batches = loader(args, splits.train, train=True), loader(args, splits.val)

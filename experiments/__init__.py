@@ -1,6 +1,6 @@
 """What the numbers in docs/ come from: runs with seeds and spreads, speed and memory.
 
-    evidence  Table 3 with seeds, and the GCN alone; figures in results/
+    evidence  Table 3 with seeds; figures in results/
     subset    its photos, laid out from COCO
     bench     speed and memory beside timm's
 

@@ -105,8 +105,8 @@ def aligned(split: data.Split, classes: list[str]) -> data.Split:
     unknown = [name for name in split.classes if name not in classes]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} labels are only in the val file{listed(unknown)}; correct the names, "
-            "or give training photos that show them"
+            f"{len(unknown)} labels are not among those of the training photos{listed(unknown)}; "
+            "correct the names, or give training photos that show them"
         )
     targets = np.zeros((len(split), len(classes)), np.uint8)  # (M, n)
     targets[:, [classes.index(name) for name in split.classes]] = split.targets

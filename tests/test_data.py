@@ -354,5 +354,5 @@ def test_val_has_the_labels_of_train_by_name_and_no_other():
     val = data.Split(["x.jpg"], np.array([[1, 0]], np.uint8), ["dog", "bird"])
     found = datasets.aligned(val, ["bird", "cat", "dog"])
     assert (found.classes, found.targets.tolist()) == (["bird", "cat", "dog"], [[0, 0, 1]])
-    with pytest.raises(ValueError, match="only in the val file: dog;"):
+    with pytest.raises(ValueError, match="not among those of the training photos: dog;"):
         datasets.aligned(val, ["bird", "cat"])

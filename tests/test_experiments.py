@@ -39,7 +39,7 @@ def test_evidence_scores_labels_of_ten_photos_and_not_the_most_frequent_one():
 def test_evidence_pairs_the_seeds(capsys):
     rows = [("a", 1, 10.0), ("a", 2, 12.0), ("b", 1, 11.0), ("b", 2, 14.0)]
     rows = [dict(zip(("setting", "seed", "mAP_10"), row, strict=True)) for row in rows]
-    evidence.show("table", rows, "a")
+    evidence.show(rows, "a")
     # b - a is 1 and 2: mean 1.5, deviation 0.71; b itself 12.5 and 2.12.
     lines = capsys.readouterr().out.splitlines()
     assert "| b | 12.50 +- 2.12 | 1.50 +- 0.71 |" in lines
@@ -51,8 +51,6 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monk
         return SimpleNamespace(returncode=run.main([*command[2:], "--workers", "0"]))
 
     monkeypatch.setattr(evidence.subprocess, "run", here)
-    few = ("F_PCA", "F_PCA, no graph", "F_W")
-    monkeypatch.setattr(evidence, "FROZEN", {name: evidence.FROZEN[name] for name in few})
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
     command = ["--data", demo, "--glove", tmp_path / "glove.txt", "--out", tmp_path / "out"]
     command += ["--csv", tmp_path, "--seeds", "3", "--epochs", "2", "1", "--"]
@@ -74,9 +72,6 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monk
         assert float(row["mAP"]) == pytest.approx(stored["mAP"], abs=1e-3)
         (without,) = stored["mAP_without"].values()
         assert float(row["mAP_without"]) == pytest.approx(without, abs=1e-3)
-    with open(tmp_path / "frozen.csv") as file:
-        frozen = list(csv.DictReader(file))
-    assert [row["setting"] for row in frozen][-4:] == ["linear head, learning rate 0.01", *few]
 
 
 def test_evidence_begins_nothing_after_an_error_and_writes_no_figures(
@@ -90,7 +85,7 @@ def test_evidence_begins_nothing_after_an_error_and_writes_no_figures(
         return SimpleNamespace(returncode=2)
 
     monkeypatch.setattr(evidence.subprocess, "run", fail)
-    command = f"--data d --glove g --part table --csv {tmp_path}/csv --out {tmp_path}/out"
+    command = f"--data d --glove g --csv {tmp_path}/csv --out {tmp_path}/out"
     assert evidence.main([*command.split(), "--seeds", "1", "2", "3", "4", "5"]) == 2
     assert began == ["1"]
     assert "error: the disk is full" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """--freeze: heads trained on features that are computed once, against the whole model on photos."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +86,16 @@ def test_a_frozen_run_cut_off_ends_as_an_unbroken_one(demo, weights, tmp_path, m
         for name in ("cut", "whole")
     )
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_heads_are_not_trained_on_features_of_another_backbone(
+    demo, finished, weights, tmp_path, capsys
+):
+    out = shutil.copytree(finished, tmp_path / "out")  # its backbone was trained
+    more = "--phase embed gcn --nodes random --fresh --freeze --weights"
+    assert run.main(argv(demo, out, more, weights)) == 2
+    assert "out/backbone.pt has another backbone" in capsys.readouterr().err
+    ours, theirs = (
+        torch.load(path / "embeddings.pt", weights_only=True)["image"] for path in (out, finished)
+    )
+    torch.testing.assert_close(ours, theirs)  # those of backbone.pt, whatever --weights is

@@ -103,7 +103,9 @@ def test_the_label_graph_may_be_that_of_other_images(demo, out, tmp_path, capsys
     torch.testing.assert_close(A_hat, expected)
     coco["categories"][3]["name"] = "cloud"
     (tmp_path / "graph.json").write_text(json.dumps(coco))
-    assert "their names differ" in refused(capsys, argv(demo, out, more, tmp_path / "graph.json"))
+    assert "not among those of the training photos" in refused(
+        capsys, argv(demo, out, more, tmp_path / "graph.json")
+    )
 
 
 def test_phases_run_apart_with_workers_give_the_numbers_of_one_run_without(
