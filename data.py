@@ -228,7 +228,8 @@ def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> tuple[Sp
         check_once((image["image_id"] for image in images), image_data, "image id")
     ids = sorted(image["image_id"] for image in images)
     paths = [f"{image_id}.jpg" for image_id in ids]
-    test = choose_vg_test(test_list, paths)
+    test = read_list(test_list)
+    check_known(test, set(paths), test_list, "photo")
     counts, tested = Counter(), set(test)  # name -> training images that show it
     for image_id, path in zip(ids, paths, strict=True):
         if path not in tested:
@@ -244,17 +245,6 @@ def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> tuple[Sp
     for row, image_id in enumerate(ids):
         targets[row, [columns[name] for name in shown.get(image_id, ()) if name in columns]] = 1
     return Split(paths, targets, classes), test
-
-
-def choose_vg_test(test_list: Path, names: list[str]) -> list[str]:
-    """The released test photos; without that list 10,000 drawn with seed 0, or a tenth of fewer
-    than 20,000 [ours]."""
-    if not test_list.is_file():
-        size = 10_000 if len(names) >= 20_000 else len(names) // 10
-        return [names[i] for i in np.random.default_rng(0).permutation(len(names))[:size]]
-    test = read_list(test_list)
-    check_known(test, set(names), test_list, "photo")
-    return test
 
 
 def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list[str]]:

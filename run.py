@@ -101,16 +101,14 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
 
 def label_graph(args, split: data.Split) -> torch.Tensor:
     """A (n, n), Eq. 3 and 4, of the training photos or those of --graph-json."""
-    pairs, counts = label_counts(args, split)
-    return iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)
+    return iml_gcn.adjacency(*label_counts(args, split), args.tau, args.p, args.adjacency)
 
 
 def label_counts(args, split: data.Split) -> tuple[torch.Tensor, torch.Tensor]:
     """pairs (n, n) and counts (n,) of the label graph."""
-    targets = split.targets
     if args.graph_json:
-        targets = aligned(data.load_coco(args.graph_json, ""), split.classes).targets
-    return iml_gcn.cooccurrence(torch.from_numpy(targets))
+        split = aligned(data.load_coco(args.graph_json, ""), split.classes)
+    return iml_gcn.cooccurrence(torch.from_numpy(split.targets))
 
 
 def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tensor:
@@ -392,8 +390,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
 
     add.group = group("model")
-    text = f"one of {', '.join(BACKBONES)} (tresnet_m; demo tiny) [paper]"
-    decides("--backbone", text, BACKBONES, "tresnet_m")
+    decides("--backbone", f"one of {', '.join(BACKBONES)} (tresnet_m)", BACKBONES, "tresnet_m")
     decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
     text = f"to start from: file, URL, none (random) or one of {', '.join(RELEASED)} (M: "
     text += "tresnet_m_21k, L: tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
@@ -406,9 +403,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--tau", "edges from P >= tau (0.1) [Eq. 3]", between(0, 1), 0.1)
     add("--p", "weight of neighbours (0.2) [difference 1]", between(0, 1), 0.2)
     add("--graph-json", "COCO-format JSON for the label graph (the training one) [ours]", "FILE")
-    add(
-        "--node-norm", "mean length of F_I, F_PCA, 0: raw (1) [difference 25]", between(0, 1e6), 1.0
-    )
+    add("--node-norm", "length of F_I, F_PCA, 0: raw (1) [difference 25]", between(0, 1e6), 1.0)
 
     add.group = group("training")
     decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
@@ -416,10 +411,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "paper: Adam, x0.1 after epochs 10, 20, 30 of 40; asl: one cycle (paper) [difference 18]"
     decides("--recipe", text, RECIPES, "paper")
     decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
-    text = "the backbone's part of it in gcn, 0: frozen (1) [paper; ML-GCN: 0.1]"
-    decides("--backbone-lr", text, between(0, 1), 1.0)
-    text = "L2, on tensors of 2+ dimensions (5e-4; asl 1e-4) [Impl. details; difference 12]"
-    decides("--weight-decay", text, between(0, 1e3), 5e-4)
+    decides("--backbone-lr", "backbone's part of it in gcn (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
+    decides("--weight-decay", "L2 (5e-4; asl 1e-4) [difference 12]", between(0, 1e3), 5e-4)
     decides("--gamma-neg", "focusing power of negatives (4) [ASL]", between(0, 100), 4.0)
     decides("--gamma-pos", "and of positives (0) [ASL]", between(0, 100), 0.0)
     decides("--clip", "probability shift of negatives (0.05) [ASL]", between(0, 1), 0.05)
@@ -432,9 +425,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", "NAME", "auto")
     decides("--amp", "bfloat16 autocast; loss and head stay float32 [ours]", bool)
     add("--compile", "torch.compile the model [ours]", bool)
-    add("--tensorboard", "curves, label graph and embeddings in --out/tensorboard [ours]", bool)
-    text = "probabilities to report at besides 0.5 and 0.8 [difference 6]"
-    add("--threshold", text, between(0.001, 0.999), [], nargs="+")
+    add("--tensorboard", "curves in --out/tensorboard [ours]", bool)
+    add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
 
     known, _ = parser.parse_known_args(argv)
     parser.set_defaults(**RECIPES[known.recipe] | PRESETS.get(known.dataset, {}))
@@ -476,17 +468,12 @@ def load_data(args) -> Splits:
 
 
 def draw(args, splits: Splits, folder: Folder) -> None:
-    """graph.png: the label graph that phase gcn uses, and F_PCA; for TensorBoard the nodes too."""
-    if ranks.rank() > 0:
-        return
-    F_PCA = checkpoints.read_checkpoint(folder / "embeddings.pt")["pca"]
-    counts, A = label_counts(args, splits.train), label_graph(args, splits.train)
-    image = graph_picture.graph(*counts, A, F_PCA, folder.classes, args.tau, args.adjacency)
-    graph_picture.save(image, folder / "graph.png")
-    if args.tensorboard:
-        kinds = args.nodes if "gcn" in args.phase else ()
-        nodes = {kind: node_features(args, kind, splits, folder) for kind in kinds}
-        tensorboard.labels(args.out / "tensorboard", image, nodes, folder.classes)
+    """graph.png: the label graph that phase gcn uses, and F_PCA."""
+    if ranks.rank() == 0:
+        F_PCA = checkpoints.read_checkpoint(folder / "embeddings.pt")["pca"]
+        counts, A = label_counts(args, splits.train), label_graph(args, splits.train)
+        image = graph_picture.graph(*counts, A, F_PCA, folder.classes, args.tau, args.adjacency)
+        graph_picture.save(image, folder / "graph.png")
 
 
 def run(args) -> None:

@@ -1,10 +1,9 @@
-"""What --tensorboard shows: `tensorboard --logdir <out>/tensorboard`, a run a model and `labels`.
+"""What --tensorboard shows: `tensorboard --logdir <out>/tensorboard`, a run a model.
 
-    backbone, gcn-<nodes>   by epoch: loss, learning rate, images/s; mAP and CP .. OF1; PR curve
-    labels                  the label graph's picture; node features in the projector, by name
+By epoch: loss, learning rate, images/s; mAP and CP .. OF1; the PR curve of all labels together.
 
 Needs the package tensorboard. Without a folder all of it does nothing.
-Symbols: M images in the evaluated split, n labels, d node feature size.
+Symbols: M images in the evaluated split, n labels.
 """
 
 import math
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import data
 import metrics
@@ -29,7 +27,7 @@ def writer_class():
 
 
 class Board:
-    """The event files of one model, one an epoch, or of the labels. Steps are epochs, from 1.
+    """The event files of one model, one an epoch. Steps are epochs, from 1.
 
     A training that goes on after `epochs` removes the files of later ones, which it does again; one
     that starts over, at 0, removes all. (SummaryWriter's purge_step would leave PR curves double.)
@@ -79,14 +77,3 @@ class Board:
             for name, value in values.items():
                 writer.add_scalar(name, value, entry["epoch"])
             self.close()
-
-
-def labels(folder: Path, image: Image.Image, nodes: dict, classes: list[str]) -> None:
-    """The label graph's picture, and node features (n, d) of each kind as the GCN gets them."""
-    board = Board(folder, "labels", [])
-    writer = board.at(1)
-    writer.add_image("label graph", np.asarray(image), 1, dataformats="HWC")
-    for kind, matrix in nodes.items():
-        writer.add_embedding(matrix, [" ".join(c.split()) for c in classes], tag=kind)
-        writer.flush()
-    board.close()

@@ -261,6 +261,7 @@ def test_ml_gcns_row_trains_without_a_backbone_phase(demo, tmp_path):
 def test_vg500_runs_all_its_phases(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "VG_LABELS", 4)
     shown = write_vg(tmp_path)
+    (tmp_path / "test_list_500.txt").write_text("".join(f"{i}.jpg\n" for i in range(41, 47)))
     vg_photos(tmp_path, [f"{image_id}.jpg" for image_id in shown])
     more = "--dataset vg500 --epochs 1 --weights none --keep-unlabelled"
     assert run.main(argv(tmp_path, tmp_path / "out", more)) == 0
