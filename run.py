@@ -189,8 +189,9 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
     to = args.out / "tensorboard" if args.tensorboard and ranks.rank() == 0 else None
     board = tensorboard.Board(to, name, args.threshold, journal.epoch)
-    if name == "backbone" and not args.freeze:
-        warn_of_few(len(batches) * args.epochs, args.weights)
+    few = len(batches) * args.epochs < (5000 if args.weights == "none" else 500)  # [ours]
+    if few and name == "backbone" and not args.freeze:  # said before hours are spent
+        print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")
     forward = ranks.parallel(model, args.device)
     forward = torch.compile(forward) if args.compile else forward
     final = average.module if average else model
@@ -231,16 +232,6 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             "state_dict": whole.state_dict(),
         }
     )
-
-
-def warn_of_few(steps: int, weights: str) -> None:
-    """Say it before hours are spent: so few steps learn little [bounds: ours]."""
-    if steps < (5000 if weights == "none" else 500):
-        start = "random weights" if weights == "none" else "pretrained weights"
-        print(
-            f"{steps:,} steps from {start} are few: expect low mAP; with few photos, --freeze and "
-            "pretrained weights give more (docs/data.md)"
-        )
 
 
 def adam(args, model: iml_gcn.Model, backbone_part: float) -> torch.optim.Optimizer:

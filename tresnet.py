@@ -132,6 +132,15 @@ class Bottleneck(nn.Module):
         return self.conv3(self.se(y)).add_(self.downsample(x))
 
 
+def pooled(x: torch.Tensor, pool: str) -> torch.Tensor:
+    """A feature map (B, D, h, w) -> features (B, D): "avg", or "max" of every channel.
+
+    They leave in float32 even under autocast: the head ranks what is left of them.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.amax((2, 3)) if pool == "max" else x.mean((2, 3))
+
+
 class TResNet(nn.Module):
     """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, after `pool`.
 
@@ -183,10 +192,7 @@ class TResNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.forward_features(images)  # (B, D, h, w)
-        # F_GAP (B, D) leaves in float32 even under autocast: the head ranks what is left of it.
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))
+        return pooled(self.forward_features(images), self.pool)  # (B, D), F_GAP
 
     def fold(self) -> "TResNet":
         """The deploy form, a copy in eval mode: the same features in fewer operations.

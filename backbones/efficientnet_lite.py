@@ -26,7 +26,9 @@ import re
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from backbones.resnet import fused
+from tresnet import pooled
 
 STAGES = [  # channels, blocks, kernel, stride
     (16, 1, 3, 1),
@@ -106,9 +108,7 @@ class EfficientNetLite(nn.Module):
         return F.relu6(self.bn1(self.conv_head(self.blocks(x))))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.forward_features(images)  # (B, D, h, w)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # as TResNet's, even under autocast
-        return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))  # (B, D)
+        return pooled(self.forward_features(images), self.pool)  # (B, D)
 
     def fold(self) -> "EfficientNetLite":
         """The deploy form, a copy in eval mode: every norm in the convolution before it."""
@@ -117,10 +117,7 @@ class EfficientNetLite(nn.Module):
         for block in folded.blocks:
             pairs += [(block, "expand_conv", "bn0")] if block.expands else []
             pairs += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
-        for module, conv, bn in pairs:
-            setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
-            setattr(module, bn, nn.Identity())
-        return folded.to(memory_format=torch.channels_last)
+        return fused(folded, pairs)
 
     @staticmethod
     def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:

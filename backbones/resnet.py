@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tresnet import pooled
+
 
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1, each with batch norm, added to the shortcut; ReLU after the addition."""
@@ -89,9 +91,7 @@ class ResNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.forward_features(images)  # (B, D, h, w)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # as TResNet's, even under autocast
-        return x.amax((2, 3)) if self.pool == "max" else x.mean((2, 3))  # (B, D)
+        return pooled(self.forward_features(images), self.pool)  # (B, D)
 
     def fold(self) -> "ResNet":
         """The deploy form, a copy in eval mode: every norm in the convolution before it."""
@@ -102,11 +102,16 @@ class ResNet(nn.Module):
                 pairs += [(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
                 if isinstance(block.downsample, nn.Sequential):
                     pairs.append((block.downsample, "0", "1"))
-        for module, conv, norm in pairs:
-            fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
-            setattr(module, conv, fused)
-            setattr(module, norm, nn.Identity())
-        return folded.to(memory_format=torch.channels_last)
+        return fused(folded, pairs)
+
+
+def fused(model: nn.Module, pairs: list[tuple[nn.Module, str, str]]) -> nn.Module:
+    """The model with every norm in the convolution before it: (module, convolution, norm), by their
+    names in the module. Weights lie in channels_last."""
+    for module, conv, norm in pairs:
+        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+        setattr(module, norm, nn.Identity())
+    return model.to(memory_format=torch.channels_last)
 
 
 def resnet101(pool: str = "avg") -> ResNet:

@@ -134,6 +134,19 @@ def one_label(document):
         mark["category_id"] = document["categories"][0]["id"]
 
 
+def always_together(document):
+    first, second = [category["id"] for category in document["categories"][:2]]
+    document["categories"] = document["categories"][:2]
+    marks = [mark | {"category_id": first} for mark in document["annotations"]]
+    document["annotations"] = marks + [mark | {"category_id": second} for mark in marks]
+
+
+def test_labels_that_always_occur_together_have_no_f_pca(demo, tmp_path, capsys):
+    demo = shutil.copytree(demo, tmp_path / "demo")
+    edit(demo, always_together)
+    assert "F_PCA is zero" in refused(capsys, argv(demo, tmp_path / "out", "--nodes pca"))
+
+
 def test_one_label_has_no_f_pca_and_trains_with_f_i(demo, tmp_path, capsys):
     demo, out = shutil.copytree(demo, tmp_path / "demo"), tmp_path / "out"
     edit(demo, one_label)

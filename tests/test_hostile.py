@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import re
+import sys
 import zipfile
 
 import numpy as np
@@ -17,6 +18,7 @@ from conftest import coco_document, write_coco
 from PIL import Image
 
 import data
+import run
 from runtime import checkpoints, reading, text
 
 LONG = "x" * 10**7
@@ -292,3 +294,20 @@ def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
     path.write_bytes(b"text")
     with pytest.raises(ValueError, match="no such array"):
         data.load_glove(path, ["label 0"])
+
+
+def test_a_progress_line_with_nothing_done_yet_has_no_rate(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = text.Progress("eval", 7)
+    progress.show()
+    assert capsys.readouterr().out == "\r" + "eval  0/7 images  " + "\033[K"
+    assert progress.close().startswith("0.0 images/s")
+
+
+def test_options_touch_no_gpu_before_a_rank_has_chosen_its_own(monkeypatch):
+    def touched(*_, **__):
+        raise AssertionError("a tensor was made")
+
+    for name in ("empty", "zeros", "tensor"):
+        monkeypatch.setattr(torch, name, touched)
+    assert run.parse_args(["--device", "cuda"]).device == "cuda"

@@ -267,3 +267,15 @@ def test_vg500_runs_all_its_phases(tmp_path, monkeypatch):
     assert run.main(argv(tmp_path, tmp_path / "out", more)) == 0
     assert scores_of(tmp_path / "out", "gcn-pca")[1].shape == (6, 4)
     assert "34.5" in (tmp_path / "out/results.md").read_text()  # Table 2's last row
+
+
+def test_every_epoch_draws_its_own_augmentation(demo, tmp_path, monkeypatch):
+    epochs, get = set(), data.MultiLabelImages.__getitem__
+
+    def seen(self, key):
+        epochs.update([key[0]] if self.augment else [])
+        return get(self, key)
+
+    monkeypatch.setattr(data.MultiLabelImages, "__getitem__", seen)
+    assert run.main(argv(demo, tmp_path, "--phase backbone --epochs 3 --limit 8")) == 0
+    assert epochs == {0, 1, 2}
