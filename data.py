@@ -38,27 +38,28 @@ from runtime.reading import (
     open_photo,
     read_json,
     read_matrix,
-    read_rows,
     read_vectors,
 )
 
 
 @dataclass
 class Split:
-    """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names; and
-    where the backbone is frozen the photos' features F_GAP (M, D)."""
+    """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names; where
+    the backbone is frozen the photos' features F_GAP (M, D); and whether photos are to be turned
+    upright where EXIF says how the camera was held (difference 22)."""
 
     paths: list[str]
     targets: np.ndarray
     classes: list[str]
     features: torch.Tensor | None = None
+    upright: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def id(self) -> str:
         """The same for photos of the same names and sizes in bytes, with the same labels."""
-        digest = hashlib.sha256(self.targets.tobytes())
+        digest = hashlib.sha256(self.targets.tobytes() + b"upright" * self.upright)
         for path in self.paths:
             about = f"{os.path.basename(path)} {os.path.getsize(path)}\n"
             digest.update(about.encode("utf-8", "surrogatepass"))
@@ -71,7 +72,8 @@ class Split:
     def select(self, rows: np.ndarray) -> "Split":
         """The images of these row numbers, in this order."""
         features = None if self.features is None else self.features[rows]
-        return Split([self.paths[i] for i in rows], self.targets[rows], self.classes, features)
+        paths, targets = [self.paths[i] for i in rows], self.targets[rows]
+        return replace(self, paths=paths, targets=targets, features=features)
 
 
 COCO = {
@@ -116,39 +118,6 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     if image_dir:  # else it is about labels alone
         check_links(paths, image_dir)
     return Split(paths, targets, classes)
-
-
-HEADER = ("file", "filename", "file_name", "image", "photo", "path")  # of a column of photos
-
-
-def load_tags(csv_path: str | Path, image_dir: str | Path) -> Split:
-    """Image-level labels of a CSV, one photo a row: `file,"cat; fire hydrant"`, or under a header
-    with the labels' names a 0 or 1 for each. Classes are by name, or in the header's order.
-
-    A photo without labels is a row all the same. Blanks around names do not count. A photo that is
-    there twice has the labels of both rows.
-    """
-    rows = read_rows(csv_path)
-    header, cells = rows[0], {cell for row in rows[1:] for cell in row[1:]}
-    if cells & {"0", "1"} and cells <= {"0", "1", ""}:
-        classes, rows = header[1:], rows[1:]
-        check_once(classes, csv_path, "label")
-        pairs = [zip(classes, row[1:], strict=True) for row in rows]
-        shown = [{name for name, cell in each if cell == "1"} for each in pairs]
-    else:
-        rows = rows[1:] if header[0].lower() in HEADER else rows
-        names = [";".join(row[1:]).split(";") for row in rows]
-        shown = [{name.strip() for name in each} - {""} for each in names]
-        classes = sorted(set().union(*shown))
-    check([row[0] for row in rows], [PHOTO], csv_path)
-    check(classes, [LABEL], csv_path)
-    labels = {}  # photo -> what it shows
-    for row, names in zip(rows, shown, strict=True):
-        labels.setdefault(row[0].replace("\\", "/"), set()).update(names)
-    targets = np.array([[c in names for c in classes] for names in labels.values()], np.uint8)
-    paths = [os.path.join(image_dir, name) for name in labels]
-    check_links(paths, image_dir)
-    return Split(paths, targets, classes)  # (M, n)
 
 
 VG_LABELS = 500
@@ -267,7 +236,9 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
     return torch.from_numpy(nodes).float(), sorted(wanted - vectors.keys())
 
 
-def read_image(path: str | Path, size: int, draft: bool = False) -> Image.Image:
+def read_image(
+    path: str | Path, size: int, draft: bool = False, upright: bool = False
+) -> Image.Image:
     """The photo as RGB, squashed to size x size (bilinear, aspect not kept; difference 9).
 
     As a draft it takes less time: a JPEG of twice the size or more, both ways, is decoded at a
@@ -279,7 +250,7 @@ def read_image(path: str | Path, size: int, draft: bool = False) -> Image.Image:
     def smaller(image: Image.Image) -> Image.Image:
         if draft:
             image.draft(None, (size, size))  # stays at least this large
-        return to_rgb(image)
+        return to_rgb(ImageOps.exif_transpose(image) if upright else image)
 
     image = open_photo(path, smaller)
     if not draft:
@@ -376,7 +347,7 @@ class MultiLabelImages(Dataset):
         epoch, row = key
         path, target = self.split.paths[row], self.split.targets[row]
         try:
-            image = read_image(path, self.size, draft=self.augment)
+            image = read_image(path, self.size, self.augment, self.split.upright)
         except ValueError as error:
             return None, target, row, str(error)
         if self.augment:

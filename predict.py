@@ -30,11 +30,10 @@ from extras import export
 from extras.pictures import Pictures
 from iml_gcn import Model
 from runtime import options, signals
-from runtime.reading import open_photo
+from runtime.reading import open_photo, walk
 from runtime.text import printable
 
 THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -97,11 +96,10 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        for inner in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in inner.relative_to(path).parts)
-            if inner.suffix.lower() in SUFFIXES and not hidden and inner.is_file():
-                if own not in inner.resolve().parents:
-                    yield inner
+        names, left_out = walk(path)
+        if left_out:
+            print(f"{printable(path, 200)}: no photos, left out: {left_out}", file=sys.stderr)
+        yield from (path / name for name in names if own not in (path / name).resolve().parents)
 
 
 def read_photo(path: Path) -> Image.Image:

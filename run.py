@@ -1,6 +1,7 @@
 """Reproduce IML-GCN: train the backbone, embed the labels, train the GCN, evaluate.  Typical use:
 
     python run.py                                # demo scenes, drawn on the spot -> runs/demo
+    python run.py --photos DIR --labels FILE     # your own photos                -> runs/own
     python run.py --dataset coco --data DIR      # the paper's Tables 1 and 3     -> runs/coco
     python run.py --dataset coco --data DIR --limit 64 --epochs 1 --out runs/try  # a dry run
     python run.py --dataset coco --data DIR --phase backbone eval                 # the ASL row
@@ -29,9 +30,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import data
 import iml_gcn
 import metrics
-from backbones import BACKBONES, RELEASED, load_model, load_weights
+from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
 from extras import frozen, graph_picture, table, tensorboard
 from extras.datasets import DATASETS, Splits, aligned, load
+from extras.expected import expected
 from runtime import checkpoints, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
@@ -92,7 +94,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_numbers(folder, name, logits, seen, about, thresholds)
     name = "results-evaluated.md" if args.evaluate else "results.md"
-    dataset = "own data" if args.train_json or args.val_json else args.dataset
+    dataset = "own" if args.train_json or args.val_json else args.dataset
     table.save(folder / name, dataset, args.image_size, seen.targets, reports)
 
 
@@ -133,7 +135,7 @@ def scaled(args, nodes: torch.Tensor) -> torch.Tensor:
 
 def pretrained_backbone(args) -> torch.nn.Module:
     """The backbone with --weights, or random ones."""
-    backbone = BACKBONES[args.backbone][0](args.pool)
+    backbone = build(args.backbone, args.pool)
     if args.weights != "none":
         with ranks.in_turn():
             load_weights(backbone, args.weights)
@@ -328,6 +330,12 @@ def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
 RECIPES = {
     "paper": {},
     "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
+    "small": {  # for few photos: ours, docs/data.md says how it was chosen
+        "backbone": "efficientnet_lite2",
+        "freeze": True,
+        "image_size": 384,
+        "batch_size": 32,
+    },
 }
 # ... and for a data set. All of demo's: ours.
 PRESETS = {"demo": {"backbone": "tresnet_tiny", "image_size": 96, "batch_size": 32, "epochs": 12}}
@@ -355,7 +363,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         decisive.append(add(*arguments, **more))
 
     add.group = group("what to run")
-    add("--dataset", f"one of {', '.join(DATASETS)} (demo)", DATASETS, "demo")
+    names = [name for name in DATASETS if name != "own"]
+    add("--dataset", f"one of {', '.join(names)} (demo)", names)
+    add("--photos", "or your own: a folder of photos [ours]", "DIR")
+    text = "their labels: JSON, CSV or XML of docs/data.md (none: the names of the folders in it)"
+    add("--labels", text, "FILE")
+    add("--val-photos", "photos to validate on (a fifth of --photos is held out)", "DIR")
+    add("--val-labels", "and their labels", "FILE")
     text = "all, or some of backbone embed gcn eval (all) [Proposed Approach]"
     add("--phase", text, ["all", *PHASES], ["all"], nargs="+")
     text = "some of word image pca random (image pca) [F_W, F_I, F_PCA: Table 3; random: a control]"
@@ -381,7 +395,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
 
     add.group = group("model")
-    decides("--backbone", f"one of {', '.join(BACKBONES)} (tresnet_m)", BACKBONES, "tresnet_m")
+    text = f"one of {', '.join(BACKBONES)}, or timm:NAME (tresnet_m; small efficientnet_lite2)"
+    decides("--backbone", text, options.one_of(BACKBONES, TIMM), "tresnet_m")
     decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
     text = f"to start from: file, URL, none (random) or one of {', '.join(RELEASED)} (M: "
     text += "tresnet_m_21k, L: tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
@@ -399,8 +414,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     add.group = group("training")
     decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
     decides("--batch-size", "images, over all processes (64; demo 32) [ours]", whole(1), 64)
-    text = "paper: Adam, x0.1 after epochs 10, 20, 30 of 40; asl: one cycle (paper) [difference 18]"
-    decides("--recipe", text, RECIPES, "paper")
+    text = (
+        "paper: Adam, x0.1 after epochs 10, 20, 30 of 40; asl: one cycle [difference 18]; small: "
+    )
+    text += "heads on a small frozen backbone [ours] (paper; small for --photos)"
+    decides("--recipe", text, RECIPES)
     decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
     decides("--backbone-lr", "backbone's part of it in gcn (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
     decides("--weight-decay", "L2 (5e-4; asl 1e-4) [difference 12]", between(0, 1e3), 5e-4)
@@ -420,20 +438,26 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
 
     known, _ = parser.parse_known_args(argv)
-    parser.set_defaults(**RECIPES[known.recipe] | PRESETS.get(known.dataset, {}))
+    name = "own" if known.photos else known.dataset or "demo"
+    recipe = known.recipe or ("small" if known.photos else "paper")
+    parser.set_defaults(recipe=recipe, **RECIPES[recipe] | PRESETS.get(name, {}))
     args = parser.parse_args(argv)
+    own = [args.photos, args.labels, args.val_photos, args.val_labels]
+    if any(own) and (not args.photos or args.dataset or args.data or args.train_json):
+        parser.error("--photos names the data, and --labels and --val-... go with it alone")
+    args.dataset, args.keep_unlabelled = name, args.keep_unlabelled or bool(args.photos)
     args.phase = [p for p in PHASES if p in args.phase or "all" in args.phase]
     if args.weights and args.phase == ["eval"]:
         parser.error(f"--weights is what training starts from; --evaluate {args.weights} tests it")
     args.phase = ["eval"] if args.evaluate else args.phase
-    args.weights = args.weights or BACKBONES[args.backbone][1]
+    args.weights = args.weights or default_weights(args.backbone)
     args.nodes = [kind for kind in NODES if kind in args.nodes]
     if "word" in args.nodes and not args.glove and "gcn" in args.phase:
         parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
     given = [args.train_json, args.train_images, args.val_json, args.val_images]
     if args.download and (args.dataset != "coco" or any(given)):
         parser.error("--download fetches COCO only: give --dataset coco, and no paths but --data's")
-    args.data = args.data or f"data/{args.dataset}"
+    args.data = args.photos or args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
     args.device, args.decisive = options.device(args.device), decisive
     paths = [path for name in CODE for path in sorted(HERE.glob(f"{name}.py"))]
@@ -446,8 +470,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def load_data(args) -> Splits:
     """Both splits; what would go wrong hours later goes wrong here."""
-    keys = "year", "train_json", "train_images", "val_json", "val_images"
-    where = {key: getattr(args, key) for key in keys} | {"fetch": args.download}
+    if args.dataset == "own":
+        where = {key: getattr(args, key) for key in ("labels", "val_photos", "val_labels")}
+        where["kept"] = args.out / "val-photos.json"
+    else:
+        keys = "year", "train_json", "train_images", "val_json", "val_images"
+        where = {key: getattr(args, key) for key in keys} | {"fetch": args.download}
     splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **where)
     shown = splits.train.targets[:, splits.train.targets.any(0)]  # (M, labels in some photo)
     if "gcn" in args.phase and "pca" in args.nodes and (shown == shown[:, :1]).all():
@@ -456,6 +484,23 @@ def load_data(args) -> Splits:
             "differ; give --nodes image or word"
         )
     return splits
+
+
+def foretell(args, splits: Splits, folder: Folder) -> None:
+    """Say how long it will take, so that nobody finds out after a day."""
+    names = ["backbone"] * ("backbone" in args.phase)
+    names += [f"gcn-{kind}" for kind in args.nodes] * ("gcn" in args.phase)
+    left = [name for name in names if args.fresh or not (folder / f"{name}.pt").is_file()]
+    if left and not (args.freeze and (folder / "features-val.pt").is_file()):
+        backbone = build(args.backbone, args.pool)
+        head = iml_gcn.linear_head(backbone.num_features, len(folder.classes))
+        model = iml_gcn.Model(backbone, head).to(args.device, memory_format=torch.channels_last)
+        photos = len(splits.train) + len(splits.val)  # in eval, a third of the time of a step
+        passes = (
+            len(left) * args.epochs * (photos - len(splits.val) * (2 / 3 if args.eval_every else 1))
+        )
+        about = args.image_size, args.workers, photos if args.freeze else passes, not args.freeze
+        print(f"expected: {expected(model, splits.train, *about, autocast(args))}")
 
 
 def draw(args, splits: Splits, folder: Folder) -> None:
@@ -475,7 +520,7 @@ def run(args) -> None:
         tensorboard.writer_class()  # before anything begins
     with torch.device("meta"):  # the backbone's own word on the size, before anything is read
         images = torch.zeros(1, 3, args.image_size, args.image_size)
-        BACKBONES[args.backbone][0](args.pool).eval()(images)
+        build(args.backbone, args.pool).eval()(images)
     with lock(args.out):
         print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
         splits = load_data(args)
@@ -487,6 +532,7 @@ def run(args) -> None:
         if ranks.rank() == 0:
             checkpoints.save_json(args.out / "args.json", vars(args))
         args.frozen, args.val_photos = None, len(splits.val)
+        foretell(args, splits, folder)
         if args.freeze:
             splits = with_features(args, splits, folder)
         for name in args.phase:

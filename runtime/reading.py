@@ -14,6 +14,7 @@ import posixpath
 import re
 import stat
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,16 @@ def read_json(path: str | Path, schema: object) -> object:
         raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
     check(document, schema, path)
     return document
+
+
+def parsed(text: str, schema: object, path: str | Path) -> object:
+    """A piece of JSON in a file of another form, checked."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: {brief(text)} is no JSON; export the file again") from None
+    check(value, schema, path)
+    return value
 
 
 def keys_of(schema: object) -> set[str] | None:
@@ -195,6 +206,31 @@ def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> I
         ) from error
 
 
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
+
+
+def walk(folder: str | Path) -> tuple[list[str], str]:
+    """The photos in a folder and below it, by their paths in it, and how many files of which kinds
+    are none, as text. Hidden files do not count."""
+    if not os.path.isdir(folder):
+        raise missing(folder, "a folder of photos")
+    photos, others = [], Counter()
+    for path in sorted(Path(folder).rglob("*")):
+        inner = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
+            if path.suffix.lower() in SUFFIXES:
+                photos.append(inner.as_posix())
+            else:
+                others[path.suffix.lower() or "without suffix"] += 1
+    return photos, ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
+
+
+def missing(path: str | Path, expected: str) -> FileNotFoundError:
+    found = "is a folder" if os.path.isdir(path) else "is not there"
+    found = "is a file" if os.path.isfile(path) else found
+    return FileNotFoundError(f"{printable(path, 200)} {found}, expected {expected}")
+
+
 LINE = 1 << 20  # characters; a line of 300 numbers has about 3,000
 FLOAT32_MAX = np.finfo(np.float32).max
 
@@ -256,12 +292,16 @@ def read_matrix(path: str | Path, rows: int) -> np.ndarray:
 
 
 def read_rows(path: str | Path) -> list[list[str]]:
-    """The rows of a CSV, each as long as the first, without blanks around the cells."""
+    """The rows of a CSV, each as long as the first, without blanks around the cells, which are
+    separated by commas, semicolons or tabs: by what comes first."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no file {path}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
+            between = re.match(r'(?:"[^"]*"|[^\t,;"\n]*)([\t,;])', file.readline())
+            file.seek(0)
+            cells = csv.reader(file, delimiter=between[1] if between else ",")
+            rows = [[cell.strip() for cell in row] for row in cells if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV in UTF-8 ({error}); save it as one") from None
     uneven = [i for i, row in enumerate(rows, 1) if len(row) != len(rows[0])]

@@ -20,7 +20,7 @@ from conftest import coco_document, vg_photos, write_coco, write_vg
 from PIL import Image
 
 import data
-from extras import datasets
+from extras import datasets, own_data
 from extras import demo as scenes
 from runtime import checkpoints, loading, reading
 
@@ -327,7 +327,7 @@ COLUMNS = "image,fire hydrant,cat,dog\na.jpg,1,1,1\nsub/b.jpg,0,,1\nc.jpg,0,0,0\
 )
 def test_image_level_tags_by_hand_in_both_forms(tmp_path, text, classes, targets):
     (tmp_path / "tags.csv").write_text("\ufeff" + text, encoding="utf-8")
-    split = data.load_tags(tmp_path / "tags.csv", "photos")
+    split = own_data.read_labels(tmp_path / "tags.csv", "photos")
     assert split.paths == ["photos/a.jpg", "photos/sub/b.jpg", "photos/c.jpg"]
     assert (split.classes, split.targets.tolist()) == (classes, targets)
 
@@ -345,7 +345,7 @@ def test_image_level_tags_by_hand_in_both_forms(tmp_path, text, classes, targets
 def test_a_csv_of_tags_that_is_wrong_is_one_sentence(tmp_path, text, words):
     (tmp_path / "tags.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"tags\.csv.*" + re.escape(words)):
-        data.load_tags(tmp_path / "tags.csv", "photos")
+        own_data.read_labels(tmp_path / "tags.csv", "photos")
 
 
 def test_val_has_the_labels_of_train_by_name_and_no_other():

@@ -1,0 +1,61 @@
+"""Any model of the package timm as a backbone, with its own normalisation and its own weights.
+
+timm is optional. What this project writes by hand (TResNet, ResNet-101, EfficientNet-Lite) does not
+go through it.
+"""
+
+import torch
+from torch import nn
+
+
+def create(name: str, pretrained: bool = False) -> nn.Module:
+    """timm's model without its classifier; what timm has against it is a ValueError."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f"--backbone timm:{name} needs timm ({error}); pip install timm") from None
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # of many kinds, its hub's among them
+        advice = (
+            "give --weights FILE, or none" if pretrained else "timm.list_models() has the names"
+        )
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"timm cannot make {name} ({reason}); {advice}") from error
+
+
+class TimmBackbone(nn.Module):
+    """images (B, 3, H, W) in [0, 1] -> features (B, D), D = `num_features`, by timm's own pooling.
+
+    H and W are what the model takes; others are a ValueError.
+    """
+
+    def __init__(self, name: str, pool: str = "avg"):
+        super().__init__()
+        if pool != "avg":
+            raise ValueError(f"timm's models have their own pooling; leave out --pool {pool}")
+        self.name, self.net = name, create(name)
+        about = self.net.pretrained_cfg
+        names = about.get("classifier") or "head"  # two, where one was distilled
+        self.classifier = tuple(f"{n}." for n in ([names] if isinstance(names, str) else names))
+        self.num_features = getattr(self.net, "head_hidden_size", None) or self.net.num_features
+        for key in ("mean", "std"):
+            self.register_buffer(key, torch.tensor(about[key]).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.net((images - self.mean) / self.std)  # (B, D)
+        except AssertionError as error:  # timm's, on a size
+            raise ValueError(f"timm's {self.name}: {error}; give that --image-size") from None
+
+    @staticmethod
+    def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """An entry of timm's file, or of a checkpoint of ours."""
+        return "net." + name.removeprefix("net."), tensor
+
+
+def load_pretrained(backbone: TimmBackbone) -> dict:
+    """The weights timm has for the model, from its hub or its cache."""
+    backbone.net.load_state_dict(create(backbone.name, pretrained=True).state_dict())
+    print(f"timm:{backbone.name}: loaded timm's pretrained weights")
+    return {}
