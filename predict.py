@@ -61,6 +61,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--batch-size", type=options.whole(1), default=16, metavar="N", help="(%(default)s)")
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
+    given = sorted([args.checkpoint, *args.photos], key=lambda path: not path.endswith(".pt"))
+    args.checkpoint, *args.photos = given  # in either order
     if args.export and args.export.suffix not in (".onnx", ".pt2"):
         parser.error(f"--export {args.export} ends neither in .onnx nor in .pt2")
     if args.export and (args.json or args.save or args.top):
@@ -98,7 +100,8 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
             continue
         names, left_out = walk(path)
         if left_out:
-            print(f"{printable(path, 200)}: no photos, left out: {left_out}", file=sys.stderr)
+            note = f"left out {left_out}, which are not read as photos"
+            print(f"{printable(path, 200)}: {note}", file=sys.stderr)
         yield from (path / name for name in names if own not in (path / name).resolve().parents)
 
 
@@ -137,13 +140,14 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
     """Print every photo's labels, highest first, and save its picture if wanted."""
     model = model.fold().to(args.device)
     classes, threshold = about["classes"], about["threshold"]
-    pictures = Pictures(args.save, args.font) if args.save else None
+    pictures, found = Pictures(args.save, args.font) if args.save else None, 0
     for paths, images in photos:
         logits = model(images.to(args.device)).float().cpu()  # (B, n)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
         scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
         for path, ranked, row in zip(paths, order.tolist(), scores.tolist(), strict=True):
             kept = [(classes[j], row[j]) for j in ranked if args.top or row[j] > threshold]
+            found += len(kept)
             items = [{"label": name, "score": round(score, 6)} for name, score in kept]
             as_json = json.dumps({"photo": str(path), "labels": items})
             shown = [(name, f"{score:.2f}") for name, score in kept]
@@ -156,6 +160,9 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
                 pictures.add(path.stem, read_photo(path), shown, as_json)
     if pictures:
         pictures.write_sheet()
+    if not found:
+        lower = f"no label is above {threshold:g}; give a lower --threshold, or --top 3"
+        print(lower, file=sys.stderr)
 
 
 def run(args) -> int:

@@ -73,7 +73,7 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
 
 def phase_gcn(args, splits: Splits, folder: Folder) -> None:
     """Phase 3: CNN and GCN trained jointly, once for every kind of node features (Table 3)."""
-    A = label_graph(args, splits.train)  # (n, n), Eq. 3 and 4
+    *_, A = label_graph(args, splits.train)  # (n, n), Eq. 3 and 4
     A_hat = iml_gcn.normalise(A, args.adjacency)  # (n, n), Eq. 2
     for kind in args.nodes:
         nodes = node_features(args, kind, splits, folder)  # (n, d): F_W, F_I or F_PCA
@@ -101,16 +101,12 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
 # What the phases are made of
 
 
-def label_graph(args, split: data.Split) -> torch.Tensor:
-    """A (n, n), Eq. 3 and 4, of the training photos or those of --graph-json."""
-    return iml_gcn.adjacency(*label_counts(args, split), args.tau, args.p, args.adjacency)
-
-
-def label_counts(args, split: data.Split) -> tuple[torch.Tensor, torch.Tensor]:
-    """pairs (n, n) and counts (n,) of the label graph."""
+def label_graph(args, split: data.Split) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """pairs (n, n), counts (n,) of the training photos or --graph-json's; A (n, n), Eq. 3 and 4."""
     if args.graph_json:
         split = aligned(data.load_coco(args.graph_json, ""), split.classes)
-    return iml_gcn.cooccurrence(torch.from_numpy(split.targets))
+    pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(split.targets))
+    return pairs, counts, iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)
 
 
 def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tensor:
@@ -125,9 +121,8 @@ def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tens
 
 
 def scaled(args, nodes: torch.Tensor) -> torch.Tensor:
-    """nodes (n, d) times one number, so that the mean length of those that are not zero is
-    --node-norm (differences 25 and 26)."""
-    lengths = nodes.norm(dim=1)  # (n,)
+    """nodes (n, d) times one number: their mean length becomes --node-norm (difference 25)."""
+    lengths = nodes.norm(dim=1)  # (n,); those of 0 do not count: difference 26
     if not lengths.any():
         raise ValueError("node features are all zero; give other --nodes")
     return nodes * (args.node_norm / lengths[lengths > 0].mean()) if args.node_norm else nodes
@@ -147,8 +142,8 @@ def with_features(args, splits: Splits, folder: Folder) -> Splits:
     torch.manual_seed(args.seed)
     backbone = pretrained_backbone(args)
     args.frozen = checkpoints.content_id(*backbone.state_dict().values())
-    made_with = {START: args.frozen, "image-size": args.image_size, "pool": args.pool}
-    made_with |= {"amp": args.amp, "code": args.code}
+    keys = "image_size", "pool", "amp", "code"
+    made_with = {START: args.frozen} | {key: getattr(args, key) for key in keys}
     batches = [loader(args, split) for split in splits]
     with autocast(args):
         found = frozen.features(backbone, splits, batches, folder, made_with, args.skip_bad_images)
@@ -189,8 +184,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     average = AveragedModel(model, **averaging) if args.ema else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
-    to = args.out / "tensorboard" if args.tensorboard and ranks.rank() == 0 else None
-    board = tensorboard.Board(to, name, args.threshold, journal.epoch)
+    board = tensorboard.Board(args.out if args.tensorboard else None, name, journal.epoch)
     few = len(batches) * args.epochs < (5000 if args.weights == "none" else 500)  # [ours]
     if few and name == "backbone" and not args.freeze:  # said before hours are spent
         print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")
@@ -218,7 +212,6 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
         if epoch + 1 == args.epochs or (args.eval_every and (epoch + 1) % args.eval_every == 0):
             logits, seen = logits_of(args, final, val_batches, splits.val, f"{name}  val")
             mAP = metrics.mean_average_precision(metrics.average_precision(logits, seen.targets))
-            board.evaluated(logits, seen, epoch + 1)
         board.epoch(journal.close_epoch(mAP), journal.images_per_second)
 
     whole = iml_gcn.Model(whole.backbone, final.head) if args.freeze else final
@@ -330,12 +323,8 @@ def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
 RECIPES = {
     "paper": {},
     "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
-    "small": {  # for few photos: ours, docs/data.md says how it was chosen
-        "backbone": "efficientnet_lite2",
-        "freeze": True,
-        "image_size": 384,
-        "batch_size": 32,
-    },
+    # [ours] for few photos: docs/data.md has how it was chosen; batch 0: by their number
+    "small": dict(backbone="efficientnet_lite2", freeze=True, image_size=384, batch_size=0),
 }
 # ... and for a data set. All of demo's: ours.
 PRESETS = {"demo": {"backbone": "tresnet_tiny", "image_size": 96, "batch_size": 32, "epochs": 12}}
@@ -363,11 +352,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         decisive.append(add(*arguments, **more))
 
     add.group = group("what to run")
-    names = [name for name in DATASETS if name != "own"]
-    add("--dataset", f"one of {', '.join(names)} (demo)", names)
-    add("--photos", "or your own: a folder of photos [ours]", "DIR")
-    text = "their labels: JSON, CSV or XML of docs/data.md (none: the names of the folders in it)"
-    add("--labels", text, "FILE")
+    add("--dataset", f"one of {', '.join(DATASETS)} (demo)", DATASETS)
+    add("--photos", "a folder of your own photos: --dataset own [ours]", "DIR")
+    add("--labels", "theirs: JSON, CSV or XML of docs/data.md (the folders in it)", "FILE")
     add("--val-photos", "photos to validate on (a fifth of --photos is held out)", "DIR")
     add("--val-labels", "and their labels", "FILE")
     text = "all, or some of backbone embed gcn eval (all) [Proposed Approach]"
@@ -388,20 +375,19 @@ def parse_args(argv=None) -> argparse.Namespace:
         add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
     add("--keep-unlabelled", "do not drop images without a label [difference 7]", bool)
     add("--glove", "GloVe-format text, or .npy of a row a label [ML-GCN: 840B]", "FILE")
-    decides("--image-size", "px a side (448; asl 224; demo 96) [difference 9]", whole(1), 448)
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = max(min(8, cores), 1)
-    add("--workers", "processes that load photos, a GPU (up to 8) [ours]", whole(0), workers)
+    text = "px a side (448; asl 224, small 384, demo 96) [difference 9]"
+    decides("--image-size", text, whole(1), 448)
+    cores = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+    add("--workers", "processes that load photos, a GPU (one a core) [ours]", whole(0), cores)
     add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
 
     add.group = group("model")
     text = f"one of {', '.join(BACKBONES)}, or timm:NAME (tresnet_m; small efficientnet_lite2)"
     decides("--backbone", text, options.one_of(BACKBONES, TIMM), "tresnet_m")
     decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
-    text = f"to start from: file, URL, none (random) or one of {', '.join(RELEASED)} (M: "
-    text += "tresnet_m_21k, L: tresnet_l_1k, demo: none) [paper: ImageNet; difference 23]"
+    text = f"to start from: file, URL, none, {', '.join(RELEASED)} (ImageNet's) [difference 23]"
     add("--weights", text, "NAME")
-    decides("--freeze", "train heads alone, on features computed once [ours]", bool)
+    decides("--freeze", "train heads alone, on features computed once (small) [ours]", bool)
     text = "phase gcn starts from backbone.pt, or imagenet: --weights (backbone) [difference 13]"
     add("--init", text, ["backbone", "imagenet"], "backbone")
     text = "reading of Eq. 4: paper, mlgcn, or none: no edges (paper) [difference 3]"
@@ -413,11 +399,16 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add.group = group("training")
     decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
-    decides("--batch-size", "images, over all processes (64; demo 32) [ours]", whole(1), 64)
-    text = (
-        "paper: Adam, x0.1 after epochs 10, 20, 30 of 40; asl: one cycle [difference 18]; small: "
+    decides(
+        "--batch-size",
+        "images, over all processes (64; demo 32, small 16, 32) [ours]",
+        whole(1),
+        64,
     )
-    text += "heads on a small frozen backbone [ours] (paper; small for --photos)"
+    text = (
+        "paper: x0.1 after epochs 10, 20, 30 of 40; asl: one cycle [difference 18]; small: heads "
+    )
+    text += "on a small frozen backbone, for few photos [ours] (paper; of --photos small)"
     decides("--recipe", text, RECIPES)
     decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
     decides("--backbone-lr", "backbone's part of it in gcn (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
@@ -454,8 +445,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     args.nodes = [kind for kind in NODES if kind in args.nodes]
     if "word" in args.nodes and not args.glove and "gcn" in args.phase:
         parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
-    given = [args.train_json, args.train_images, args.val_json, args.val_images]
-    if args.download and (args.dataset != "coco" or any(given)):
+    if args.download and (args.dataset != "coco" or args.train_json or args.val_json):
         parser.error("--download fetches COCO only: give --dataset coco, and no paths but --data's")
     args.data = args.photos or args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
@@ -470,19 +460,14 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def load_data(args) -> Splits:
     """Both splits; what would go wrong hours later goes wrong here."""
-    if args.dataset == "own":
-        where = {key: getattr(args, key) for key in ("labels", "val_photos", "val_labels")}
-        where["kept"] = args.out / "val-photos.json"
-    else:
-        keys = "year", "train_json", "train_images", "val_json", "val_images"
-        where = {key: getattr(args, key) for key in keys} | {"fetch": args.download}
+    keys = "year", "train_json", "train_images", "val_json", "val_images"
+    where = {key: getattr(args, key) for key in (*keys, "labels", "val_photos", "val_labels")}
+    where |= {"fetch": args.download, "kept": args.out / "val-photos.json"}
     splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **where)
+    args.batch_size = args.batch_size or (16 if len(splits.train) < 1000 else 32)
     shown = splits.train.targets[:, splits.train.targets.any(0)]  # (M, labels in some photo)
     if "gcn" in args.phase and "pca" in args.nodes and (shown == shown[:, :1]).all():
-        raise ValueError(
-            "all labels are in the same training photos, so F_PCA is zero: it holds how labels "
-            "differ; give --nodes image or word"
-        )
+        raise ValueError("all labels are in the same photos, so F_PCA is 0; give --nodes image")
     return splits
 
 
@@ -507,8 +492,8 @@ def draw(args, splits: Splits, folder: Folder) -> None:
     """graph.png: the label graph that phase gcn uses, and F_PCA."""
     if ranks.rank() == 0:
         F_PCA = checkpoints.read_checkpoint(folder / "embeddings.pt")["pca"]
-        counts, A = label_counts(args, splits.train), label_graph(args, splits.train)
-        image = graph_picture.graph(*counts, A, F_PCA, folder.classes, args.tau, args.adjacency)
+        about = folder.classes, args.tau, args.adjacency
+        image = graph_picture.graph(*label_graph(args, splits.train), F_PCA, *about)
         graph_picture.save(image, folder / "graph.png")
 
 
@@ -524,7 +509,7 @@ def run(args) -> None:
     with lock(args.out):
         print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
         splits = load_data(args)
-        graph_picture.describe(label_graph(args, splits.train), args.tau, args.adjacency)
+        graph_picture.describe(label_graph(args, splits.train)[2], args.tau, args.adjacency)
         if "word" in args.nodes and "gcn" in args.phase:
             _, unknown = data.load_glove(args.glove, splits.train.classes)
             print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
@@ -544,8 +529,7 @@ def run(args) -> None:
 
 
 def main(argv=None) -> int:
-    args = parse_args(argv)
-    return signals.code_of(lambda: run(args))
+    return signals.code_of(lambda: run(parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -131,6 +131,11 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
 def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
     """Any backbone.pt or gcn-*.pt as a Model in eval mode, and what else the file says."""
     checkpoint = read_checkpoint(path)
+    if not {"backbone", "state_dict"} <= checkpoint.keys():
+        found = ", ".join(printable(key) for key in list(checkpoint)[:4])
+        raise ValueError(
+            f"{path} is no trained model, it holds {found}; give a backbone.pt or gcn-*.pt"
+        )
     try:
         backbone = build(checkpoint["backbone"], checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])

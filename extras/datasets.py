@@ -37,6 +37,7 @@ def load_coco(
     train_images: str | None = None,
     val_json: str | None = None,
     val_images: str | None = None,
+    **_,
 ) -> Splits:
     """Train and val of the COCO tree of a year, or of any four paths given."""
     if fetch:
@@ -57,8 +58,8 @@ def load_coco(
     return Splits(*splits)
 
 
-def load_own(root: str, **where) -> Splits:
-    return Splits(*own_data.load(root, **where))
+def load_own(root: str, labels: str, val_photos: str, val_labels: str, kept: Path, **_) -> Splits:
+    return Splits(*own_data.load(root, labels, val_photos, val_labels, kept))
 
 
 def load_vg500(root: str, **_) -> Splits:

@@ -1,7 +1,7 @@
 """People's own photos and labels: the forms in which they come, and the photos held out for val.
 
-Labels are COCO JSON, tags of whole photos (a CSV, Label Studio's JSON or CSV of choices, CVAT's
-XML), or the folders that the photos lie in. The trees of COCO and Visual Genome are `data.py`'s.
+Labels are COCO JSON, tags of whole photos (a CSV, Label Studio's JSON, CVAT's XML), or the folders
+that the photos lie in. The trees of COCO and Visual Genome are `data.py`'s affair.
 
 Symbols: M photos, n labels.
 """
@@ -19,8 +19,8 @@ import numpy as np
 
 import data
 from runtime import checkpoints, ranks, reading
-from runtime.reading import ANY, LABEL, PHOTO, TEXT
-from runtime.text import listed, printable
+from runtime.reading import ANY, LABEL, PHOTO
+from runtime.text import listed
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
 
@@ -40,6 +40,12 @@ def load(
             held = np.array([name in named for name in names], bool)  # (M,)
         else:
             held = stratified(train.targets, HELD_OUT)
+        if not train.targets[held].any() or held.all():
+            raise ValueError(
+                f"{photos}: of {len(held):,} photos none with a label can be held out; add more, "
+                f"or give --val-labels{' and remove ' + str(kept) if kept.is_file() else ''}"
+            )
+        if not kept.is_file():
             checkpoints.save_json(kept, [names[row] for row in np.flatnonzero(held)])
     print(f"val: {held.sum():,} of the {len(held):,} photos, named in {kept}")
     return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
@@ -72,7 +78,7 @@ def read(photos: str, labels: str | None) -> data.Split:
     """The photos of a folder that a file of labels names; without one, all, and their folders."""
     inside, left_out = reading.walk(photos)
     if left_out:
-        print(f"{photos}: no photos, left out: {left_out}")
+        print(f"{photos}: left out {left_out}, which are not read as photos")
     split = read_labels(labels, "") if labels else from_folders(photos, inside)
     names = found(split.paths, inside)
     unnamed = sorted(set(inside) - set(names)) if labels else []
@@ -112,10 +118,13 @@ def from_folders(photos: str, inside: list[str]) -> data.Split:
     for path, content in zip(inside, contents(f"{photos}/{path}" for path in inside), strict=True):
         shown.setdefault(content, (path, set()))[1].update(path.split("/")[:-1][:1])
     split = tagged(photos, dict(shown.values()))
-    if parts := [c for c in split.classes if re.fullmatch(r"(train|val|valid|test)\d*", c)]:
+    parts = [
+        c for c in split.classes if re.match(r"(train|val|test)(ing|id|idation|\d*)$", c, re.I)
+    ]
+    if len(parts) > 1:
         raise ValueError(
-            f"{photos} holds a folder {parts[0]}, which is no label; give the folder of the "
-            "training photos as --photos, the other as --val-photos"
+            f"{photos} holds folders {' and '.join(parts)}, which are no labels; give the folder "
+            "of the training photos as --photos, the other as --val-photos"
         )
     return split
 
@@ -169,9 +178,13 @@ def read_labels(path: str | Path, photos: str | Path) -> data.Split:
 FOREIGN = {  # how files begin that hold labels in another form
     r"\d+( -?[\d.]+){4,}\s": "YOLO's, which hold the boxes of one photo each",
     r"(path|train|val|nc|names) *:": "YOLO's list of data",
-    r'\[\s*\{[^\[]*"annotation_id"': "Label Studio's JSON-MIN",
+    r"[^\n\[{]*annotation_id|\[\s*\{[^\[]*annotation_id": "Label Studio's CSV or JSON-MIN",
+    "filepath,tags,": "FiftyOne's CSV, in which labels cannot be told from each other",
     "PK": "a zip; unpack it",
 }
+
+
+YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")  # in columns of labels
 
 
 def tagged(path: str | Path, shown: dict[str, set[str]], classes: list | None = None) -> data.Split:
@@ -188,24 +201,22 @@ def tagged(path: str | Path, shown: dict[str, set[str]], classes: list | None = 
 
 def read_tags(path: str | Path) -> data.Split:
     """Image-level labels of a CSV, one photo a row: `file,"cat; fire hydrant"`, or under a header
-    with the labels' names a 0 or 1 for each; or Label Studio's of choices.
+    with the labels' names a 0 or 1 for each.
 
     Tags are separated by the first of ; | , that a cell of the file has. Blanks around names do not
     count. A photo without labels is a row all the same; one that is there twice has the labels of
     both rows.
     """
     rows, classes = reading.read_rows(path), None
-    header, cells = rows[0], {cell for row in rows[1:] for cell in row[1:]}
-    if "annotation_id" in header:
-        lists = choices_of_csv(path, rows)
-    elif cells & {"0", "1"} and cells <= {"0", "1", ""}:
+    header, cells = rows[0], {cell.lower() for row in rows[1:] for cell in row[1:]}
+    if cells - {""} and cells <= {"", *YES, *NO}:
         classes = header[1:]
         lists = [
-            (row[0], [c for c, cell in zip(classes, row[1:], strict=True) if cell == "1"])
+            (row[0], [c for c, cell in zip(classes, row[1:], strict=True) if cell.lower() in YES])
             for row in rows[1:]
         ]
     else:
-        headed = len(rows) > 1 and is_photo(rows[1][0]) and not is_photo(header[0])
+        headed = not is_photo(header[0]) and (len(rows) == 1 or is_photo(rows[1][0]))
         texts = [(row[0], "\n".join(row[1:])) for row in rows[headed:]]
         separator = next((s for s in ";|" if any(s in text for _, text in texts)), ",")
         lists = [(name, re.split(f"[\n{separator}]", text)) for name, text in texts]
@@ -243,56 +254,26 @@ def read_cvat(path: str | Path) -> data.Split:
 # Label Studio's exports: a task a photo, of any number of annotations. A photo that nobody has
 # looked at, or that was skipped, is left out; one that somebody found nothing in has no label.
 
-TASKS = [
-    {
-        "data": {...: ANY},
-        "annotations": [
-            {
-                "was_cancelled?": ANY,
-                "result": [{"type": TEXT, "value?": {"choices?": [LABEL]}}],
-            }
-        ],
-    }
-]
-COLUMNS = {"annotation_id", "annotator", "created_at", "id", "lead_time", "updated_at"}  # its own
+ANNOTATION = {"was_cancelled?": ANY, "result": [{"value?": {...: ANY}}]}
+TASKS = [{"data": {...: ANY}, "annotations": [ANNOTATION]}]
 
 
 def read_label_studio(path: str | Path) -> data.Split:
-    """The choices of all annotations of a photo, of a JSON export."""
+    """The choices, and the labels of boxes and the like, of all annotations of a photo."""
     shown = {}
     for task in reading.read_json(path, TASKS):
         done = [each for each in task["annotations"] if not each.get("was_cancelled")]
-        results = [result for each in done for result in each["result"]]
-        names = [result.get("value", {}).get("choices", []) for result in results]
+        values = [result.get("value", {}) for each in done for result in each["result"]]
+        pairs = [pair for value in values for pair in value.items()]
+        names = [named for key, named in pairs if key == "choices" or key.endswith("labels")]
+        reading.check(names, [[LABEL]], path)
         if done:
             shown.setdefault(photo_of(task["data"].values()), set()).update(*names)
     return tagged(path, shown)
 
 
-def choices_of_csv(path: str | Path, rows: list[list[str]]) -> list[tuple[str, list[str]]]:
-    """Photo and choices of each annotation, of a CSV export: several choices are JSON in a cell."""
-    header, *rows = rows
-    own = [i for i, name in enumerate(header) if name not in COLUMNS]
-    if len(own) != 2:
-        names = ", ".join(printable(header[i]) for i in own)
-        raise ValueError(f"{path}: which of {names} is the label? export Label Studio's JSON")
-    lists = []
-    for row in rows:
-        photo, choices = sorted((row[i] for i in own), key=lambda cell: not photo_of([cell]))
-        if choices.startswith('{"choices"'):
-            names = reading.parsed(choices, {"choices": [LABEL]}, path)["choices"]
-        else:
-            names = [choices]
-        if row[header.index("annotation_id")]:
-            lists.append((photo_of([photo]), names))
-    return lists
-
-
 def photo_of(values: Iterable) -> str:
     """The path of the photo that a task's data name: of an upload, a link, or a local file."""
-    for value in values:
-        if isinstance(value, str):
-            path = value.split("?d=")[1] if "?d=" in value else value.split("?")[0]
-            if is_photo(path):
-                return relative(unquote(path))
-    return ""
+    texts = [value for value in values if isinstance(value, str)]
+    paths = [text.split("?d=")[1] if "?d=" in text else text.split("?")[0] for text in texts]
+    return relative(unquote(next(filter(is_photo, paths), paths[0] if paths else "")))

@@ -91,16 +91,6 @@ def read_json(path: str | Path, schema: object) -> object:
     return document
 
 
-def parsed(text: str, schema: object, path: str | Path) -> object:
-    """A piece of JSON in a file of another form, checked."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: {brief(text)} is no JSON; export the file again") from None
-    check(value, schema, path)
-    return value
-
-
 def keys_of(schema: object) -> set[str] | None:
     """The keys a schema names anywhere; None where it takes any."""
     if isinstance(schema, dict):

@@ -1,7 +1,7 @@
 """The backbones, the weights they load, the layers that keep less for backward, the deploy form.
 
 Oracles: the released TResNet written a second time in torch's functions, the package of
-EfficientNet-Lite, torchvision's names and shapes, the paper's Table 1, autograd through plain
+EfficientNet-Lite, timm, torchvision's names and shapes, the paper's Table 1, autograd through plain
 layers.
 """
 
@@ -253,6 +253,26 @@ def test_efficientnet_lite0_computes_what_its_package_does(capsys):
     expected = theirs.extract_features((images * 255 - 127) / 128).mean((2, 3))
     torch.testing.assert_close(backbone(images), expected, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(backbone.fold()(images), expected, rtol=1e-8, atol=1e-8)
+
+
+@torch.inference_mode()
+def test_a_timm_model_computes_what_timm_does_and_loads_its_file(tmp_path):
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("resnet18", num_classes=7).eval()
+    for tensor in theirs.state_dict().values():
+        if tensor.is_floating_point():  # timm's start ends every block in zeros
+            nn.init.uniform_(tensor, 0.01, 0.1)
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    backbone = backbones.build("timm:resnet18", "avg")
+    head = backbones.load_weights(backbone, tmp_path / "timm.pth")
+    assert all(head[name].equal(getattr(theirs.fc, name)) for name in ("weight", "bias"))
+    theirs, images = theirs.double(), random(2, 3, 64, 96).sigmoid()
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None].double()  # ImageNet's, in float32
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None].double()
+    maps = theirs.forward_features((images - mean) / std)
+    expected = theirs.forward_head(maps, pre_logits=True)
+    assert backbone.double().eval()(images).equal(expected)
+    assert expected.std() > 0
 
 
 def test_weights_of_a_package_that_is_not_there_say_what_to_install(monkeypatch):

@@ -1,5 +1,5 @@
 """README.md and docs/: what they name is there, their commands are taken by the programs, and their
-examples work. (The script of docs/data.md that splits a JSON is tried in test_data.py.)
+examples work.
 
 Oracle: the files and programs themselves; of the examples, a data set of six photos made by hand.
 """
@@ -33,7 +33,7 @@ def test_files_and_names_that_a_page_speaks_of_exist(page):
     spoken = re.findall(r"`([\w./]+)(?:\(\))?`", PAGES[page])
     folders = "docs/", *{f"{path.parent.name}/" for path in SOURCES}
     files = [name for name in spoken if name.endswith(".py") or name.startswith(folders)]
-    files = [ROOT / name for name in files if name != "split.py"]  # the reader's own
+    files = [ROOT / name for name in files]
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page])
     files += [(ROOT / page).parent / link for link in links if not link.startswith("http")]
     assert [path for path in files if not path.exists()] == []
