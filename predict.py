@@ -140,14 +140,14 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
     """Print every photo's labels, highest first, and save its picture if wanted."""
     model = model.fold().to(args.device)
     classes, threshold = about["classes"], about["threshold"]
-    pictures, found = Pictures(args.save, args.font) if args.save else None, 0
+    pictures, found = Pictures(args.save, args.font) if args.save else None, []
     for paths, images in photos:
         logits = model(images.to(args.device)).float().cpu()  # (B, n)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
         scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
         for path, ranked, row in zip(paths, order.tolist(), scores.tolist(), strict=True):
             kept = [(classes[j], row[j]) for j in ranked if args.top or row[j] > threshold]
-            found += len(kept)
+            found.append(len(kept))
             items = [{"label": name, "score": round(score, 6)} for name, score in kept]
             as_json = json.dumps({"photo": str(path), "labels": items})
             shown = [(name, f"{score:.2f}") for name, score in kept]
@@ -160,7 +160,7 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
                 pictures.add(path.stem, read_photo(path), shown, as_json)
     if pictures:
         pictures.write_sheet()
-    if not found:
+    if found and not any(found):
         lower = f"no label is above {threshold:g}; give a lower --threshold, or --top 3"
         print(lower, file=sys.stderr)
 

@@ -373,7 +373,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     for split in ("train", "val"):
         add(f"--{split}-json", f"COCO JSON, or CSV of tags, for {split}, not --data's", "FILE")
         add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
-    add("--keep-unlabelled", "do not drop images without a label [difference 7]", bool)
+    add("--keep-unlabelled", "do not drop images without a label (--photos) [difference 7]", bool)
     add("--glove", "GloVe-format text, or .npy of a row a label [ML-GCN: 840B]", "FILE")
     text = "px a side (448; asl 224, small 384, demo 96) [difference 9]"
     decides("--image-size", text, whole(1), 448)
@@ -401,7 +401,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
     decides(
         "--batch-size",
-        "images, over all processes (64; demo 32, small 16, 32) [ours]",
+        "images, over all processes (64; demo 32, small 4 to 32) [ours]",
         whole(1),
         64,
     )
@@ -435,7 +435,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     own = [args.photos, args.labels, args.val_photos, args.val_labels]
     if any(own) and (not args.photos or args.dataset or args.data or args.train_json):
-        parser.error("--photos names the data, and --labels and --val-... go with it alone")
+        parser.error("--labels and --val-... go with --photos, it with no --dataset or other data")
     args.dataset, args.keep_unlabelled = name, args.keep_unlabelled or bool(args.photos)
     args.phase = [p for p in PHASES if p in args.phase or "all" in args.phase]
     if args.weights and args.phase == ["eval"]:
@@ -464,7 +464,7 @@ def load_data(args) -> Splits:
     where = {key: getattr(args, key) for key in (*keys, "labels", "val_photos", "val_labels")}
     where |= {"fetch": args.download, "kept": args.out / "val-photos.json"}
     splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **where)
-    args.batch_size = args.batch_size or (16 if len(splits.train) < 1000 else 32)
+    args.batch_size = args.batch_size or min(max(len(splits.train) // 30, 4), 32)
     shown = splits.train.targets[:, splits.train.targets.any(0)]  # (M, labels in some photo)
     if "gcn" in args.phase and "pca" in args.nodes and (shown == shown[:, :1]).all():
         raise ValueError("all labels are in the same photos, so F_PCA is 0; give --nodes image")

@@ -91,13 +91,15 @@ def load(
         absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
         note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
         print(f"{part}: {note}{listed(absent)}")
+        if name == "own" and part == "train":
+            print(f"labels: {own_data.counted(split)}")
         if not len(split):
             raise ValueError(f"no {part} image is left; check --limit and the annotations")
         missing = [path for path in split.paths if not os.path.isfile(path)]
         if missing:
             raise FileNotFoundError(
                 f"{len(missing):,} of {len(split):,} {part} photos are missing"
-                f"{listed(missing)}; unpack them there, or give the folder they are in"
+                f"{listed(missing)}; correct the names, or give the folder they are in"
             )
         splits.append(split)
     if name == "own":

