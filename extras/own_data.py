@@ -258,7 +258,7 @@ def read_cvat(path: str | Path) -> data.Split:
     """CVAT's own export, "CVAT for images 1.1": the labels of tags, and of boxes and the like."""
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError) as error:  # LookupError: of an unknown encoding
         raise ValueError(f"{path} is not valid XML ({error}); export it again") from None
     images = root.findall("image")
     if not images:

@@ -133,6 +133,7 @@ CHOICES = """"annotation_id","annotator","created_at","id","image","lead_time","
         ("file,cat,dog\na.jpg,WAHR,FALSCH\n", "the columns file, cat, dog; expected a photo and"),
         ("file,labels,by\na.jpg,cat,me\n", "the columns file, labels, by; expected a photo and"),
         ("PK\x03\x04\x14", "a zip; unpack it"),
+        ('<?xml version="1.0" encoding="utf-9"?><annotations/>', "not valid XML (unknown encod"),
         ("<annotation><filename>a.jpg</filename></annotation>", "no images; of XML, CVAT's"),
     ],
 )
