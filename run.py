@@ -292,8 +292,7 @@ def logits_of(
 # device, --compile and the number of processes, which change numbers by rounding and batch norm.
 
 HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
-CODE += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
-CODE += ["extras/frozen"]
+CODE += ["extras/frozen", *(f"runtime/{n}" for n in ("lean", "loading", "reading", "journal"))]
 
 
 def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
@@ -352,7 +351,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         decisive.append(add(*arguments, **more))
 
     add.group = group("what to run")
-    add("--dataset", f"one of {', '.join(DATASETS)} (demo)", DATASETS)
+    add("--dataset", f"one of {', '.join(DATASETS)} (demo, or what paths say)", DATASETS)
     add("--photos", "a folder of your own photos: --dataset own [ours]", "DIR")
     add("--labels", "theirs: JSON, CSV or XML of docs/data.md (the folders in it)", "FILE")
     add("--val-photos", "photos to validate on (a fifth of --photos is held out)", "DIR")
@@ -429,7 +428,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
 
     known, _ = parser.parse_known_args(argv)
-    name = "own" if known.photos else known.dataset or "demo"
+    other = "coco" if known.train_json or known.val_json else "demo"
+    name = "own" if known.photos else known.dataset or other
     recipe = known.recipe or ("small" if known.photos else "paper")
     parser.set_defaults(recipe=recipe, **RECIPES[recipe] | PRESETS.get(name, {}))
     args = parser.parse_args(argv)

@@ -143,7 +143,7 @@ def contents(paths: Iterable[str]) -> list[str]:
 
 def counted(split: data.Split) -> str:
     """The labels with their photos, most first: a table that was misread shows here."""
-    counts = split.targets.astype(int).sum(0)
+    counts = split.targets.astype(int).sum(0)  # (n,)
     order = np.argsort(-counts, kind="stable")[:20]
     few = ", ..." if len(counts) > len(order) else ""
     return ", ".join(f"{printable(split.classes[j])} {counts[j]:,}" for j in order) + few

@@ -398,3 +398,23 @@ def test_the_deploy_form_computes_the_same_with_no_graph_and_no_norm_that_can_go
     norms = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == (make is norm_after_relu)
     assert sum(p.numel() for p in folded.head.parameters()) == 7 * D
+
+
+def gcn_head(n, d):
+    return iml_gcn.LabelGCN(torch.zeros(n, d), torch.zeros(n, n), num_features=2048)
+
+
+@pytest.mark.parametrize(
+    ("make_head", "expected"),
+    [  # TResNet's published numbers, then the paper's: body, two matrices, graph (difference 16)
+        (torch.nn.Identity, 29_340_032),
+        (lambda: iml_gcn.linear_head(2048, 1000), 31_389_032),
+        (lambda: gcn_head(80, 80), 31_525_504),  # F_PCA, Table 1's 31.5 M
+        (lambda: gcn_head(80, 2048), 33_540_736),  # F_I, 33.5 M
+        (lambda: gcn_head(500, 500), 32_199_184),  # VG-500, F_PCA, 32.1 M
+    ],
+)
+def test_models_have_the_published_number_of_parameters(make_head, expected):
+    with torch.device("meta"):
+        model = iml_gcn.Model(tresnet.tresnet_m(), make_head())
+    assert iml_gcn.count_parameters(model) == expected

@@ -289,3 +289,10 @@ def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     datasets.load("own", f"{tmp_path}/train", True, labels=None, **val)
     told = f"1 val photos are training photos, byte for byte: {tmp_path}/val/cat/x.png"
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["--photos x", "--train-json x", "--val-json x"])
+def test_nobodys_photos_train_under_the_demos_preset(given):
+    args = run.parse_args(given.split())
+    assert args.dataset in ("own", "coco")
+    assert (args.backbone != "tresnet_tiny", args.epochs) == (True, 40)
