@@ -9,7 +9,7 @@ Published code disagrees on all of these, so they are said here once:
     counted. A label never predicted counts 0 in CP, which is over all n labels.
   - CF1 is the mean over labels of their F1 (the paper's and ASL's), CF1_h the harmonic mean of CP
     and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. Difference 5.
-  - Everything but `average_precision` and `best_threshold` is in percent, 0 to 100, like the
+  - Everything but `average_precision`, `best_threshold` and N+ is in percent, 0 to 100, like the
     paper's tables.
 """
 
@@ -50,7 +50,8 @@ def mean_average_precision(ap: np.ndarray) -> float:
 def precision_recall_f1(
     scores: np.ndarray, targets: np.ndarray, threshold: float = -np.inf, top_k: int | None = None
 ) -> dict[str, float]:
-    """CP, CR, CF1, CF1_h, OP, OR, OF1 in percent, of the labels strictly above `threshold`.
+    """CP, CR, CF1, CF1_h, OP, OR, OF1 in percent, of the labels strictly above `threshold`; N+, the
+    number of labels found at least once (recall above 0).
 
     With top_k, only an image's k highest scores count as predicted (of equal ones, the first).
     """
@@ -76,7 +77,8 @@ def precision_recall_f1(
     OP = tp.sum() / max(predictions.sum(), 1)
     OR = tp.sum() / max(positives.sum(), 1)
     values = {"CP": CP, "CR": CR, "CF1": CF1, "CF1_h": f1(CP, CR), "OP": OP, "OR": OR}
-    return {name: 100 * float(value) for name, value in (values | {"OF1": f1(OP, OR)}).items()}
+    values = {name: 100 * float(value) for name, value in (values | {"OF1": f1(OP, OR)}).items()}
+    return values | {"N+": int((tp > 0).sum())}
 
 
 def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:

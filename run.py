@@ -178,7 +178,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     whole = model  # --freeze trains its head alone
     model = learner(whole, splits.train).to(args.device, memory_format=torch.channels_last)
     batches, val_batches = loader(args, splits.train, train=True), loader(args, splits.val)
-    optimizer = adam(args, model, 1.0 if name == "backbone" else args.backbone_lr)
+    optimizer = adam(args, model)
     scheduler = schedule(args.recipe, optimizer, len(batches) * args.epochs)
     averaging = {"multi_avg_fn": get_ema_multi_avg_fn(args.ema), "use_buffers": True}
     average = AveragedModel(model, **averaging) if args.ema else None
@@ -229,11 +229,11 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     )
 
 
-def adam(args, model: iml_gcn.Model, backbone_part: float) -> torch.optim.Optimizer:
+def adam(args, model: iml_gcn.Model) -> torch.optim.Optimizer:
     """Adam on head and backbone, the latter at its part of the rate, at 0 frozen."""
-    model.backbone.requires_grad_(backbone_part > 0)
+    model.backbone.requires_grad_(args.backbone_lr > 0)
     groups = []
-    for module, lr in ((model.head, args.lr), (model.backbone, args.lr * backbone_part)):
+    for module, lr in ((model.head, args.lr), (model.backbone, args.lr * args.backbone_lr)):
         parameters = [p for p in module.parameters() if p.requires_grad]
         decay = [p for p in parameters if p.ndim >= 2]  # difference 12
         groups.append({"params": decay, "weight_decay": args.weight_decay, "lr": lr})
@@ -305,8 +305,6 @@ def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
         graph, nodes = model.head.A_hat, model.head.nodes
         found["label graph (--tau, --p, --adjacency, --graph-json)"] = checkpoints.content_id(graph)
         found["node features (--glove, --node-norm)"] = checkpoints.content_id(nodes)
-    else:
-        del found["backbone-lr"]  # the GCN's
     return found
 
 
@@ -410,7 +408,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     text += "on a small frozen backbone, for few photos [ours] (paper; of --photos small)"
     decides("--recipe", text, RECIPES)
     decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
-    decides("--backbone-lr", "backbone's part of it in gcn (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
+    decides("--backbone-lr", "backbone's part of it (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
     decides("--weight-decay", "L2 (5e-4; asl 1e-4) [difference 12]", between(0, 1e3), 5e-4)
     decides("--gamma-neg", "focusing power of negatives (4) [ASL]", between(0, 100), 4.0)
     decides("--gamma-pos", "and of positives (0) [ASL]", between(0, 100), 0.0)

@@ -1,6 +1,7 @@
 """What the numbers in docs/ come from: runs with seeds and spreads, speed and memory.
 
-    evidence  Table 3 with seeds; figures in results/
+    evidence  Table 3 fine-tuned, with seeds; figures in results/
+    frozen    heads on the features of a frozen backbone
     subset    its photos, laid out from COCO
     bench     speed and memory beside timm's
 

@@ -1,34 +1,38 @@
-"""Table 3 with seeds and spreads, and a fair rival for its direct model; see docs/evidence.md.
+"""Table 3 fine-tuned, with seeds and spreads, and fair rivals; docs/evidence.md has the commands.
 
-    python -m experiments.evidence --data DIR --glove FILE    # -> runs/evidence, results/table.csv
-    ... --epochs 40 40 --out runs/full --csv runs/full -- --image-size 448 \\
-        --weights tresnet_m_21k --batch-size 64 --recipe paper --ema 0     # the paper's, on a GPU
+    python -m experiments.evidence --csv FILE.csv --out DIR [--epochs 40 40] -- RUN.PY'S OPTIONS
 
-For every seed: the direct model; from its weights IML-GCN with word, image and PCA nodes and, the
-fair rival, the direct model again for as many epochs with a new head [ours]. What follows -- goes
-to run.py. Interrupted, the same command goes on.
+For every seed the direct model; then, each from its weights and in a folder of its own, a line of
+SETTINGS. A row of the CSV is a seed of one of them. Interrupted, the same command goes on.
 
-The score is the mean AP of the labels with 10 val photos or more, without the most frequent one.
 Symbols: M images in a split, n labels.
 """
 
 import argparse
 import csv
+import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 
 import metrics
-from extras import table
-from runtime import checkpoints
+from runtime import signals
 
-HERE = Path(__file__).parent
-# Chosen on seed 0 and held-out training photos; docs/evidence.md.
-RECIPE = "--dataset coco --weights none --image-size 64 --batch-size 32 --recipe asl --lr 1e-3"
-RECIPE += " --weight-decay 5e-4 --ema 0.98 --eval-every 2"
-FIELDS = ["part", "setting", "model", "seed", "epochs", "mAP_10", "mAP", "mAP_without", "labels_10"]
+FIRST = "direct"
+SETTINGS = {  # name -> options of run.py; the model that is measured is the last one it evaluates
+    FIRST: "--phase backbone embed eval",
+    "direct, longer": "--phase backbone eval --weights FIRST/backbone.pt",
+    "F_W": "--phase gcn eval --nodes word",
+    "F_I": "--phase gcn eval --nodes image",
+    "F_PCA": "--phase gcn eval --nodes pca",
+    "random nodes": "--phase gcn eval --nodes random",
+    "F_PCA, no graph": "--phase gcn eval --nodes pca --adjacency none",
+}
+FIELDS = ["setting", "options", "epochs", "seed", "mAP", "mAP_10", "mAP_without"]
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -36,111 +40,124 @@ def parse_args(argv=None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", required=True, help="COCO tree, as for run.py")
-    add("--glove", required=True, metavar="FILE", help="word vectors, as for run.py")
-    add("--out", type=Path, default=Path("runs/evidence"), help="(%(default)s)")
-    add("--csv", type=Path, default=HERE / "results", help="folder of the figures (%(default)s)")
+    add("--csv", type=Path, required=True, metavar="FILE", help="where the figures are added")
+    add("--out", type=Path, required=True, metavar="DIR", help="of the runs")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
-    text = "of the backbone and, from its weights, of every other model (6 4)"
-    add("--epochs", nargs=2, default=["6", "4"], metavar=("FIRST", "THEN"), help=text)
-    add("more", nargs="*", metavar="-- ...", help=f"more arguments for run.py, after {RECIPE}")
+    add("--settings", nargs="+", choices=SETTINGS, metavar="NAME", help="(all)", default=SETTINGS)
+    text = "of the direct model and, from its weights, of every other (10 5)"
+    add("--epochs", nargs=2, default=["10", "5"], metavar=("FIRST", "THEN"), help=text)
+    text = "options of all but the direct model, a text for each row of the table"
+    add("--then", nargs="+", default=[""], metavar="TEXT", help=text)
+    add("--processes", type=int, default=2, help="(%(default)s)")
+    add("more", nargs="+", metavar="-- ...", help="run.py's options")
     return parser.parse_args(argv)
 
 
 # Runs of run.py
 
 
-def call(args, out: Path, text: str, *more: str) -> None:
-    """One run of run.py, which goes on where it was; its output goes to <out>.log."""
-    command = ["--data", args.data, "--glove", args.glove, *RECIPE.split(), *args.more]
-    command += [*text.split(), *more, "--out", str(out)]
+def trained(args, setting: str, then: str, seed: int) -> dict:
+    """A row of the CSV: one run of run.py, which goes on where it was; its output in <out>.log."""
+    first = args.out / f"seed{seed}" / FIRST
+    out = first.with_name("".join(c if c.isalnum() or c in ".-" else "_" for c in setting + then))
+    out.mkdir(parents=True, exist_ok=True)
+    options = SETTINGS[setting].replace("FIRST", str(first)).split() + then.split()
+    if "gcn" in options:
+        for file in ("backbone.pt", "embeddings.pt"):
+            shutil.copyfile(first / file, out / file)
+    epochs = args.epochs[setting != FIRST]
+    command = [*args.more, *options, "--epochs", epochs, "--seed", str(seed), "--out", str(out)]
     print("python run.py", *command, flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{out}.log", "a", encoding="utf-8") as log:
-        program = [sys.executable, str(HERE.parent / "run.py"), *command]
-        code = subprocess.run(program, stdout=log, stderr=log).returncode
+        program = [sys.executable, str(Path(__file__).parent.parent / "run.py"), *command]
+        threads = max((os.cpu_count() or 1) // args.processes, 1)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        code = subprocess.run(program, stdout=log, stderr=log, env=environment).returncode
     if code:
         last = Path(f"{out}.log").read_text(encoding="utf-8").strip().rpartition("\n")[2]
         raise ValueError(f"run.py ended with code {code}, {out}.log with: {last}")
-
-
-def table_runs(args, seed: int) -> list[dict]:
-    first, then = args.epochs
-    out, longer = args.out / f"seed{seed}", args.out / f"seed{seed}-longer"
-    call(args, out, f"--phase backbone embed --epochs {first} --seed {seed}")
-    text = f"--phase gcn eval --nodes word image pca --epochs {then} --seed {seed}"
-    call(args, out, text)
-    again = f"--phase backbone eval --epochs {then} --seed {seed}"
-    call(args, longer, again, "--weights", str(out / "backbone.pt"))
-    return collect(out, "", seed) + collect(longer, "longer", seed)
+    model = f"gcn-{options[options.index('--nodes') + 1]}" if "gcn" in options else "backbone"
+    with np.load(out / f"scores-{model}.npz", allow_pickle=False) as scores:
+        values = figures(scores["logits"], scores["targets"])
+    return {"setting": setting, "options": then, "epochs": epochs, "seed": seed} | values
 
 
 # Figures
 
 
 def figures(logits: np.ndarray, targets: np.ndarray) -> dict:
-    """mAP in percent: labels of 10 positives or more without the most frequent, all, all but it."""
+    """mAP in percent: of all labels; of those with 10 positives or more but the most frequent; of
+    all but that one."""
     ap = metrics.average_precision(logits, targets)  # (n,)
     counts = targets.astype(int).sum(0)  # (n,)
-    most = counts.argmax()
-    often = (counts >= 10) & (np.arange(len(counts)) != most)
-    mAP = metrics.mean_average_precision
-    values = {"mAP_10": mAP(ap[often]), "mAP": mAP(ap), "mAP_without": mAP(np.delete(ap, most))}
-    return {k: round(v, 3) for k, v in values.items()} | {"labels_10": int(often.sum())}
+    most = np.arange(len(counts)) == counts.argmax()
+    groups = {"mAP": ..., "mAP_10": (counts >= 10) & ~most, "mAP_without": ~most}
+    return {k: round(metrics.mean_average_precision(ap[g]), 3) for k, g in groups.items()}
 
 
-def collect(folder: Path, setting: str, seed: int) -> list[dict]:
-    rows = []
-    for path in sorted(folder.glob("scores-*.npz")):
-        with np.load(path, allow_pickle=False) as scores:
-            values = figures(scores["logits"], scores["targets"])
-        model = path.stem.removeprefix("scores-")
-        checkpoint = checkpoints.read_checkpoint(folder / f"{model}.pt")
-        about = {"part": "table", "setting": setting, "seed": seed, "epochs": checkpoint["epochs"]}
-        rows.append(about | {"model": table.MODELS[model]} | values)
-    return rows
+def read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def add_row(path: Path, fields: list[str], row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        if not file.tell():
+            writer.writeheader()
+        writer.writerow(row)
+    print(*row.values(), sep="  ", flush=True)
 
 
 def spread(values: list[float]) -> str:
     """Mean and sample standard deviation of a few seeds."""
     if len(values) < 2:
         return f"{values[0]:.2f}"
-    return f"{np.mean(values):.2f} +- {np.std(values, ddof=1):.2f}"
+    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
 
 
-def show(rows: list[dict], reference: str) -> None:
-    """One line a setting: its score, and its difference from `reference` seed by seed."""
+def table(rows: list[dict], reference: str, figure: str = "mAP") -> list[str]:
+    """Lines of Markdown, one a setting: its figure, its difference from `reference` seed by seed,
+    and in how many of the seeds it is above."""
     settings = {}
     for row in rows:
-        name = ", ".join(filter(None, (row.get("model"), row["setting"])))
-        settings.setdefault(name, {})[row["seed"]] = row["mAP_10"]
-    print(f"\n| | mAP | minus {reference} |\n| --- | --- | --- |")
-    for name, scores in settings.items():
-        both = [seed for seed in scores if seed in settings[reference]]
-        minus = [scores[seed] - settings[reference][seed] for seed in both]
-        print(f"| {name} | {spread(list(scores.values()))} | {spread(minus)} |")
+        name = " ".join(filter(None, (row["setting"], row.get("options"))))
+        settings.setdefault(name, {})[row["seed"]] = float(row[figure])
+    lines = []
+    for name, values in settings.items():
+        cells = [name, spread(list(values.values())), "", ""]
+        both = [seed for seed in values if seed in settings[reference]]
+        if name != reference and both:
+            minus = [values[seed] - settings[reference][seed] for seed in both]
+            cells[2:] = spread(minus), f"{sum(d > 0 for d in minus)} of {len(minus)}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def work(args) -> None:
+    known = {(row["setting"], row["options"], row["seed"]) for row in read(args.csv)}
+    rest = [name for name in args.settings if name != FIRST]
+    pool = ThreadPoolExecutor(args.processes)
+    try:
+        for tasks in (
+            [(FIRST, "", seed) for seed in args.seeds],
+            [(name, then, seed) for seed in args.seeds for then in args.then for name in rest],
+        ):
+            wanted = [task for task in tasks if tuple(map(str, task)) not in known]
+            for future in as_completed([pool.submit(trained, args, *task) for task in wanted]):
+                add_row(args.csv, FIELDS, future.result())  # raises what a run of it raised
+    finally:
+        pool.shutdown(cancel_futures=True)
+    print(*table(read(args.csv), FIRST), sep="\n")
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    rows = []
-    try:
-        for seed in args.seeds:
-            rows += table_runs(args, seed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    args.csv.mkdir(parents=True, exist_ok=True)
-    with open(args.csv / "table.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    show(rows, "direct (ASL), longer")
-    return 0
+    return signals.code_of(lambda: work(args))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signals.run(main)
