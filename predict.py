@@ -2,6 +2,7 @@
 
     python predict.py runs/demo/gcn-pca.pt photo.jpg folder/            # a line a photo
     python predict.py runs/demo/gcn-pca.pt folder/ --save labelled      # and pictures with labels
+    ... --save labelled --where                                         # and where each is seen
     python predict.py runs/demo/gcn-pca.pt folder/ --export model.onnx  # or model.pt2
 
 The checkpoint says all else: classes, image size, backbone. Photos become pixels as in evaluation,
@@ -23,10 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import nn
 
 import data
 from backbones import load_model
 from extras import export
+from extras.calibration import Line
 from extras.pictures import Pictures
 from iml_gcn import Model
 from runtime import options, signals
@@ -34,6 +37,7 @@ from runtime.reading import open_photo, walk
 from runtime.text import printable
 
 THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
+SHOWN = 3  # labels of --where
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -54,6 +58,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--json", action="store_true", help="print a line of JSON a photo")
     text = "write the photos with their labels, and contact sheets, into this folder of their own"
     add("--save", type=Path, metavar="DIR", help=text)
+    text = f"with --save: where in the photo the score of its {SHOWN} highest labels comes from"
+    add("--where", action="store_true", help=text)
     text = "TrueType font for --save (Pillow's own, which has ASCII only)"
     add("--font", metavar="FILE", help=text)
     text = "write the model as .onnx or .pt2, checked on the photos, if any, else on random images"
@@ -69,12 +75,14 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--export writes a model and labels nothing: not with --json, --save, --top")
     if not args.photos and not args.export:
         parser.error("name photos or folders to label, or a file to --export the model to")
+    if args.where and not args.save:
+        parser.error("--where draws pictures, give the folder for them: --save DIR")
     args.device = options.device(args.device)
     return args
 
 
 def load(path: str) -> tuple[Model, dict]:
-    """The classifier and its checkpoint, whose classes, image_size and threshold are checked."""
+    """The model, with calibrated logits, and its checkpoint, which is checked."""
     model, checkpoint = load_model(path)
     classes, size = checkpoint["classes"], checkpoint.get("image_size")
     with torch.inference_mode():
@@ -86,6 +94,10 @@ def load(path: str) -> tuple[Model, dict]:
         raise ValueError(f"{path} has no image_size from 1 to 8192; train it again with run.py")
     if not isinstance(checkpoint.setdefault("threshold", THRESHOLD), int | float):
         raise ValueError(f"{path} has a threshold that is not a number; write it again")
+    try:
+        model.head = Line(model.head, *checkpoint.get("calibration", (1, 0)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} has a calibration that is not two numbers") from error
     return model, checkpoint
 
 
@@ -135,17 +147,34 @@ def photos_in_batches(
                 yield [path for path, _ in good], images.float().div_(255)
 
 
+def activation_maps(model: Model, images: torch.Tensor) -> torch.Tensor:
+    """Logits of every place in the photo, (B, n, h, w); their mean over the places is the logit.
+
+    Class activation maps: the head is linear and the pooling a mean, so they change places. An
+    IML-GCN's head is linear too once its GCN is computed.
+    """
+    features = model.backbone.forward_features(images).float()  # (B, D, h, w)
+    return model.head(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 @torch.inference_mode()
 def label(args, model: Model, about: dict, photos: Iterable) -> None:
     """Print every photo's labels, highest first, and save its picture if wanted."""
     model = model.fold().to(args.device)
     classes, threshold = about["classes"], about["threshold"]
+    linear = getattr(model.backbone, "pool", "") == "avg" and type(model.head.head) is nn.Linear
+    if args.where and not linear:
+        raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
     pictures, found = Pictures(args.save, args.font) if args.save else None, []
     for paths, images in photos:
-        logits = model(images.to(args.device)).float().cpu()  # (B, n)
+        images = images.to(args.device)
+        logits = model(images).float().cpu()  # (B, n)
+        maps = activation_maps(model, images).cpu().numpy() if args.where else [None] * len(paths)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
         scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
-        for path, ranked, row in zip(paths, order.tolist(), scores.tolist(), strict=True):
+        for path, ranked, row, heat in zip(
+            paths, order.tolist(), scores.tolist(), maps, strict=True
+        ):
             kept = [(classes[j], row[j]) for j in ranked if args.top or row[j] > threshold]
             found.append(len(kept))
             items = [{"label": name, "score": round(score, 6)} for name, score in kept]
@@ -157,7 +186,8 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
             line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
             if pictures:
-                pictures.add(path.stem, read_photo(path), shown, as_json)
+                heat = None if heat is None else heat[ranked[: min(SHOWN, len(kept))]]  # (k, h, w)
+                pictures.add(path.stem, read_photo(path), shown, as_json, heat)
     if pictures:
         pictures.write_sheet()
     if found and not any(found):

@@ -31,7 +31,7 @@ import data
 import iml_gcn
 import metrics
 from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
-from extras import frozen, graph_picture, table, tensorboard
+from extras import calibration, frozen, graph_picture, table, tensorboard
 from extras.datasets import DATASETS, Splits, aligned, load
 from extras.expected import expected
 from runtime import checkpoints, options, ranks, signals
@@ -151,8 +151,8 @@ def with_features(args, splits: Splits, folder: Folder) -> Splits:
 
 
 def starting_backbone(args, folder: Folder) -> torch.nn.Module:
-    """Phase backbone's, or with --init imagenet what that one started from (difference 13)."""
-    if args.init == "imagenet":
+    """Phase backbone's, or with --gcn-from weights what that one started from (difference 13)."""
+    if args.gcn_from == "weights":
         return pretrained_backbone(args)
     folder.load("backbone.pt", "backbone")  # or a sentence: it is not there, or of other labels
     return load_model(folder / "backbone.pt")[0].backbone
@@ -215,6 +215,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
         board.epoch(journal.close_epoch(mAP), journal.images_per_second)
 
     whole = iml_gcn.Model(whole.backbone, final.head) if args.freeze else final
+    slope, offset = calibration.fit(logits, seen.targets)  # of the last epoch; difference 6
     journal.finish(
         {
             "name": name,
@@ -222,7 +223,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             "pool": args.pool,
             "image_size": args.image_size,
             "epochs": args.epochs,
-            "threshold": metrics.best_threshold(logits, seen.targets),  # of the last epoch
+            "calibration": [slope, offset],
+            "threshold": metrics.best_threshold(slope * logits + offset, seen.targets),
             "backbone_id": checkpoints.content_id(*whole.backbone.state_dict().values()),
             "state_dict": whole.state_dict(),
         }
@@ -326,6 +328,17 @@ RECIPES = {
 # ... and for a data set. All of demo's: ours.
 PRESETS = {"demo": {"backbone": "tresnet_tiny", "image_size": 96, "batch_size": 32, "epochs": 12}}
 
+# What --help shows: the options most people use.
+SHORT = """\
+    python run.py                                   a first look: demo scenes, 3 minutes
+    python run.py --photos DIR --labels FILE        your own photos
+    python run.py --dataset coco --data DIR         the paper's Tables 1 and 3"""
+COMMON = "help_all photos labels val_photos val_labels dataset data download phase nodes glove out "
+COMMON += (
+    "fresh limit evaluate backbone weights freeze recipe image_size epochs batch_size lr seed "
+)
+COMMON += "device amp"
+
 PHASES = {"backbone": phase_backbone, "embed": phase_embed, "gcn": phase_gcn, "eval": phase_eval}
 NODES = ["word", "image", "pca", "random"]  # the order of Table 3
 
@@ -337,82 +350,101 @@ def parse_args(argv=None) -> argparse.Namespace:
     of the others that matter, what they make is compared by content (`model_settings`).
     """
     parser = argparse.ArgumentParser(
-        usage="python run.py [--dataset NAME] [--phase NAME] [option ...]",
+        usage="python run.py [option ...]",
         description=__doc__,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27, 100),
         allow_abbrev=False,
+        add_help=False,
     )
     add, group, decisive = options.Adder(parser), parser.add_argument_group, []
+    shown = {"nargs": 0, "const": (SHORT, COMMON.split()), "help": argparse.SUPPRESS}
+    parser.add_argument("-h", "--help", action=options.ShortHelp, **shown)
+    parser.add_argument("--help-all", action="help", help="every option, with its source")
     whole, between = options.whole, options.between
 
     def decides(*arguments, **more) -> None:
         decisive.append(add(*arguments, **more))
 
     add.group = group("what to run")
-    add("--dataset", f"one of {', '.join(DATASETS)} (demo, or what paths say)", DATASETS)
-    add("--photos", "a folder of your own photos: --dataset own [ours]", "DIR")
-    add("--labels", "theirs: JSON, CSV or XML of docs/data.md (the folders in it)", "FILE")
-    add("--val-photos", "photos to validate on (a fifth of --photos is held out)", "DIR")
+    add("--photos", "folder of your own photos [ours]", "DIR")
+    add(
+        "--labels",
+        "their labels: JSON, CSV or XML (the folders they are in) [docs/data.md]",
+        "FILE",
+    )
+    add("--val-photos", "folder of photos to validate on (a fifth of --photos is held out)", "DIR")
     add("--val-labels", "and their labels", "FILE")
-    text = "all, or some of backbone embed gcn eval (all) [Proposed Approach]"
+    add("--dataset", f"or a known one: {', '.join(DATASETS)} (demo)", DATASETS)
+    add("--data", "root folder of the data set (data/<dataset>)", "DIR")
+    add("--download", "fetch what --data lacks of COCO, some 20 GB [ours]", bool)
+    text = "what to do: all, or some of backbone embed gcn eval (all) [Proposed Approach]"
     add("--phase", text, ["all", *PHASES], ["all"], nargs="+")
-    text = "some of word image pca random (image pca) [F_W, F_I, F_PCA: Table 3; random: a control]"
+    text = "what the GCN knows of a label: some of word image pca random (image pca) [F_W, F_I, "
+    text += "F_PCA: Table 3; random: a control]"
     add("--nodes", text, NODES, ["image", "pca"], nargs="+")
-    add("--evaluate", "only this: a model of ours, or a released file [ours]", "FILE")
+    add("--evaluate", "train nothing, evaluate this model of ours or released file [ours]", "FILE")
     add("--out", "folder of all that is written (runs/<dataset>) [ours]", "DIR")
-    add("--fresh", "redo phases that are done or begun [ours]", bool)
-    add("--limit", "first N photos of a split: a dry run [ours]", whole(1))
+    add("--fresh", "do again what is done there; else a run goes on [ours]", bool)
+    add("--limit", "use the first N photos alone: a dry run [ours]", whole(1))
 
     add.group = group("data")
-    add("--data", "root folder of the data set (data/<dataset>)", "DIR")
-    add("--year", "2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
-    add("--download", "fetch what --data lacks of COCO, some 20 GB [ours]", bool)
+    add("--year", "of COCO: 2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
     for split in ("train", "val"):
         add(f"--{split}-json", f"COCO JSON, or CSV of tags, for {split}, not --data's", "FILE")
         add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
     add("--keep-unlabelled", "do not drop images without a label (--photos) [difference 7]", bool)
-    add("--glove", "GloVe-format text, or .npy of a row a label [ML-GCN: 840B]", "FILE")
-    text = "px a side (448; asl 224, small 384, demo 96) [difference 9]"
+    add("--glove", "word vectors for --nodes word: GloVe text, or .npy [ML-GCN: 840B]", "FILE")
+    text = "pixels a side (448; asl 224, small 384, demo 96) [difference 9]"
     decides("--image-size", text, whole(1), 448)
     cores = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
     add("--workers", "processes that load photos, a GPU (one a core) [ours]", whole(0), cores)
     add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
 
     add.group = group("model")
-    text = f"one of {', '.join(BACKBONES)}, or timm:NAME (tresnet_m; small efficientnet_lite2)"
+    text = "the image network, or timm:NAME (tresnet_m; small efficientnet_lite2) "
+    text += f"[{', '.join(BACKBONES)}]"
     decides("--backbone", text, options.one_of(BACKBONES, TIMM), "tresnet_m")
     decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
-    text = f"to start from: file, URL, none, {', '.join(RELEASED)} (ImageNet's) [difference 23]"
+    text = "it starts from: a name, file, URL, or none: random (ImageNet's) [difference 23; "
+    text += f"{', '.join(RELEASED)}]"
     add("--weights", text, "NAME")
-    decides("--freeze", "train heads alone, on features computed once (small) [ours]", bool)
-    text = "phase gcn starts from backbone.pt, or imagenet: --weights (backbone) [difference 13]"
-    add("--init", text, ["backbone", "imagenet"], "backbone")
-    text = "reading of Eq. 4: paper, mlgcn, or none: no edges (paper) [difference 3]"
+    decides("--freeze", "train only heads on it, on features made once (small) [ours]", bool)
+    text = "where phase gcn starts: from backbone.pt, or --weights (backbone) [difference 13]"
+    add("--gcn-from", text, ["backbone", "weights"], "backbone")
+    text = "label graph as the paper has it, as mlgcn, or none: no edges (paper) [difference 3]"
     add("--adjacency", text, ["paper", "mlgcn", "none"], "paper")
-    add("--tau", "edges from P >= tau (0.1) [Eq. 3]", between(0, 1), 0.1)
-    add("--p", "weight of neighbours (0.2) [difference 1]", between(0, 1), 0.2)
-    add("--graph-json", "COCO-format JSON for the label graph (the training one) [ours]", "FILE")
-    add("--node-norm", "length of F_I, F_PCA, 0: raw (1) [difference 25]", between(0, 1e6), 1.0)
+    add(
+        "--tau",
+        "two labels are joined from this conditional probability on (0.1) [Eq. 3]",
+        between(0, 1),
+        0.1,
+    )
+    add(
+        "--p",
+        "weight of a label's neighbours together (0.2) [Eq. 4, difference 1]",
+        between(0, 1),
+        0.2,
+    )
+    text = "COCO JSON whose labels make the label graph (the training photos') [ours]"
+    add("--graph-json", text, "FILE")
+    text = "mean length that F_I and F_PCA are scaled to, 0: not (1) [difference 25]"
+    add("--node-norm", text, between(0, 1e6), 1.0)
 
     add.group = group("training")
-    decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
-    decides(
-        "--batch-size",
-        "images, over all processes (64; demo 32, small 4 to 32) [ours]",
-        whole(1),
-        64,
-    )
-    text = (
-        "paper: x0.1 after epochs 10, 20, 30 of 40; asl: one cycle [difference 18]; small: heads "
-    )
-    text += "on a small frozen backbone, for few photos [ours] (paper; of --photos small)"
+    text = "paper, asl, or small: for few photos, on a CPU (paper; of --photos small) [paper: x0.1 "
+    text += "after epochs 10, 20, 30 of 40; asl: one cycle, difference 18; small: docs/data.md]"
     decides("--recipe", text, RECIPES)
+    decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
+    text = "photos a step, of all processes together (64; demo 32, small 4 to 32) [ours]"
+    decides("--batch-size", text, whole(1), 64)
     decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
     decides("--backbone-lr", "backbone's part of it (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
     decides("--weight-decay", "L2 (5e-4; asl 1e-4) [difference 12]", between(0, 1e3), 5e-4)
-    decides("--gamma-neg", "focusing power of negatives (4) [ASL]", between(0, 100), 4.0)
-    decides("--gamma-pos", "and of positives (0) [ASL]", between(0, 100), 0.0)
-    decides("--clip", "probability shift of negatives (0.05) [ASL]", between(0, 1), 0.05)
+    decides(
+        "--gamma-neg", "the loss's focus on hard negatives, 0: none (4) [ASL]", between(0, 100), 4.0
+    )
+    decides("--gamma-pos", "and on hard positives (0) [ASL]", between(0, 100), 0.0)
+    decides("--clip", "negatives below this score cost nothing (0.05) [ASL]", between(0, 1), 0.05)
     decides("--ema", "decay of weights' moving average (0: off; asl 0.9997)", between(0, 1), 0.0)
     decides("--seed", "of weights, order and augmentation (0) [ours]", whole(0), 0)
     add("--eval-every", "val after N epochs, and the last; 0: only then (1) [ours]", whole(0), 1)

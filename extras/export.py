@@ -45,14 +45,17 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
     folded, S = model.fold(), about["image_size"]
     deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
     metadata = {key: about[key] for key in ("classes", "image_size", "threshold", "backbone")}
-    metadata["input"] = f"images: float32 (B, 3, {S}, {S}), squashed bilinearly, RGB"
+    metadata["input"] = (
+        f"images: float32 (B, 3, {S}, {S}); photos upright by EXIF, RGB, squashed by Pillow's "
+        "BILINEAR, which averages what it shrinks (OpenCV's INTER_AREA does, its INTER_LINEAR not)"
+    )
     metadata["normalisation"] = "RGB / 255, in [0, 1]; no mean or deviation"
-    metadata["output"] = "scores: float32 (B, n), after the sigmoid, labels in the order of classes"
+    metadata["output"] = "scores: float32 (B, n), calibrated probabilities in the order of classes"
     write = write_onnx if path.suffix == ".onnx" else write_pt2
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own inside
-        shape = {0: torch.export.Dim("batch")}
+        shape = {0: torch.export.Dim("batch")}  # the axis has this name in the file too
         program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
         runtime, compute = write(Path(folder, path.name), program, metadata)
         worst, count = 0.0, 0

@@ -1,10 +1,11 @@
-"""Photos with their labels written beneath, and contact sheets of them: what predict.py --save
-makes, with Pillow's own font."""
+"""Photos with their labels written beneath, where in them a label's score comes from, and contact
+sheets: what predict.py --save makes, with Pillow's own font."""
 
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from runtime.text import printable
@@ -67,6 +68,24 @@ def labelled(
     return picture
 
 
+def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
+    """The photo, dark but where heat (h, w), its class activation map, is high.
+
+    Zhou et al., CVPR 2016. Full light is the highest value of the map, none is 0 and less.
+    """
+    heat = np.clip(heat / max(heat.max(), 1e-12), 0, 1)
+    small = Image.fromarray((255 * heat).astype(np.uint8))
+    mask = small.resize(photo.size, Image.Resampling.BICUBIC)
+    picture = Image.composite(photo, Image.eval(photo, lambda value: value // 5), mask)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)  # the highest place: a ring
+    x, y = (column + 0.5) * photo.width / heat.shape[1], (row + 0.5) * photo.height / heat.shape[0]
+    radius = max(sum(photo.size) // 60, 4)  # px
+    for grow, colour in ((1, DARK), (0, WHITE)):
+        box = (x - radius - grow, y - radius - grow, x + radius + grow, y + radius + grow)
+        ImageDraw.Draw(picture).ellipse(box, outline=colour, width=2)
+    return picture
+
+
 class Pictures:
     """Writes the folder of --save: predictions.jsonl, a picture a photo, contact sheets of them.
 
@@ -96,11 +115,23 @@ class Pictures:
         self.taken.add(name.casefold())
         return self.folder / f"{name}.jpg"
 
-    def add(self, stem: str, photo: Image.Image, labels: list[tuple[str, str]], line: str) -> None:
-        """The photo, from a file `stem`.<suffix>; `line` goes to predictions.jsonl."""
-        photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
+    def add(
+        self,
+        stem: str,
+        photo: Image.Image,
+        labels: list[tuple[str, str]],
+        line: str,
+        maps: np.ndarray | None = None,
+    ) -> None:
+        """The photo, from a file `stem`.<suffix>; `line` goes to predictions.jsonl. With maps
+        (k, h, w) of the first k labels it is drawn once more for each of them, to its right."""
+        most = 8192 if maps is None else 8192 // 2
+        photo.thumbnail((most, most))  # JPEG ends at 65,500 px; leaves smaller photos alone
         target = self.name(stem)
-        labelled(photo, labels, font=self.font).save(target, quality=92, subsampling=0)
+        tiles = [labelled(photo, labels, font=self.font)]
+        for heat, label in zip([] if maps is None else maps, labels, strict=False):
+            tiles.append(labelled(lit(photo, heat), [label], font=self.font))
+        side_by_side(tiles).save(target, quality=92, subsampling=0)
         with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
         photo.thumbnail((TILE, TILE))
@@ -115,6 +146,15 @@ class Pictures:
         if self.tiles and len(self.taken) > 2:  # the sheet's name and a photo's
             contact_sheet(self.tiles).save(self.sheet, quality=92, subsampling=0)
             self.sheet, self.tiles = self.name("contact"), []
+
+
+def side_by_side(tiles: list[Image.Image]) -> Image.Image:
+    size = sum(tile.width for tile in tiles), max(tile.height for tile in tiles)
+    row, x = Image.new("RGB", size, DARK), 0
+    for tile in tiles:
+        row.paste(tile, (x, 0))
+        x += tile.width
+    return row
 
 
 def contact_sheet(tiles: list[Image.Image]) -> Image.Image:

@@ -86,6 +86,7 @@ def models(
         about = {"label": MODELS.get(name, str(file)), "image_size": image_size}
         about |= {"parameters": count_parameters(model), "epochs": settings.get("epochs")}
         about |= {"settings": settings, "backbone_id": checkpoint.get("backbone_id")}
+        about |= {key: checkpoint[key] for key in ("calibration", "threshold") if key in checkpoint}
         found[name] = model, about
     return found
 
@@ -95,6 +96,10 @@ def save_numbers(
 ) -> dict:
     """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter."""
     report = about | summarise(logits, split.targets, split.classes, thresholds)
+    if "calibration" in about:  # where predict.py draws the line
+        (slope, offset), p = about["calibration"], about["threshold"]
+        logit = (math.log(p / (1 - p)) - offset) / slope
+        report["predict"] = metrics.precision_recall_f1(logits, split.targets, logit)
     if ranks.rank() == 0:
         with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
             classes = np.array(split.classes)
@@ -154,7 +159,10 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
         first = [report["label"], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
         first += [f"{report['mAP_without'][without]:.2f}"]
         predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
-        for how, values in (predictions | {"top 3": report["top3"]}).items():
+        predictions["top 3"] = report["top3"]
+        if "predict" in report:
+            predictions[f"predict.py's, {report['threshold']:.2f}"] = report["predict"]
+        for how, values in predictions.items():
             lines.append([*first, how, *(f"{values[c]:.2f}" for c in columns)])
             first = [""] * len(first)
     for label, parameters, mAP, *rest in PUBLISHED.get(dataset, []):
@@ -175,7 +183,16 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
         for t, values in report["thresholds"].items()
         if not values["OR"] and not values["OP"]
     ]
-    return text + "".join(f"\n{line}\n" for line in [*silent, *differing(reports)])
+    best = max(reports.values(), key=lambda report: report["mAP"])
+    ranked = sorted((-ap, name) for name, ap in best["AP"].items() if ap is not None)
+    ends = [f"{printable(name)} {-ap:.0f}" for ap, name in ranked]
+    notes = [f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."]
+    if any("predict" in report for report in reports.values()):
+        notes.append(
+            "predict.py goes by calibrated scores; calibration and threshold come from the photos "
+            "of this table, so its row flatters it."
+        )
+    return text + "".join(f"\n{line}\n" for line in [*silent, *notes, *differing(reports)])
 
 
 def differing(reports: dict[str, dict]) -> list[str]:

@@ -18,7 +18,7 @@ except ImportError:  # Windows: without it two runs in one folder are not notice
     fcntl = None
 
 CONTENT = re.compile("[0-9a-f]{16}")  # checkpoints.content_id's and the like
-PHOTOS, START = "training photos and labels", "starting weights (--weights, --init)"  # settings
+PHOTOS, START = "training photos and labels", "starting weights (--weights, --gcn-from)"  # settings
 
 
 class Folder:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Collection
 
 import torch
@@ -27,6 +28,19 @@ class Adder:
         else:
             more |= {"choices": list(kind), "metavar": "NAME", "default": default}
         return self.group.add_argument(name, help=text, **more).dest
+
+
+class ShortHelp(argparse.Action):
+    """Prints the help of some options, without their sources; `const` is a description, and their
+    names."""
+
+    def __call__(self, parser, *_) -> None:
+        parser.description, names = self.const
+        for action in parser._actions:
+            shown = re.sub(r" \[[^]]*\]$", "", action.help)
+            action.help = shown if action.dest in names else argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()
 
 
 def between(low: float, high: float, kind: type = float) -> Callable[[str], float]:

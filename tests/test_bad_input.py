@@ -75,7 +75,7 @@ def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
 
 def test_models_of_different_runs_are_not_put_side_by_side(demo, out, capsys):
     random = "--nodes random --fresh --epochs 1"
-    assert run.main(argv(demo, out, "--phase gcn --init imagenet", random)) == 0
+    assert run.main(argv(demo, out, "--phase gcn --gcn-from weights", random)) == 0
     assert run.main(argv(demo, out, "--phase eval")) == 0  # began where backbone.pt began
     assert run.main(argv(demo, out, "--phase gcn --limit 8", random)) == 0
     sentence = refused(capsys, argv(demo, out, "--phase eval"))

@@ -19,7 +19,7 @@ from conftest import ROOT, drawn_photo, scores_of, state_of
 
 import predict
 import run
-from experiments import evidence
+from experiments import evidence, frozen
 
 PAGES = [Path("README.md"), *(path.relative_to(ROOT) for path in sorted(ROOT.glob("docs/*.md")))]
 PAGES = {str(page): (ROOT / page).read_text() for page in PAGES}
@@ -75,13 +75,14 @@ def programs(monkeypatch):
         "run.py": run.parse_args,
         "predict.py": predict.parse_args,
         "-m experiments.evidence": evidence.parse_args,
+        "-m experiments.frozen": frozen.parse_args,
     }
 
 
 def test_every_option_in_the_pages_is_one_of_a_program(programs, capsys):
     for parse in programs.values():
         with pytest.raises(SystemExit):
-            parse(["--help"])
+            parse(["--help-all" if parse is run.parse_args else "--help"])
     known = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) | OTHERS
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ALL)) <= known
 

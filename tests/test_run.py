@@ -144,12 +144,14 @@ def test_the_last_epoch_is_evaluated_and_its_best_threshold_remembered(
     report = json.loads((tmp_path / "metrics-backbone.json").read_text())
     assert log[-1]["mAP"] == pytest.approx(report["mAP"])
     logits, targets = scores_of(tmp_path, "backbone")
-    found = {}
-    for p in np.arange(5, 100, 5) / 100:
-        predicted = 1 / (1 + np.exp(-logits)) > p
+    stored = torch.load(tmp_path / "backbone.pt", weights_only=True)
+    slope, offset = stored["calibration"]
+    scores, found = 1 / (1 + np.exp(-slope * logits - offset)), {}
+    for p in np.arange(1, 100) / 100:
+        predicted = scores > p
         found[p] = 2 * predicted[targets == 1].sum() / (predicted.sum() + targets.sum())
-    stored = torch.load(tmp_path / "backbone.pt", weights_only=True)["threshold"]
-    assert found[stored] == max(found.values()) > found[0.8]
+    assert found[stored["threshold"]] == max(found.values()) > found[0.8]
+    assert report["predict"]["OF1"] == pytest.approx(100 * max(found.values()))
 
 
 def test_lines_of_others_in_the_log_stay_and_do_no_harm(demo, finished, out):
@@ -247,7 +249,7 @@ def test_a_moving_average_that_forgets_nothing_stays_at_the_first_step(demo, tmp
 def test_ml_gcns_row_trains_without_a_backbone_phase(demo, tmp_path):
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\nlight 0 0 1\n")
     more = "--backbone resnet101 --pool max --nodes word --adjacency mlgcn --tau 0.4 --epochs 1"
-    more += f" --init imagenet --weights none --glove {tmp_path}/glove.txt --limit 4"
+    more += f" --gcn-from weights --weights none --glove {tmp_path}/glove.txt --limit 4"
     assert run.main(argv(demo, tmp_path, more, "--phase gcn eval")) == 0
     checkpoint = torch.load(tmp_path / "gcn-word.pt", weights_only=True)
     nodes = checkpoint["state_dict"]["head.nodes"].tolist()

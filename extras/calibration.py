@@ -1,0 +1,47 @@
+"""Scores that mean something: two numbers that make them probabilities.
+
+A model trained with the asymmetric loss scores high by construction. sigmoid(slope * logit +
+offset) with the most likely slope and offset, the same for all labels (Platt, 1999), is about the
+share of times that such a label is right. Ranks, and with them AP, are as before.
+
+Metrics are not this module's, nor is a threshold: `metrics.py` has both.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """Slope and offset of the highest likelihood of targets (M, n) given logits (M, n).
+
+    (1, 0), which changes nothing, where higher logits are not more often right.
+    """
+    x, y = torch.from_numpy(logits).double(), torch.from_numpy(targets).double()  # (M, n)
+    line = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.binary_cross_entropy_with_logits(line[0] * x + line[1], y)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    slope, offset = line.tolist()
+    return (slope, offset) if slope > 0 and math.isfinite(slope + offset) else (1.0, 0.0)
+
+
+class Line(nn.Module):
+    """A head, a GCN's as the linear layer it amounts to, with logits slope * logit + offset."""
+
+    def __init__(self, head: nn.Module, slope: float, offset: float):
+        super().__init__()
+        self.head = head.to_linear() if hasattr(head, "to_linear") else head
+        self.slope, self.offset = float(slope), float(offset)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.slope * self.head(features) + self.offset  # (..., n)
