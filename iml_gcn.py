@@ -47,7 +47,7 @@ def asymmetric_loss(
     targets = targets.to(logits.dtype)  # (B, n)
     log_p = F.logsigmoid(logits)  # (B, n)
     # 1 - p_m = min(1 - p + clip, 1), summed in log space: 1 - p underflows, log(1 - p) does not.
-    log_clip = logits.new_tensor(clip).log()  # -inf for clip 0, where logaddexp changes nothing
+    log_clip = logits.new_full((), math.log(clip) if clip else -math.inf)  # -inf changes nothing
     log_1_minus_p_m = torch.logaddexp(F.logsigmoid(-logits), log_clip).clamp(max=0)  # (B, n)
     p = logits.sigmoid().detach()  # (B, n), for the weights only
     weight_pos = (1 - p) ** gamma_pos

@@ -19,13 +19,14 @@ Symbols: B images in a batch, M images in a split, n labels, D image feature siz
 """
 
 import argparse
+import copy
 import math
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import data
 import iml_gcn
@@ -34,7 +35,7 @@ from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_mo
 from extras import calibration, frozen, graph_picture, table, tensorboard
 from extras.datasets import DATASETS, Splits, aligned, load
 from extras.expected import expected
-from runtime import checkpoints, options, ranks, signals
+from runtime import checkpoints, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
 from runtime.loading import FeatureLoader, Loader
@@ -180,8 +181,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     batches, val_batches = loader(args, splits.train, train=True), loader(args, splits.val)
     optimizer = adam(args, model)
     scheduler = schedule(args.recipe, optimizer, len(batches) * args.epochs)
-    averaging = {"multi_avg_fn": get_ema_multi_avg_fn(args.ema), "use_buffers": True}
-    average = AveragedModel(model, **averaging) if args.ema else None
+    average = copy.deepcopy(model) if args.ema else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
     board = tensorboard.Board(args.out if args.tensorboard else None, name, journal.epoch)
@@ -190,7 +190,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
         print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")
     forward = ranks.parallel(model, args.device)
     forward = torch.compile(forward) if args.compile else forward
-    final = average.module if average else model
+    final = average or model
 
     for epoch in journal.epochs(args.epochs):
         model.train()
@@ -206,7 +206,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             optimizer.step()
             scheduler.step()
             if average:
-                average.update_parameters(model)
+                follow(average, model, args.ema)
             journal.loss = loss
         mAP = None
         if epoch + 1 == args.epochs or (args.eval_every and (epoch + 1) % args.eval_every == 0):
@@ -254,6 +254,16 @@ def schedule(recipe: str, optimizer, steps: int) -> torch.optim.lr_scheduler.LRS
         )
     quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
+
+
+def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """A step of the moving average of weights and running statistics, from where they began.
+
+    torch's AveragedModel counts its steps on the device, and so waits for it at each.
+    """
+    pairs = zip(*([*m.parameters(), *m.buffers()] for m in (average, model)), strict=True)
+    pairs = [pair for pair in pairs if pair[0].is_floating_point()]  # not batch norm's counters
+    get_ema_multi_avg_fn(decay)(*zip(*pairs, strict=True), None)
 
 
 def autocast(args) -> torch.autocast:
@@ -452,7 +462,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add.group = group("machine and report")
     add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", "NAME", "auto")
-    decides("--amp", "bfloat16 autocast; loss and head stay float32 [ours]", bool)
+    more = {"action": argparse.BooleanOptionalAction}
+    text = "bfloat16 autocast; loss and head stay float32 (on cards that have it) [ours]"
+    add("--amp", text, "", **more)
+    decisive.append("amp")
+    text = "lean: half the memory, a little slower; plain (lean) [docs/performance.md]"
+    add("--memory", text, ["lean", "plain"], "lean")
     add("--compile", "torch.compile the model [ours]", bool)
     add("--tensorboard", "curves in --out/tensorboard [ours]", bool)
     add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
@@ -531,6 +546,11 @@ def run(args) -> None:
     """The phases in their order, in a folder that no other run writes to."""
     args.device = ranks.begin(args.device)
     options.check_device(args.device)
+    if args.amp is None:
+        args.amp = options.native_bfloat16(args.device)
+    elif args.amp and args.device.startswith("cuda") and not options.native_bfloat16(args.device):
+        print("--amp: this card only imitates bfloat16, which is slow; leave it out")
+    lean.on = args.memory == "lean"
     if args.tensorboard:
         tensorboard.writer_class()  # before anything begins
     with torch.device("meta"):  # the backbone's own word on the size, before anything is read

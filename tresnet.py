@@ -67,8 +67,7 @@ class Blur(nn.Module):
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
         if lean.wanted(self):  # the same, keeping less for backward
             return lean.Blur.apply(x, kernel)
-        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(x, kernel, stride=2, groups=x.shape[1])
+        return F.conv2d(lean.reflected(x), kernel, stride=2, groups=x.shape[1])
 
 
 class SE(nn.Module):

@@ -46,8 +46,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--settings", nargs="+", choices=SETTINGS, metavar="NAME", help="(all)", default=SETTINGS)
     text = "of the direct model and, from its weights, of every other (10 5)"
     add("--epochs", nargs=2, default=["10", "5"], metavar=("FIRST", "THEN"), help=text)
-    text = "options of all but the direct model, a text for each row of the table"
-    add("--then", nargs="+", default=[""], metavar="TEXT", help=text)
+    text = "options of the direct model, a text a row; the others go on from the first of them"
+    add("--first", nargs="+", default=[""], metavar="TEXT", help=text)
+    add(
+        "--then",
+        nargs="+",
+        default=[""],
+        metavar="TEXT",
+        help="options of the others, a text a row",
+    )
     add("--processes", type=int, default=2, help="(%(default)s)")
     add("more", nargs="+", metavar="-- ...", help="run.py's options")
     return parser.parse_args(argv)
@@ -56,12 +63,16 @@ def parse_args(argv=None) -> argparse.Namespace:
 # Runs of run.py
 
 
-def trained(args, setting: str, then: str, seed: int) -> dict:
+def folder_of(args, setting: str, more: str, seed: int) -> Path:
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in setting + more)
+    return args.out / f"seed{seed}" / name
+
+
+def trained(args, setting: str, more: str, seed: int) -> dict:
     """A row of the CSV: one run of run.py, which goes on where it was; its output in <out>.log."""
-    first = args.out / f"seed{seed}" / FIRST
-    out = first.with_name("".join(c if c.isalnum() or c in ".-" else "_" for c in setting + then))
+    first, out = (folder_of(args, *x, seed) for x in ((FIRST, args.first[0]), (setting, more)))
     out.mkdir(parents=True, exist_ok=True)
-    options = SETTINGS[setting].replace("FIRST", str(first)).split() + then.split()
+    options = SETTINGS[setting].replace("FIRST", str(first)).split() + more.split()
     if "gcn" in options:
         for file in ("backbone.pt", "embeddings.pt"):
             shutil.copyfile(first / file, out / file)
@@ -79,7 +90,7 @@ def trained(args, setting: str, then: str, seed: int) -> dict:
     model = f"gcn-{options[options.index('--nodes') + 1]}" if "gcn" in options else "backbone"
     with np.load(out / f"scores-{model}.npz", allow_pickle=False) as scores:
         values = figures(scores["logits"], scores["targets"])
-    return {"setting": setting, "options": then, "epochs": epochs, "seed": seed} | values
+    return {"setting": setting, "options": more, "epochs": epochs, "seed": seed} | values
 
 
 # Figures
@@ -143,15 +154,15 @@ def work(args) -> None:
     pool = ThreadPoolExecutor(args.processes)
     try:
         for tasks in (
-            [(FIRST, "", seed) for seed in args.seeds],
-            [(name, then, seed) for seed in args.seeds for then in args.then for name in rest],
+            [(FIRST, more, seed) for seed in args.seeds for more in args.first],
+            [(name, more, seed) for seed in args.seeds for more in args.then for name in rest],
         ):
             wanted = [task for task in tasks if tuple(map(str, task)) not in known]
             for future in as_completed([pool.submit(trained, args, *task) for task in wanted]):
                 add_row(args.csv, FIELDS, future.result())  # raises what a run of it raised
     finally:
         pool.shutdown(cancel_futures=True)
-    print(*table(read(args.csv), FIRST), sep="\n")
+    print(*table(read(args.csv), f"{FIRST} {args.first[0]}".strip()), sep="\n")
 
 
 def main(argv=None) -> int:

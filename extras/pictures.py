@@ -1,6 +1,7 @@
 """Photos with their labels written beneath, where in them a label's score comes from, and contact
 sheets: what predict.py --save makes, with Pillow's own font."""
 
+import contextlib
 import math
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
 TILE = SMALLEST * NARROWEST  # px; contact sheets
 COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a tile
 PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
+JPEG = {"quality": 92, "subsampling": 0, "comment": "labelled by IML-GCN"}  # tells ours from others
 
 
 def ascii_only(text: str) -> str:
@@ -101,6 +103,10 @@ class Pictures:
         except OSError as error:
             raise ValueError(f"--font {font} is no TrueType font ({error})") from error
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
+            with contextlib.suppress(OSError), Image.open(path) as picture:
+                if picture.info.get("comment", b"").decode("latin1") == JPEG["comment"]:
+                    path.unlink()
         (folder / PREDICTIONS).write_text("")
         self.folder, self.font, self.tiles, self.taken = folder, font, [], set()
         self.sheet = self.name("contact")
@@ -131,7 +137,7 @@ class Pictures:
         tiles = [labelled(photo, labels, font=self.font)]
         for heat, label in zip([] if maps is None else maps, labels, strict=False):
             tiles.append(labelled(lit(photo, heat), [label], font=self.font))
-        side_by_side(tiles).save(target, quality=92, subsampling=0)
+        side_by_side(tiles).save(target, **JPEG)
         with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
         photo.thumbnail((TILE, TILE))
@@ -144,7 +150,7 @@ class Pictures:
     def write_sheet(self) -> None:
         """Of the photos since the last one; a single photo needs none."""
         if self.tiles and len(self.taken) > 2:  # the sheet's name and a photo's
-            contact_sheet(self.tiles).save(self.sheet, quality=92, subsampling=0)
+            contact_sheet(self.tiles).save(self.sheet, **JPEG)
             self.sheet, self.tiles = self.name("contact"), []
 
 

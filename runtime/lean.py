@@ -12,10 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+on = True  # False is run.py's --memory plain
+
 
 def wanted(module: nn.Module) -> bool:
     """Whether to spend on keeping less for backward; torch.compile plans that by itself."""
-    return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    training = module.training and torch.is_grad_enabled()
+    return on and training and not torch.compiler.is_compiling()
 
 
 def norm_leaky_relu(norm: nn.BatchNorm2d, x: torch.Tensor, slope: float) -> torch.Tensor:
@@ -61,6 +64,30 @@ class InPlaceABN(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
+def reflected(x: torch.Tensor) -> torch.Tensor:
+    """x (B, C, H, W) -> (B, C, H + 2, W + 2), reflected at the borders.
+
+    CUDA's own reflection leaves channels_last, and its backward adds in any order: there by slices.
+    """
+    if x.is_cuda and not torch.compiler.is_compiling():
+        return reflected_by_slices(x)
+    return F.pad(x, (1, 1, 1, 1), mode="reflect")
+
+
+def reflected_by_slices(x: torch.Tensor) -> torch.Tensor:
+    x = torch.cat((x[:, :, 1:2], x, x[:, :, -2:-1]), 2)
+    return torch.cat((x[..., 1:2], x, x[..., -2:-1]), 3)
+
+
+def gradient_by_slices(grad: torch.Tensor) -> torch.Tensor:
+    """The gradient of x from that of reflected_by_slices(x), which is written over."""
+    for row, source in ((0, 2), (-1, -3)):
+        grad[:, :, source] += grad[:, :, row]
+    for column, source in ((0, 2), (-1, -3)):
+        grad[..., source] += grad[..., column]
+    return grad[:, :, 1:-1, 1:-1].clone(memory_format=torch.preserve_format)
+
+
 def recompute(block: nn.Module, end: Callable, *inputs: torch.Tensor) -> torch.Tensor:
     """end(*inputs), the end of a block, of which backward keeps the inputs and computes the rest
     again: 1x1 convolutions, norms and SE, the widest maps of a block and cheap to make. In the last
@@ -103,8 +130,7 @@ class Blur(torch.autograd.Function):
     def forward(ctx, x, kernel):
         ctx.save_for_backward(kernel)
         ctx.shape = x.shape
-        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(padded, kernel, stride=2, groups=x.shape[1])
+        return F.conv2d(reflected(x), kernel, stride=2, groups=x.shape[1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -113,5 +139,7 @@ class Blur(torch.autograd.Function):
         B, C, H, W = ctx.shape
         padded = B, C, H + 2, W + 2
         grad = torch.nn.grad.conv2d_input(padded, kernel, grad, stride=2, groups=C)
+        if grad.is_cuda:
+            return gradient_by_slices(grad), None
         x = grad.new_empty(1).expand(ctx.shape)  # for its shape; takes no memory
         return torch.ops.aten.reflection_pad2d_backward(grad, x, [1, 1, 1, 1]), None

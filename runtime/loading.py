@@ -21,7 +21,10 @@ def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list
     good = [item for item in items if item[3] is None]
     if not good:
         return torch.empty(0), torch.empty(0), torch.empty(0), errors
-    images = torch.from_numpy(np.stack([item[0] for item in good]))  # (B, S, S, 3)
+    images = torch.empty(len(good), *good[0][0].shape, dtype=torch.uint8)  # (B, S, S, 3)
+    if torch.utils.data.get_worker_info():  # so that it travels to the run without a second copy
+        images = images.share_memory_()
+    np.stack([item[0] for item in good], out=images.numpy())
     targets = torch.from_numpy(np.stack([item[1] for item in good]))  # (B, n)
     rows = torch.tensor([item[2] for item in good])  # (B,)
     return images.permute(0, 3, 1, 2), targets, rows, errors

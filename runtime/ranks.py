@@ -67,7 +67,12 @@ def parallel(model: torch.nn.Module, device: str) -> torch.nn.Module:
     """The model with gradients averaged over the ranks; alone, the model."""
     if size() == 1:
         return model
-    return DistributedDataParallel(model, [device] if device.startswith("cuda") else None)
+    return DistributedDataParallel(
+        model,
+        [device] if device.startswith("cuda") else None,
+        forward_sync_buffers=False,  # at every forward; `share_buffers` does it once an epoch
+        gradient_as_bucket_view=True,  # no second copy of the gradients
+    )
 
 
 def wait() -> None:

@@ -5,6 +5,7 @@ A schema says what a file holds: a `Kind` where a value is, [schema] for a list 
 for an object of any keys. Whoever holds what `read_json` returned need not look again.
 """
 
+import contextlib
 import csv
 import functools
 import json
@@ -176,7 +177,18 @@ def check_links(paths: list[str], *folders: str | Path) -> None:
 
 
 # Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
+HEIC = "pip install pillow-heif to read HEIC"
+with contextlib.suppress(ImportError):  # what phones write; the package is optional
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+Image.init()
+for name, suffixes in (("AVIF", {".avif"}), ("HEIF", {".heic", ".heif"})):
+    if name in Image.OPEN:
+        FORMATS.append(name)
+        SUFFIXES |= suffixes
 
 
 def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -191,12 +203,11 @@ def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> I
                 return use(image)
     except Exception as error:  # of a dozen kinds
         reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
+        heic = str(path).lower().endswith((".heic", ".heif")) and "HEIF" not in FORMATS
+        advice = HEIC if heic else "replace the file"
         raise ValueError(
-            f"cannot read photo {printable(path, 200)} ({reason}); replace the file"
+            f"cannot read photo {printable(path, 200)} ({reason}); {advice}"
         ) from error
-
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
 
 
 def walk(folder: str | Path) -> tuple[list[str], str]:
@@ -212,7 +223,8 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
                 photos.append(inner.as_posix())
             else:
                 others[path.suffix.lower() or "without suffix"] += 1
-    return photos, ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
+    text = ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
+    return photos, text + f" ({HEIC})" * (".heic" in others)
 
 
 def missing(path: str | Path, expected: str) -> FileNotFoundError:

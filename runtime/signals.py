@@ -47,9 +47,13 @@ def code_of(work: Callable[[], int | None]) -> int:
         lines = str(error).split("\n")  # of the expected folder tree
         print("error:", "\n".join(printable(line, 1000) for line in lines), file=sys.stderr)
     except RuntimeError as error:
-        if not dist.is_initialized():
+        if "shared memory" in str(error):  # of a loader's worker; a container has 64 MB by default
+            advice = "start the container with --ipc=host, or give --workers 0"
+            print(f"error: too little shared memory for the workers; {advice}", file=sys.stderr)
+        elif dist.is_initialized():
+            print(f"error: another rank was lost, or {error}", file=sys.stderr)
+        else:
             raise
-        print(f"error: another rank was lost, or {error}", file=sys.stderr)
     return 2
 
 

@@ -1,4 +1,4 @@
-"""What more than one file of tests uses; and two options of the tests of damaged files."""
+"""What more than one file of tests uses; and the options of the tests."""
 
 import json
 import os
@@ -38,6 +38,8 @@ def pytest_addoption(parser):
         metavar="I",
         help="the case to repeat alone, as a failure names it; add -k <kind>",
     )
+    text = "run test_two_hosts.py, as root"
+    parser.addoption("--two-hosts", action="store_true", help=text)
 
 
 def random(*shape, seed=0):

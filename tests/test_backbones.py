@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random
+from conftest import argv, log_of, random
 from torch import nn
 
 import backbones
 import iml_gcn
+import run
 import tresnet
 from backbones import efficientnet_lite, resnet
 from runtime import lean
@@ -351,6 +352,34 @@ def test_training_that_keeps_less_takes_the_same_steps(compiled, monkeypatch):
         backbone.compile(backend="aot_eager")  # torch's tracing without its C++ compiler
     found = steps(backbone, images, True, monkeypatch)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (8, 8), (2, 2), (3, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_borders_reflected_by_slices_are_torchs_and_so_are_their_gradients(size, layout):
+    # What runs on CUDA in place of reflection_pad2d, which is the oracle.
+    x = random(2, 3, *size).contiguous(memory_format=layout).requires_grad_()
+    expected, found = F.pad(x, (1, 1, 1, 1), mode="reflect"), lean.reflected_by_slices(x)
+    assert found.equal(expected)
+    assert found.is_contiguous(memory_format=layout)
+    grad = random(*expected.shape, seed=1)
+    (wanted,) = torch.autograd.grad(expected, x, grad)
+    (by_autograd,) = torch.autograd.grad(found, x, grad)
+    by_hand = lean.gradient_by_slices(grad.clone())
+    for ours in (by_autograd, by_hand):
+        torch.testing.assert_close(ours, wanted, rtol=1e-14, atol=1e-14)
+
+
+def test_memory_plain_trains_through_torchs_own_layers(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(lean, "on", True)  # put back at the end
+    logs = []
+    for memory in ("lean", "plain"):
+        more = f"--memory {memory} --phase backbone --limit 8 --out {tmp_path / memory}"
+        assert run.main(argv(demo, tmp_path, more)) == 0
+        logs.append([entry["loss"] for entry in log_of(tmp_path / memory)])
+        monkeypatch.setattr(lean.InPlaceABN, "apply", None)  # is not called by plain
+        monkeypatch.setattr(lean, "checkpoint", None)
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
 
 
 def test_training_keeps_what_its_parts_need_and_no_more():

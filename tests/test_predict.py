@@ -14,8 +14,11 @@ import torch
 from conftest import LABELS, drawn_photo, predicted, scores_by_hand
 from PIL import Image
 
+import iml_gcn
 import predict
-from extras import pictures
+from backbones import efficientnet_lite
+from extras import calibration, pictures
+from runtime import reading
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -116,6 +119,13 @@ def test_unreadable_photos_are_named_the_others_labelled_and_no_control_characte
     assert all(name.isprintable() for name in names)
 
 
+def test_a_heic_photo_says_what_reads_it(predictor, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reading, "FORMATS", ["JPEG"])  # as where the plugin is not installed
+    (tmp_path / "a.HEIC").write_bytes(b"HEIC")
+    _, errors = predicted(capsys, predictor[0], tmp_path / "a.HEIC", code=1)
+    assert "pip install pillow-heif" in errors
+
+
 def test_saved_pictures_replace_no_file_but_their_own(predictor, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pictures, "PAGE", 4)
     names = ["a/x.png", "b/x.png", "b/X.jpg", "b/x-2.png", "contact.png", "deep/x.png"]
@@ -142,6 +152,57 @@ def test_saved_pictures_replace_no_file_but_their_own(predictor, tmp_path, capsy
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_folder_of_pictures_used_again_has_those_of_the_last_call_and_of_others(
+    predictor, tmp_path, capsys
+):
+    for seed, name in enumerate(("a.png", "b.png")):
+        drawn_photo(seed).save(tmp_path / name)
+    out = tmp_path / "out"
+    for name in ("a.png", "b.png"):
+        predicted(capsys, predictor[0], tmp_path / name, "--save", out)
+        drawn_photo().save(out / "mine.jpg", comment="by somebody else")
+    assert {path.name for path in out.iterdir()} == {"b.jpg", "mine.jpg", "predictions.jsonl"}
+
+
+@pytest.mark.parametrize("head", ["linear", "gcn"])
+def test_the_mean_of_a_labels_map_is_its_logit(head):
+    torch.manual_seed(0)
+    backbone = efficientnet_lite.efficientnet_lite0().double().eval()
+    heads = {"linear": torch.nn.Linear(1280, 4)}
+    heads["gcn"] = iml_gcn.LabelGCN(torch.randn(4, 5), torch.eye(4), 1280)
+    model = iml_gcn.Model(backbone, calibration.Line(heads[head].double(), 2.0, -3.0))
+    model.double()
+    images = torch.rand(2, 3, 96, 64, dtype=torch.double)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", lambda x: x)  # stays in float64
+        maps = predict.activation_maps(model, images)
+        torch.testing.assert_close(maps.mean((2, 3)), model(images))
+    assert maps.shape == (2, 4, 3, 2)
+
+
+def test_where_lights_the_place_that_a_label_comes_from(tmp_path):
+    photo = Image.new("RGB", (80, 40), (200, 200, 200))
+    heat = np.full((2, 4), -1.0)
+    heat[1, 3] = 3.0  # at the bottom right, 60 to 80 and 20 to 40
+    picture = np.asarray(pictures.lit(photo, heat), int)
+    assert picture[34, 74].min() > 150
+    assert (picture[:20, :40] == 40).all()
+
+
+def test_where_draws_a_picture_for_each_of_the_highest_labels(predictor, tmp_path, capsys):
+    drawn_photo(size=(300, 200)).save(tmp_path / "photo.png")
+    widths = []
+    for more in ((), ("--where",), ("--where", "--top", 2)):
+        argv = predictor[0], tmp_path / "photo.png", "--save", tmp_path / "out"
+        lines, _ = predicted(capsys, *argv, *more)
+        shown = len(lines[0].split(", "))
+        with Image.open(tmp_path / "out/photo.jpg") as picture:
+            widths.append((picture.width, shown))
+    (alone, all_labels), (some, _), (two, _) = widths
+    assert some == alone * (1 + min(3, all_labels))
+    assert two == alone * 3
+
+
 BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the message
     ({}, "none.pt photo.png", "no checkpoint at"),
     ({}, "photo.png photo.png", "photo.png is not a checkpoint"),
@@ -159,6 +220,9 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt --export out.pt", "neither in .onnx nor in .pt2"),
     ({}, "model.pt --export out.onnx", "no package onnx; pip install onnx onnxscript"),
     ({}, "model.pt --export out.pt2 --json", "--export writes a model"),
+    ({"pool": "max"}, "model.pt photo.png --save out --where", "--where needs a backbone"),
+    ({}, "model.pt photo.png --where", "--where draws pictures"),
+    ({"calibration": "x"}, "model.pt photo.png", "calibration that is not two numbers"),
     ({}, "model.pt photo.png --save out --font model.pt", "no TrueType font"),
 ]
 

@@ -236,14 +236,25 @@ def test_asls_recipe_warms_up_and_anneals_along_two_cosines(demo, tmp_path):
     assert [entry["lr"] for entry in log_of(tmp_path)] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_moving_average_that_forgets_nothing_stays_at_the_first_step(demo, tmp_path):
-    states = []
-    for more in ("--epochs 2 --ema 1", "--epochs 1"):
-        more += " --phase backbone --limit 8 --batch-size 8 --eval-every 0 --fresh"
-        assert run.main(argv(demo, tmp_path, more)) == 0
-        states.append(state_of(tmp_path / "backbone.pt"))
-    for a, b in zip(states[0].values(), states[1].values(), strict=True):
-        assert a.equal(b)
+def test_the_moving_average_is_the_mean_of_all_steps_with_falling_weights():
+    # decay 3/4, from 0: after steps to 4 and 8 it is 3/4 * (1/4 * 4) + 1/4 * 8 = 2.75.
+    average, model = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    torch.nn.init.zeros_(average.weight)
+    average.running_mean.zero_()
+    for value in (4.0, 8.0):
+        torch.nn.init.constant_(model.weight, value)
+        model.running_mean.fill_(value)
+        run.follow(average, model, 0.75)
+    assert (average.weight.item(), average.running_mean.item()) == (2.75, 2.75)
+
+
+def test_a_moving_average_that_forgets_nothing_stays_where_it_began(demo, tmp_path):
+    torch.manual_seed(0)
+    begin = tresnet.tresnet_tiny().state_dict()
+    more = "--epochs 2 --ema 1 --phase backbone --limit 8 --batch-size 8 --eval-every 0"
+    assert run.main(argv(demo, tmp_path, more)) == 0
+    state = state_of(tmp_path / "backbone.pt")
+    assert all(state[f"backbone.{key}"].equal(value) for key, value in begin.items())
 
 
 def test_ml_gcns_row_trains_without_a_backbone_phase(demo, tmp_path):
