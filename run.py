@@ -267,7 +267,7 @@ def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> No
 
 
 def autocast(args) -> torch.autocast:
-    return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.amp)
+    return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=bool(args.amp))
 
 
 def learner(model: iml_gcn.Model, split: data.Split) -> iml_gcn.Model:

@@ -130,14 +130,19 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
 
 
+def named(row: dict, rows: list[dict]) -> str:
+    """A row's setting, and what else tells it from rows of the same setting."""
+    others = [other for other in rows if other["setting"] == row["setting"]]
+    more = [k for k in ("options", "lr", "epochs", "photos") if len({o.get(k) for o in others}) > 1]
+    return ", ".join([row["setting"], *(f"{k} {row[k]}".removeprefix("options ") for k in more)])
+
+
 def table(rows: list[dict], reference: str, figure: str = "mAP") -> list[str]:
     """Lines of Markdown, one a setting: its figure, its difference from `reference` seed by seed,
     and in how many of the seeds it is above."""
-    settings = {}
+    settings, lines = {}, []
     for row in rows:
-        name = " ".join(filter(None, (row["setting"], row.get("options"))))
-        settings.setdefault(name, {})[row["seed"]] = float(row[figure])
-    lines = []
+        settings.setdefault(named(row, rows), {})[row["seed"]] = float(row[figure])
     for name, values in settings.items():
         cells = [name, spread(list(values.values())), "", ""]
         both = [seed for seed in values if seed in settings[reference]]
@@ -162,7 +167,8 @@ def work(args) -> None:
                 add_row(args.csv, FIELDS, future.result())  # raises what a run of it raised
     finally:
         pool.shutdown(cancel_futures=True)
-    print(*table(read(args.csv), f"{FIRST} {args.first[0]}".strip()), sep="\n")
+    rows = read(args.csv)
+    print(*table(rows, named(rows[0], rows)), sep="\n")
 
 
 def main(argv=None) -> int:

@@ -183,13 +183,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def features(args, options) -> Task:
-    """run.py's features of its photos."""
+def features(options, held_out: bool = False) -> Task:
+    """run.py's features of its photos; `held_out`: a fifth of the training photos is val."""
     options.out.mkdir(parents=True, exist_ok=True)
     splits = run.load_data(options)
     folder = Folder(options.out, splits.train.classes)
     train, val = run.with_features(options, splits, folder)
-    if args.held_out:
+    if held_out:
         held = stratified(train.targets, 0.2)
         train, val = train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
     return Task(train, val, data.load_glove(options.glove, train.classes)[0])
@@ -197,7 +197,7 @@ def features(args, options) -> Task:
 
 def work(args) -> None:
     options = run.parse_args(["--threshold", "0.5", *args.more, "--freeze"])
-    task = features(args, options)
+    task = features(options, args.held_out)
     known = {tuple(row[key] for key in KEYS) for row in evidence.read(args.csv)}
     wanted = itertools.product(args.seeds, args.settings, args.lr, args.epochs, args.photos)
     with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
@@ -207,6 +207,8 @@ def work(args) -> None:
                 futures.append(pool.submit(trained, task, options, *about, seed))
         for future in as_completed(futures):
             evidence.add_row(args.csv, [*KEYS, *FIGURES], future.result())
+    rows = evidence.read(args.csv)
+    print(*evidence.table(rows, evidence.named(rows[0], rows)), sep="\n")
 
 
 if __name__ == "__main__":

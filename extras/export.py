@@ -56,7 +56,7 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own inside
-        shape = {0: torch.export.Dim("batch")}  # the axis has this name in the file too
+        shape = {0: torch.export.Dim("batch")}
         program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
         runtime, compute = write(Path(folder, path.name), program, metadata)
         worst, count = 0.0, 0
@@ -89,6 +89,7 @@ def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[st
     """The same; by onnxruntime, or where it is not installed by onnx's own, slower, evaluator."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     names = {"input_names": ["images"], "output_names": ["scores"]}
+    names["dynamic_shapes"] = ({0: "batch"},)  # the axis's name in the file
     exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     for node in exported.model.graph:
         node.metadata_props.clear()  # paths of this machine's files

@@ -3,8 +3,12 @@
 Oracles: torch.export's and onnxruntime's own readers; the model on pixels made by hand.
 """
 
+import ast
+import importlib
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +17,8 @@ import torch.nn.functional as F
 from conftest import LABELS, ROOT, drawn_photo, predicted, scores_by_hand
 from PIL import Image
 
+import iml_gcn
+import tresnet
 from extras import export
 
 
@@ -54,6 +60,11 @@ def test_an_exported_model_has_the_scores_of_the_checkpoint_and_says_what_it_nee
     assert count == "2"
     assert [file.name for file in target.parent.iterdir()] == [name]
     exported, metadata = reload(target)
+    if name.endswith("onnx"):
+        import onnx
+
+        shape = onnx.load(target).graph.input[0].type.tensor_type.shape
+        assert shape.dim[0].dim_param == "batch"
     about = metadata["classes"], metadata["image_size"], metadata["threshold"]
     assert about == (LABELS, 64, 0.7)
     assert "[0, 1]" in metadata["normalisation"]
@@ -65,6 +76,63 @@ def test_an_exported_model_has_the_scores_of_the_checkpoint_and_says_what_it_nee
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
     assert str(tmp_path).encode() not in target.read_bytes()
     assert str(ROOT).encode() not in target.read_bytes()
+
+
+# docs/export.md
+
+
+def example(uses):
+    """The page's example that uses this."""
+    examples = re.findall("```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
+    (found,) = [text for text in examples if uses in text]
+    return found
+
+
+@pytest.mark.parametrize(("name", "package"), [("model.onnx", "onnxruntime"), ("model.pt2", "")])
+def test_the_pages_program_labels_a_photo_as_predict_does(
+    predictor, tmp_path, capsys, name, package
+):
+    for needed in ("onnx", "onnxscript", "onnxruntime") if package else ():
+        pytest.importorskip(needed)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    drawn_photo(size=(200, 150)).save(tmp_path / "a.jpg", exif=exif)
+    # with a calibration and a threshold of its own
+    torch.save(torch.load(predictor[0]) | {"calibration": [0.5, 1.0]}, tmp_path / "model.pt")
+    threshold = "--threshold", "0.6"
+    predicted(capsys, tmp_path / "model.pt", "--export", tmp_path / name, *threshold)
+    (line,), _ = predicted(capsys, tmp_path / "model.pt", tmp_path / "a.jpg", "--json", *threshold)
+    expected = {item["label"]: item["score"] for item in json.loads(line)["labels"]}
+    hidden = "sys.modules['torch'] = None\n" if package else ""
+    (tmp_path / "use.py").write_text(f"import sys\n{hidden}" + example(f'"{name}"'))
+    command = [sys.executable, "use.py", "a.jpg"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    ours = ast.literal_eval(done.stdout)
+    assert 0 < len(ours) < len(LABELS)
+    assert ours == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "gcn"])
+def test_the_pages_lines_give_timm_our_weights(tmp_path, monkeypatch, head):
+    torch.manual_seed(0)
+    heads = {"linear": torch.nn.Linear(2048, 3)}
+    heads["gcn"] = iml_gcn.LabelGCN(torch.randn(3, 4), torch.eye(3), 2048)
+    model, about = iml_gcn.Model(tresnet.tresnet_m(), heads[head]).eval(), {"pool": "avg"}
+    about |= {"classes": list("abc"), "backbone": "tresnet_m", "state_dict": model.state_dict()}
+    torch.save(about, tmp_path / "backbone.pt")
+    monkeypatch.chdir(tmp_path)
+    exec(example("timm.pth"), {})
+    state = torch.load("timm.pth")
+    assert state["head.fc.weight"].shape == (3, 2048)
+    assert state["head.fc.bias"].shape == (3,)
+    try:
+        timm = importlib.import_module("timm")
+    except (ImportError, RuntimeError):  # RuntimeError: torchvision of another torch
+        pytest.skip("timm is not installed")
+    theirs = timm.create_model("tresnet_m", num_classes=3, checkpoint_path="timm.pth").eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert theirs(images).equal(model(images))
 
 
 @pytest.mark.parametrize("error", [2e-4, float("nan")])
