@@ -51,14 +51,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("checkpoint", help="backbone.pt or gcn-*.pt of run.py")
     add("photos", nargs="*", help="photos, and folders that are walked; hidden files are left out")
     either = parser.add_mutually_exclusive_group()
-    text = f"labels with a score above it (the checkpoint's, else {THRESHOLD}) [difference 6]"
+    text = f"labels with a calibrated score above it (the checkpoint's, else {THRESHOLD})"
     either.add_argument("--threshold", type=options.between(0, 1), metavar="P", help=text)
     text = "the K highest labels instead, whatever their score"
     either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
     add("--json", action="store_true", help="print a line of JSON a photo")
     text = "write the photos with their labels, and contact sheets, into this folder of their own"
     add("--save", type=Path, metavar="DIR", help=text)
-    text = f"with --save: where in the photo the score of its {SHOWN} highest labels comes from"
+    text = (
+        f"with --save: where the scores of the {SHOWN} highest labels come from; a hint, good for "
+    )
+    text += "large things [docs/scores.md]"
     add("--where", action="store_true", help=text)
     text = "TrueType font for --save (Pillow's own, which has ASCII only)"
     add("--font", metavar="FILE", help=text)

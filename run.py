@@ -245,13 +245,13 @@ def adam(args, model: iml_gcn.Model) -> torch.optim.Optimizer:
 
 
 def schedule(recipe: str, optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40; or ASL's cycle (difference
-    18)."""
+    """x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40; or one cycle, ASL's
+    (difference 18) or to its end."""
+    peaks, OneCycle = [g["lr"] for g in optimizer.param_groups], torch.optim.lr_scheduler.OneCycleLR
     if recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, peaks, total_steps=2 * steps, pct_start=0.2
-        )
+        return OneCycle(optimizer, peaks, total_steps=2 * steps, pct_start=0.2)
+    if recipe == "cycle":
+        return OneCycle(optimizer, peaks, total_steps=steps + 1)  # torch's own shape
     quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
 
@@ -332,11 +332,13 @@ def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
 RECIPES = {
     "paper": {},
     "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
+    "cycle": {"lr": 3e-3, "weight_decay": 1e-4},  # [ours] learns to the end, however few epochs
     # [ours] for few photos: docs/data.md has how it was chosen; batch 0: by their number
     "small": dict(backbone="efficientnet_lite2", freeze=True, image_size=384, batch_size=0),
 }
 # ... and for a data set. All of demo's: ours.
-PRESETS = {"demo": {"backbone": "tresnet_tiny", "image_size": 96, "batch_size": 32, "epochs": 12}}
+PRESETS = {"demo": dict(backbone="tresnet_tiny", image_size=64, batch_size=16, recipe="cycle")}
+PRESETS["demo"]["epochs"] = 12
 
 # What --help shows: the options most people use.
 SHORT = """\
@@ -404,7 +406,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
     add("--keep-unlabelled", "do not drop images without a label (--photos) [difference 7]", bool)
     add("--glove", "word vectors for --nodes word: GloVe text, or .npy [ML-GCN: 840B]", "FILE")
-    text = "pixels a side (448; asl 224, small 384, demo 96) [difference 9]"
+    text = "pixels a side (448; asl 224, small 384, demo 64) [difference 9]"
     decides("--image-size", text, whole(1), 448)
     cores = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
     add("--workers", "processes that load photos, a GPU (one a core) [ours]", whole(0), cores)
@@ -441,15 +443,24 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--node-norm", text, between(0, 1e6), 1.0)
 
     add.group = group("training")
-    text = "paper, asl, or small: for few photos, on a CPU (paper; of --photos small) [paper: x0.1 "
-    text += "after epochs 10, 20, 30 of 40; asl: one cycle, difference 18; small: docs/data.md]"
+    text = (
+        "paper, asl, cycle, or small: for few photos, on a CPU (paper; of --photos small) [paper: "
+    )
+    text += (
+        "x0.1 after epochs 10, 20, 30 of 40; asl: one cycle, difference 18; small: docs/data.md]"
+    )
     decides("--recipe", text, RECIPES)
     decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
-    text = "photos a step, of all processes together (64; demo 32, small 4 to 32) [ours]"
+    text = "photos a step, of all processes together (64; demo 16, small 4 to 32) [ours]"
     decides("--batch-size", text, whole(1), 64)
-    decides("--lr", "peak learning rate (1e-3; asl 1e-4) [Impl. details]", between(0, 1e3), 1e-3)
+    decides(
+        "--lr",
+        "peak learning rate (1e-3; asl 1e-4, cycle 3e-3) [Impl. details]",
+        between(0, 1e3),
+        1e-3,
+    )
     decides("--backbone-lr", "backbone's part of it (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
-    decides("--weight-decay", "L2 (5e-4; asl 1e-4) [difference 12]", between(0, 1e3), 5e-4)
+    decides("--weight-decay", "L2 (5e-4; asl, cycle 1e-4) [difference 12]", between(0, 1e3), 5e-4)
     decides(
         "--gamma-neg", "the loss's focus on hard negatives, 0: none (4) [ASL]", between(0, 100), 4.0
     )
@@ -475,8 +486,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     known, _ = parser.parse_known_args(argv)
     other = "coco" if known.train_json or known.val_json else "demo"
     name = "own" if known.photos else known.dataset or other
-    recipe = known.recipe or ("small" if known.photos else "paper")
-    parser.set_defaults(recipe=recipe, **RECIPES[recipe] | PRESETS.get(name, {}))
+    recipe = PRESETS.get(name, {}).get("recipe", "small" if known.photos else "paper")
+    recipe = known.recipe or recipe
+    parser.set_defaults(**RECIPES[recipe] | PRESETS.get(name, {}) | {"recipe": recipe})
     args = parser.parse_args(argv)
     own = [args.photos, args.labels, args.val_photos, args.val_labels]
     if any(own) and (not args.photos or args.dataset or args.data or args.train_json):

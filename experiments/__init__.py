@@ -2,6 +2,8 @@
 
     evidence  Table 3 fine-tuned, with seeds; figures in results/
     frozen    heads on the features of a frozen backbone
+    scores    calibration, thresholds, reliability
+    pointing  whether a label's map points at the thing
     subset    its photos, laid out from COCO
     bench     speed and memory beside timm's
 

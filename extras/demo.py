@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 SCENE_WIDTH, SCENE_HEIGHT, JPEG_QUALITY = 160, 120, 90
 SUPERSAMPLING = 3  # objects are drawn this much larger, then shrunk
 STRAY_RATE, PARTNER_RATE = 0.06, 0.5
-COUNT_RATES = [0.01, 0.11, 0.22, 0.27, 0.20, 0.12, 0.07]  # of 0, 1, ... 6 objects in a scene
+COUNT_RATES = [0.01, 0.15, 0.3, 0.3, 0.17, 0.07]  # of 0, 1, ... 5 objects in a scene
 
 # Each object is a list of "kind colour x y x y ..." on a square of 100 x 100, in painting order.
 # The colour "own" stands for the colour drawn at random for that one object.
@@ -36,29 +36,33 @@ OBJECTS = {
     "ball": "disc own 4 4 96 96, disc white 22 4 78 96, disc own 38 4 62 96",
     "bottle": "poly own 41 8 59 8 59 32 72 48 72 99 28 99 28 48 41 32, box white 28 56 72 82, "
     "box black 39 1 61 14",
-    "cup": "line own 70 36 92 36 90 68 68 74, poly own 8 22 74 22 66 94 16 94, "
-    "disc white 8 10 74 34, disc saddlebrown 15 14 67 32",
-    "knife": "poly silver 1 62 14 44 64 38 64 62, box own 62 38 99 56",
-    "apple": "line saddlebrown 48 32 54 4, disc own 6 22 94 98, disc limegreen 54 6 84 22",
+    "cup": "line own 74 30 98 32 96 72 70 80, poly own 2 16 78 16 68 98 12 98, "
+    "disc white 2 2 78 30, disc saddlebrown 10 7 70 25",
+    "cake": "box wheat 6 52 94 96, box own 6 36 94 60, disc own 10 50 34 74, disc own 40 50 64 74, "
+    "disc own 66 50 90 74, disc red 38 6 62 30, line saddlebrown 50 20 60 2",
+    "apple": "line saddlebrown 48 34 56 2, disc own 2 20 98 99, "
+    "disc limegreen 56 4 94 24, disc white 18 34 36 52",
     "laptop": "box black 14 8 86 64, box own 20 14 80 58, poly silver 14 64 86 64 99 88 1 88, "
     "poly dimgray 22 68 78 68 84 78 16 78",
     "book": "poly own 1 24 50 34 99 24 99 88 50 98 1 88, poly white 7 14 50 28 50 90 7 78, "
     "poly white 93 14 50 28 50 90 93 78, line gray 16 40 42 50, line gray 84 40 58 50",
-    "lamp": "disc yellow 36 36 64 64, line dimgray 50 54 50 90, box own 24 86 76 98, "
-    "poly own 32 4 68 4 92 50 8 50",
+    "lamp": "disc yellow 30 40 70 76, line dimgray 50 56 50 92, "
+    "box own 20 86 80 99, poly own 24 2 76 2 99 56 1 56",
     "tree": "box brown 42 56 58 99, disc own 2 28 54 72, disc own 46 28 98 72, disc own 18 2 82 60",
 }
-HUES = {"apple": (0, 100), "tree": (80, 145)}  # in degrees; every other object takes any hue
+# In degrees; every other object takes any hue.
+HUES = {"apple": (0, 20), "lamp": (40, 60), "tree": (80, 145), "cup": (190, 230)}
+HUES |= {"boat": (260, 300), "cake": (320, 350)}
 
 # A context: its colours of ground, partly shared so that they are only a hint, and the weights of
 # its objects. The partner of an object often comes right after it, in any context.
 SKIES = ["lightblue", "linen", "lightgray", "wheat"]
 CONTEXTS = {
-    "kitchen": ("burlywood silver", {"cup": 5, "apple": 4, "knife": 3, "bottle": 2, "person": 1}),
-    "desk": ("burlywood peru", {"laptop": 5, "book": 4, "lamp": 3, "cup": 3, "apple": 1}),
-    "street": ("silver gray", {"car": 5, "traffic light": 3, "person": 3, "bicycle": 3, "tree": 2}),
-    "park": ("darkseagreen tan", {"tree": 6, "person": 3, "kite": 2, "ball": 2, "bicycle": 2}),
-    "beach": ("wheat tan", {"umbrella": 4, "boat": 3, "ball": 3, "person": 3, "bottle": 1}),
+    "kitchen": ("burlywood silver", {"cup": 3, "apple": 4, "cake": 4, "bottle": 3, "person": 1}),
+    "desk": ("burlywood peru", {"laptop": 4, "book": 4, "lamp": 4, "cup": 2, "apple": 1}),
+    "street": ("silver gray", {"car": 4, "traffic light": 4, "person": 2, "bicycle": 3, "tree": 2}),
+    "park": ("darkseagreen tan", {"tree": 4, "kite": 4, "person": 2, "ball": 2, "bicycle": 2}),
+    "beach": ("wheat tan", {"umbrella": 4, "boat": 4, "ball": 3, "person": 2, "kite": 1}),
 }
 PARTNERS = {"cup": "bottle", "laptop": "book", "traffic light": "car", "umbrella": "ball"}
 # 1, 2, 3, 5, 6, 7, 9, ...: COCO's ids have gaps too, and the reader must cope with them.
@@ -92,7 +96,7 @@ def draw_object(rng, name):
     low, high = HUES.get(name, (0, 360))
     hue, saturation, value = rng.integers((low, 55, 60), (high, 95, 95))
     own = f"hsv({hue}, {saturation}%, {value}%)"
-    side = SUPERSAMPLING * int(rng.integers(20, 48))
+    side = SUPERSAMPLING * int(rng.integers(46, 80))
     tile = Image.new("RGBA", (side, side))
     draw = ImageDraw.Draw(tile)
     filled = {"box": draw.rectangle, "disc": draw.ellipse, "poly": draw.polygon}
@@ -137,7 +141,7 @@ def draw_scene(rng):
     return scene, objects
 
 
-def make_demo(root: str | Path, seed: int = 0, train: int = 1200, val: int = 400) -> None:
+def make_demo(root: str | Path, seed: int = 0, train: int = 1600, val: int = 400) -> None:
     """Draw the demo under `root`, unless it is there already."""
     for split, (folder, count) in enumerate([("train2014", train), ("val2014", val)]):
         path = Path(root, "annotations", f"instances_{folder}.json")

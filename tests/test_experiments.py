@@ -18,7 +18,7 @@ from conftest import demo_split
 
 import data
 import run
-from experiments import bench, evidence, frozen
+from experiments import bench, evidence, frozen, pointing, scores
 from runtime import checkpoints
 from runtime.folder import START
 
@@ -161,6 +161,64 @@ def test_frozen_evidence_goes_on_where_it_was(demo, tmp_path, monkeypatch):
         frozen.work(frozen.parse_args(list(map(str, command))))
         tables.append(evidence.read(tmp_path / "f.csv"))
     assert [len(rows) for rows in tables] == [2, 2, 4]  # the same rows are not trained again
+
+
+def test_the_calibration_error_is_the_mean_distance_of_score_and_share_that_is_right():
+    # Two bins: 0.2, 0.4 with one of two right; 0.6, 0.8, 0.9 with three of three. Distances of the
+    # means: |0.3 - 0.5| and |2.3 / 3 - 1|; weighed by 2/5 and 3/5.
+    scored, targets = np.array([[0.2, 0.4, 0.6, 0.8, 0.9]]), np.array([[0, 1, 1, 1, 1]])
+    expected = 2 / 5 * 0.2 + 3 / 5 * (1 - 2.3 / 3)
+    assert scores.expected_error(scored, targets, bins=2) == pytest.approx(expected)
+
+
+def test_a_labels_own_threshold_has_its_highest_f1():
+    rng = np.random.default_rng(0)
+    scored, targets = rng.random((30, 3)), (rng.random((30, 3)) < 0.3) * 1
+    targets[:, 2] = 0
+    ours = scores.best_each(scored, targets, shared=0.7)
+    assert ours[2] == 0.7  # without a positive
+
+    def f1(j, threshold):
+        found = scored[:, j] > threshold
+        return 2 * (found & (targets[:, j] > 0)).sum() / (found.sum() + targets[:, j].sum())
+
+    for j in (0, 1):
+        assert f1(j, ours[j]) == max(f1(j, t) for t in np.sort(scored[:, j])[:-1])
+
+
+def test_what_is_measured_of_scores_comes_from_the_photos_that_nothing_was_fitted_on():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(400, 5)) * 2
+    targets = (rng.random((400, 5)) < 1 / (1 + np.exp(3 - 2 * logits))) * 1
+    fit = np.arange(400) < 200
+    row = scores.measured(logits, targets, fit)
+    assert (row["slope"], row["offset"]) == pytest.approx((2, -3), rel=0.15)
+    assert row["true"] == pytest.approx(targets[200:].sum(1).mean(), abs=1e-4)
+    assert row["above_raw"] == pytest.approx((logits[200:] > 0).sum(1).mean(), abs=1e-4)
+    assert row["ece"] < row["ece_raw"] / 3
+    logits[200:] = -9  # the threshold and the line stay; nothing is found any more
+    blind = scores.measured(logits, targets, fit)
+    assert (blind["slope"], blind["OF1"]) == (row["slope"], 0)
+
+
+def test_pointing_counts_the_peaks_that_lie_in_a_box_of_the_label(tmp_path, monkeypatch):
+    # Two labels of a photo of 40 x 20. The map of 0 peaks at the top left quarter, in its box; that
+    # of 1 at the bottom right, and its box is elsewhere; 2 is not in the photo.
+    maps = torch.zeros(1, 3, 2, 2)
+    maps[0, 0, 0, 0], maps[0, 1, 1, 1], maps[0, 2, 0, 1] = 5.0, 4.0, 3.0
+    model = SimpleNamespace(fold=lambda: None)
+    about = {"image_size": 8, "classes": ["cat", "dog", "cow"]}
+    monkeypatch.setattr(pointing.predict, "load", lambda path: (model, about))
+    monkeypatch.setattr(pointing.predict, "photos_in_batches", lambda *_: [(None, None)])
+    monkeypatch.setattr(pointing.predict, "activation_maps", lambda *_: maps)
+    names = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    boxes = [(1, [0, 0, 20, 20]), (2, [0, 0, 40, 5]), (2, [0, 0, 10, 10])]
+    marks = [{"image_id": 7, "category_id": k, "bbox": box} for k, box in boxes]
+    image = {"id": 7, "file_name": "a.jpg", "width": 40, "height": 20}
+    document = {"images": [image], "annotations": marks, "categories": names}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    found = pointing.pointed("model.pt", tmp_path / "a.json", tmp_path)
+    assert found == [(True, 400 / 800, True), (False, 250 / 800, True)]
 
 
 def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp_path):
