@@ -11,7 +11,7 @@ Three phases (Section "Proposed Approach") and eval, which speak to each other t
 --out only:
 
     backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
-    embed      backbone.pt, training photos   -> embeddings.pt: F_I and F_PCA; graph.png
+    embed      backbone.pt, training photos   -> embeddings.pt: F_I and F_PCA
     gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one a kind of node feature
     eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md
 
@@ -545,15 +545,6 @@ def foretell(args, splits: Splits, folder: Folder) -> None:
         print(f"expected: {expected(model, splits.train, *about, autocast(args))}")
 
 
-def draw(args, splits: Splits, folder: Folder) -> None:
-    """graph.png: the label graph that phase gcn uses, and F_PCA."""
-    if ranks.rank() == 0:
-        F_PCA = checkpoints.read_checkpoint(folder / "embeddings.pt")["pca"]
-        about = folder.classes, args.tau, args.adjacency
-        image = graph_picture.graph(*label_graph(args, splits.train), F_PCA, *about)
-        graph_picture.save(image, folder / "graph.png")
-
-
 def run(args) -> None:
     """The phases in their order, in a folder that no other run writes to."""
     args.device = ranks.begin(args.device)
@@ -571,13 +562,17 @@ def run(args) -> None:
     with lock(args.out):
         print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
         splits = load_data(args)
-        graph_picture.describe(label_graph(args, splits.train)[2], args.tau, args.adjacency)
+        found, about = label_graph(args, splits.train), (args.tau, args.adjacency)
+        graph_picture.describe(found[2], *about)
         if "word" in args.nodes and "gcn" in args.phase:
             _, unknown = data.load_glove(args.glove, splits.train.classes)
             print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
         folder = Folder(args.out, splits.train.classes, args.fresh and not ranks.restarted())
         if ranks.rank() == 0:
             checkpoints.save_json(args.out / "args.json", vars(args))
+            if args.phase != ["eval"]:
+                image = graph_picture.graph(*found, splits.train.classes, *about)
+                graph_picture.save(image, folder / "graph.png")
         args.frozen, args.val_photos = None, len(splits.val)
         foretell(args, splits, folder)
         if args.freeze:
@@ -585,8 +580,6 @@ def run(args) -> None:
         for name in args.phase:
             signals.stop_if_asked(f"front of phase {name}")
             PHASES[name](args, splits, folder)
-            if name == "embed":
-                draw(args, splits, folder)
     ranks.end()
 
 
