@@ -263,6 +263,7 @@ def test_the_figures_of_docs_evidence_are_those_of_the_stored_tables():
 
 
 def test_bench_measures_without_its_peer_and_says_so(monkeypatch, capsys):
+    bench.peer.cache_clear()
     monkeypatch.setitem(sys.modules, "timm", None)  # its import fails
     monkeypatch.setattr(bench, "INFERENCE", [(1, 32)])
     monkeypatch.setattr(bench, "ROUNDS", 1)
@@ -270,6 +271,23 @@ def test_bench_measures_without_its_peer_and_says_so(monkeypatch, capsys):
     without, row = capsys.readouterr().out.splitlines()
     assert without.startswith("without timm")
     assert re.fullmatch(r"\| inference, 1 x 32 px.*\| \d+\.\d\d \|  \|  \|", row)
+
+
+def test_the_benchmark_of_a_card_runs_on_a_cpu_too(monkeypatch, tmp_path):
+    bench.peer.cache_clear()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr(bench, "CARD", {"sizes": (64,), "batches": (2,), "steps": 1})
+    monkeypatch.setattr(torch, "compile", lambda model: model)  # C++ takes a minute
+    monkeypatch.setattr(run, "main", lambda arguments: 2)
+    bench.card("cpu", str(tmp_path / "gpu.json"))
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["demo"] == 2
+    assert report["differences"]["device - CPU"] == report["differences"]["run - run"] == 0
+    assert 0 < report["differences"]["lean - plain"] < 1e-12  # in place: equal up to rounding
+    rows = [(row["kind"], row["bfloat16"]) for row in report["training"]]
+    kinds = "ours, lean", "ours, plain", "ours, compiled"
+    assert rows == [(kind, amp) for amp in (False, True) for kind in kinds]
+    assert all(row["images/s"] > 0 for row in report["training"])
 
 
 def test_saved_bytes_are_those_of_each_stored_activation_once():
