@@ -260,6 +260,13 @@ def read_image(
     return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
 
 
+def read_photo(path: str | Path, upright: bool = True) -> Image.Image:
+    """The photo as RGB, as large as it is; upright by EXIF."""
+    return open_photo(
+        path, lambda photo: to_rgb(ImageOps.exif_transpose(photo) if upright else photo)
+    )
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Grey, CMYK, palette: RGB. Transparency is laid on white, 16-bit grey keeps its top 8 bits."""
     if image.mode.startswith("I"):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 import data
@@ -33,7 +33,7 @@ from extras.calibration import Line
 from extras.pictures import Pictures
 from iml_gcn import Model
 from runtime import options, signals
-from runtime.reading import open_photo, walk
+from runtime.reading import walk
 from runtime.text import printable
 
 THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
@@ -120,11 +120,6 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
         yield from (path / name for name in names if own not in (path / name).resolve().parents)
 
 
-def read_photo(path: Path) -> Image.Image:
-    """RGB, and upright by EXIF."""
-    return open_photo(path, lambda image: data.to_rgb(ImageOps.exif_transpose(image)))
-
-
 def photos_in_batches(
     paths: list[Path], size: int, batch_size: int, failed: list[Path]
 ) -> Iterator[tuple[list[Path], torch.Tensor]]:
@@ -132,7 +127,7 @@ def photos_in_batches(
 
     def pixels(path: Path) -> np.ndarray | None:
         try:
-            small = read_photo(path).resize((size, size), Image.Resampling.BILINEAR)
+            small = data.read_photo(path).resize((size, size), Image.Resampling.BILINEAR)
         except ValueError as error:
             print(f"{error}; skipped", file=sys.stderr)
             failed.append(path)
@@ -190,7 +185,7 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
             if pictures:
                 heat = None if heat is None else heat[ranked[: min(SHOWN, len(kept))]]  # (k, h, w)
-                pictures.add(path.stem, read_photo(path), shown, as_json, heat)
+                pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
     if pictures:
         pictures.write_sheet()
     if found and not any(found):

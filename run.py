@@ -32,7 +32,7 @@ import data
 import iml_gcn
 import metrics
 from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
-from extras import calibration, frozen, graph_picture, table, tensorboard
+from extras import calibration, frozen, graph_picture, pictures, table, tensorboard
 from extras.datasets import DATASETS, Splits, aligned, load
 from extras.expected import expected
 from runtime import checkpoints, lean, options, ranks, signals
@@ -86,7 +86,8 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
-    reports, found = {}, table.models(folder, args.image_size, args.evaluate, args.backbone)
+    found, reports = table.models(folder, args.image_size, args.evaluate, args.backbone), {}
+    scored = {}
     for name, (model, about) in found.items():
         val = splits.val.of(about.pop("backbone_id") == args.frozen)
         model = learner(model, val).to(args.device, memory_format=torch.channels_last)
@@ -94,9 +95,15 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         about |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_numbers(folder, name, logits, seen, about, thresholds)
+        scored[name] = logits
     name = "results-evaluated.md" if args.evaluate else "results.md"
     dataset = "own" if args.train_json or args.val_json else args.dataset
     table.save(folder / name, dataset, args.image_size, seen.targets, reports)
+    best = max(reports, key=lambda name: reports[name]["mAP"])
+    if "calibration" in reports[best] and ranks.rank() == 0:
+        scores = calibration.scores(scored[best], *reports[best]["calibration"])
+        path = folder / name.replace(".md", ".jpg")
+        pictures.save_judged(seen, scores, reports[best]["threshold"], path)
 
 
 # What the phases are made of

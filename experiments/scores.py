@@ -39,10 +39,6 @@ def expected_error(scores: np.ndarray, targets: np.ndarray, bins: int = 15) -> f
     return sum(gaps) / scores.size
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits.astype(float)))
-
-
 def best_each(scores: np.ndarray, targets: np.ndarray, shared: float) -> np.ndarray:
     """(n,): the threshold of each label's highest F1; `shared` where it has no positive."""
     found = np.full(scores.shape[1], shared)
@@ -58,11 +54,11 @@ def best_each(scores: np.ndarray, targets: np.ndarray, shared: float) -> np.ndar
 def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     """Fitted on the photos `fit` (M,), measured on the others."""
     slope, offset = calibration.fit(logits[fit], targets[fit])
-    scores, rest = sigmoid(slope * logits + offset), ~fit
+    scores, rest = calibration.scores(logits, slope, offset), ~fit
     shared = metrics.best_threshold(slope * logits[fit] + offset, targets[fit])
     own = best_each(scores[fit], targets[fit], shared)  # (n,)
     weight = targets[fit].sum(0) / (targets[fit].sum(0) + SHRINK)  # (n,)
-    raw, right = sigmoid(logits[rest]), targets[rest]
+    raw, right = calibration.scores(logits[rest], 1, 0), targets[rest]
 
     def OF1(thresholds) -> float:
         return metrics.precision_recall_f1(scores[rest] - thresholds, right, 0)["OF1"]
@@ -132,8 +128,8 @@ def work(args) -> None:
             if args.picture and (name, seed) == (HEADS[0], args.seeds[0]):
                 line, rest = calibration.fit(logits[half], task.val.targets[half]), ~half
                 right = task.val.targets[rest]
-                curves = [(sigmoid(logits[rest]), right, "raw", "firebrick")]
-                scores = sigmoid(line[0] * logits[rest] + line[1])
+                curves = [(calibration.scores(logits[rest], 1, 0), right, "raw", "firebrick")]
+                scores = calibration.scores(logits[rest], *line)
                 curves.append((scores, right, "calibrated", "navy"))
                 reliability(curves).save(args.picture)
 

@@ -35,6 +35,11 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     return (slope, offset) if slope > 0 and math.isfinite(slope + offset) else (1.0, 0.0)
 
 
+def scores(logits: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """Calibrated probabilities."""
+    return 1 / (1 + np.exp(-slope * logits.astype(float) - offset))
+
+
 class Line(nn.Module):
     """A head, a GCN's as the linear layer it amounts to, with logits slope * logit + offset."""
 

@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+import data
+from runtime import checkpoints
 from runtime.text import printable
 
 DARK, GREY, WHITE = (24, 24, 24), (160, 160, 160), (255, 255, 255)
+RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
 NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
 TILE = SMALLEST * NARROWEST  # px; contact sheets
 COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a tile
+EXAMPLES = 24  # photos of results.jpg
 PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
 JPEG = {"quality": 92, "subsampling": 0, "comment": "labelled by IML-GCN"}  # tells ours from others
 
@@ -31,9 +35,9 @@ def font_of(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
 
 
 def labelled(
-    photo: Image.Image, labels: list[tuple[str, str]], title: str = "", font: str | None = None
+    photo: Image.Image, labels: list[tuple], title: str = "", font: str | None = None
 ) -> Image.Image:
-    """The photo as it is and, on a dark strip beneath, its labels with their scores.
+    """The photo as it is and, on a dark strip beneath, its labels: name, score, perhaps a colour.
 
     Beneath and not upon it: legible whatever the photo shows, hides nothing, has room for any
     list. The type grows with the photo; a photo narrower than a line of it gets margins.
@@ -54,13 +58,13 @@ def labelled(
     if title:
         words.append((x, y, fitted(title, width - 2 * gap), GREY))
         y += line
-    for name, score in labels:
+    for name, score, *colour in labels:
         after = type_.getlength(f" {score}")
         name = fitted(name, width - 2 * gap - after)
         length = type_.getlength(name)
         if x > gap and x + length + after > width - gap:
             x, y = gap, y + line
-        words += [(x, y, name, WHITE), (x + length, y, f" {score}", GREY)]
+        words += [(x, y, name, *(colour or [WHITE])), (x + length, y, f" {score}", GREY)]
         x += length + after + 2 * gap
     picture = Image.new("RGB", (width, y + line + gap), DARK)
     picture.paste(photo, ((width - photo.width) // 2, 0))
@@ -68,6 +72,34 @@ def labelled(
     for x, y, text, colour in words:
         draw.text((x, y), text, colour, type_)
     return picture
+
+
+def judged(
+    scores: np.ndarray, targets: np.ndarray, classes: list[str], threshold: float
+) -> list[tuple]:
+    """Of a photo's scores and targets (n,), for `labelled`: + what is right, x what is wrong,
+    highest first, and - what was missed."""
+    labels = []
+    for j in np.argsort(-scores, kind="stable"):
+        if scores[j] > threshold:
+            sign, colour = ("+", RIGHT) if targets[j] else ("x", WRONG)
+            labels.append((f"{sign} {classes[j]}", f"{scores[j]:.2f}", colour))
+        elif targets[j]:
+            labels.append((f"- {classes[j]}", f"{scores[j]:.2f}", MISSED))
+    return labels or [("nothing, rightly", "", RIGHT)]
+
+
+def save_judged(split: data.Split, scores: np.ndarray, threshold: float, path: Path) -> None:
+    """A contact sheet of EXAMPLES photos, evenly taken from a split with scores (M, n)."""
+    tiles = []
+    for row in np.unique(np.linspace(0, len(split) - 1, EXAMPLES).astype(int)):
+        photo = data.read_photo(split.paths[row], split.upright)
+        photo.thumbnail((TILE, TILE))
+        about = judged(scores[row], split.targets[row], split.classes, threshold)
+        tiles.append(labelled(photo, about))
+    with checkpoints.replacing(path) as file:
+        contact_sheet(tiles).save(file, "JPEG", **JPEG)
+    print(f"{len(tiles)} val photos, + right, x wrong, - missed: {path}")
 
 
 def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:

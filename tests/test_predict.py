@@ -203,6 +203,27 @@ def test_where_draws_a_picture_for_each_of_the_highest_labels(predictor, tmp_pat
     assert two == alone * 3
 
 
+def test_a_judged_photo_has_what_is_right_wrong_and_missed_by_sign_and_colour(tmp_path):
+    scores, targets = np.array([0.9, 0.2, 0.6, 0.1]), np.array([0, 1, 1, 0])
+    labels = pictures.judged(scores, targets, ["cat", "dog", "cow", "bee"], 0.5)
+    assert [label[:2] for label in labels] == [
+        ("x cat", "0.90"),
+        ("+ cow", "0.60"),
+        ("- dog", "0.20"),
+    ]
+    assert len({colour for *_, colour in labels}) == 3
+    picture = np.asarray(pictures.labelled(Image.new("RGB", (300, 60), "gray"), labels))
+    for *_, colour in labels:
+        assert (np.abs(picture[60:].astype(int) - colour).max(2) < 9).any()
+    (nothing,) = pictures.judged(scores, targets * 0, ["cat", "dog", "cow", "bee"], 0.95)
+    assert nothing[0] == "nothing, rightly"
+
+
+def test_a_run_ends_with_a_sheet_of_judged_photos(finished):
+    with Image.open(finished / "results.jpg") as sheet:
+        assert sheet.width > 3 * pictures.TILE  # 12 photos, 4 a row
+
+
 BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the message
     ({}, "none.pt photo.png", "no checkpoint at"),
     ({}, "photo.png photo.png", "photo.png is not a checkpoint"),

@@ -219,7 +219,7 @@ def test_a_released_file_or_one_of_ours_is_evaluated_as_it_stands(demo, finished
         assert np.array_equal(ours[0], theirs[0])
         assert f"| {file} " in (out / "results-evaluated.md").read_text()
     names = {"args.json", "lock", "metrics-evaluated.json"}
-    names |= {"results-evaluated.md", "scores-evaluated.npz"}
+    names |= {"results-evaluated.md", "results-evaluated.jpg", "scores-evaluated.npz"}
     assert {path.name for path in out.iterdir()} == names
 
 
