@@ -34,8 +34,8 @@ OBJECTS = {
     "kite": "line dimgray 50 68 40 78 56 88 46 99, poly own 50 0 86 32 50 72 14 32, "
     "poly gold 50 0 86 32 50 32, poly gold 14 32 50 32 50 72",
     "ball": "disc own 4 4 96 96, disc white 22 4 78 96, disc own 38 4 62 96",
-    "bottle": "poly own 41 8 59 8 59 32 72 48 72 99 28 99 28 48 41 32, box white 28 56 72 82, "
-    "box black 39 1 61 14",
+    "bottle": "poly own 36 10 64 10 64 32 80 48 80 99 20 99 20 48 36 32, box white 20 56 80 82, "
+    "box black 34 1 66 16",
     "cup": "line own 74 30 98 32 96 72 70 80, poly own 2 16 78 16 68 98 12 98, "
     "disc white 2 2 78 30, disc saddlebrown 10 7 70 25",
     "cake": "box wheat 6 52 94 96, box own 6 36 94 60, disc own 10 50 34 74, disc own 40 50 64 74, "
@@ -52,7 +52,7 @@ OBJECTS = {
 }
 # In degrees; every other object takes any hue.
 HUES = {"apple": (0, 20), "lamp": (40, 60), "tree": (80, 145), "cup": (190, 230)}
-HUES |= {"boat": (260, 300), "cake": (320, 350)}
+HUES |= {"boat": (260, 300), "cake": (320, 350), "bottle": (160, 185)}
 
 # A context: its colours of ground, partly shared so that they are only a hint, and the weights of
 # its objects. The partner of an object often comes right after it, in any context.
@@ -96,7 +96,7 @@ def draw_object(rng, name):
     low, high = HUES.get(name, (0, 360))
     hue, saturation, value = rng.integers((low, 55, 60), (high, 95, 95))
     own = f"hsv({hue}, {saturation}%, {value}%)"
-    side = SUPERSAMPLING * int(rng.integers(46, 80))
+    side = SUPERSAMPLING * int(rng.integers(52, 84))
     tile = Image.new("RGBA", (side, side))
     draw = ImageDraw.Draw(tile)
     filled = {"box": draw.rectangle, "disc": draw.ellipse, "poly": draw.polygon}
