@@ -166,8 +166,8 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
     pictures, found = Pictures(args.save, args.font) if args.save else None, []
     for paths, images in photos:
         images = images.to(args.device)
-        logits = model(images).float().cpu()  # (B, n)
-        maps = activation_maps(model, images).cpu().numpy() if args.where else [None] * len(paths)
+        maps = activation_maps(model, images).cpu() if args.where else [None] * len(paths)
+        logits = maps.mean((2, 3)) if args.where else model(images).float().cpu()  # (B, n)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
         scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
         for path, ranked, row, heat in zip(
@@ -184,7 +184,7 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
             line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
             if pictures:
-                heat = None if heat is None else heat[ranked[: min(SHOWN, len(kept))]]  # (k, h, w)
+                heat = None if heat is None else heat[ranked[: min(SHOWN, len(kept))]].numpy()
                 pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
     if pictures:
         pictures.write_sheet()

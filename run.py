@@ -352,11 +352,9 @@ SHORT = """\
     python run.py                                   a first look: demo scenes, 3 minutes
     python run.py --photos DIR --labels FILE        your own photos
     python run.py --dataset coco --data DIR         the paper's Tables 1 and 3"""
-COMMON = "help_all photos labels val_photos val_labels dataset data download phase nodes glove out "
-COMMON += (
-    "fresh limit evaluate backbone weights freeze recipe image_size epochs batch_size lr seed "
-)
-COMMON += "device amp"
+COMMON = """help_all photos labels val_photos val_labels dataset data download phase nodes glove
+    out fresh limit evaluate backbone weights freeze recipe image_size epochs batch_size lr seed
+    device amp""".split()
 
 PHASES = {"backbone": phase_backbone, "embed": phase_embed, "gcn": phase_gcn, "eval": phase_eval}
 NODES = ["word", "image", "pca", "random"]  # the order of Table 3
@@ -376,7 +374,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         add_help=False,
     )
     add, group, decisive = options.Adder(parser), parser.add_argument_group, []
-    shown = {"nargs": 0, "const": (SHORT, COMMON.split()), "help": argparse.SUPPRESS}
+    shown = {"nargs": 0, "const": (SHORT, COMMON), "help": argparse.SUPPRESS}
     parser.add_argument("-h", "--help", action=options.ShortHelp, **shown)
     parser.add_argument("--help-all", action="help", help="every option, with its source")
     whole, between = options.whole, options.between
@@ -386,11 +384,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add.group = group("what to run")
     add("--photos", "folder of your own photos [ours]", "DIR")
-    add(
-        "--labels",
-        "their labels: JSON, CSV or XML (the folders they are in) [docs/data.md]",
-        "FILE",
-    )
+    add("--labels", "theirs: JSON, CSV or XML (the folders they are in) [docs/data.md]", "FILE")
     add("--val-photos", "folder of photos to validate on (a fifth of --photos is held out)", "DIR")
     add("--val-labels", "and their labels", "FILE")
     add("--dataset", f"or a known one: {', '.join(DATASETS)} (demo)", DATASETS)
@@ -432,45 +426,23 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--gcn-from", text, ["backbone", "weights"], "backbone")
     text = "label graph as the paper has it, as mlgcn, or none: no edges (paper) [difference 3]"
     add("--adjacency", text, ["paper", "mlgcn", "none"], "paper")
-    add(
-        "--tau",
-        "two labels are joined from this conditional probability on (0.1) [Eq. 3]",
-        between(0, 1),
-        0.1,
-    )
-    add(
-        "--p",
-        "weight of a label's neighbours together (0.2) [Eq. 4, difference 1]",
-        between(0, 1),
-        0.2,
-    )
-    text = "COCO JSON whose labels make the label graph (the training photos') [ours]"
-    add("--graph-json", text, "FILE")
+    add("--tau", "labels a, b are joined if P(a | b) is at least (0.1) [Eq. 3]", between(0, 1), 0.1)
+    add("--p", "weight of all neighbours of a label (0.2) [difference 1]", between(0, 1), 0.2)
+    add("--graph-json", "COCO JSON for the label graph (the training photos') [ours]", "FILE")
     text = "mean length that F_I and F_PCA are scaled to, 0: not (1) [difference 25]"
     add("--node-norm", text, between(0, 1e6), 1.0)
 
     add.group = group("training")
-    text = (
-        "paper, asl, cycle, or small: for few photos, on a CPU (paper; of --photos small) [paper: "
-    )
-    text += (
-        "x0.1 after epochs 10, 20, 30 of 40; asl: one cycle, difference 18; small: docs/data.md]"
-    )
-    decides("--recipe", text, RECIPES)
+    text = "paper, asl, cycle, or small: for few photos, on a CPU (paper; --photos small)"
+    decides("--recipe", f"{text} [differences 9 to 18; docs/data.md]", RECIPES)
     decides("--epochs", "of each training (40; demo 11) [Impl. details]", whole(1), 40)
     text = "photos a step, of all processes together (64; demo 32, small 4 to 32) [ours]"
     decides("--batch-size", text, whole(1), 64)
-    decides(
-        "--lr",
-        "peak learning rate (1e-3; asl 1e-4, cycle 3e-3, demo 4e-3) [Impl. details]",
-        between(0, 1e3),
-        1e-3,
-    )
+    text = "peak learning rate (1e-3; asl 1e-4, cycle 3e-3, demo 4e-3) [Impl. details]"
+    decides("--lr", text, between(0, 1e3), 1e-3)
     decides("--backbone-lr", "backbone's part of it (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
     decides("--weight-decay", "L2 (5e-4; asl, cycle 1e-4) [difference 12]", between(0, 1e3), 5e-4)
-    decides(
-        "--gamma-neg", "the loss's focus on hard negatives, 0: none (4) [ASL]", between(0, 100), 4.0
-    )
+    decides("--gamma-neg", "focus on hard negatives, 0: none (4) [ASL]", between(0, 100), 4.0)
     decides("--gamma-pos", "and on hard positives (0) [ASL]", between(0, 100), 0.0)
     decides("--clip", "negatives below this score cost nothing (0.05) [ASL]", between(0, 1), 0.05)
     decides("--ema", "decay of weights' moving average (0: off; asl 0.9997)", between(0, 1), 0.0)
@@ -480,10 +452,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add.group = group("machine and report")
     add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", "NAME", "auto")
-    more = {"action": argparse.BooleanOptionalAction}
     text = "bfloat16 autocast; loss and head stay float32 (on cards that have it) [ours]"
-    add("--amp", text, "", **more)
-    decisive.append("amp")
+    decides("--amp", text, "", action=argparse.BooleanOptionalAction)
     text = "lean: half the memory, a little slower; plain (lean) [docs/performance.md]"
     add("--memory", text, ["lean", "plain"], "lean")
     add("--compile", "torch.compile the model [ours]", bool)
