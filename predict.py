@@ -6,8 +6,8 @@
     python predict.py runs/demo/gcn-pca.pt folder/ --export model.onnx  # or model.pt2
 
 The checkpoint says all else: classes, image size, backbone. Photos become pixels as in evaluation,
-but upright first where EXIF says how the camera was held: training and evaluation ignore that, as
-ASL's code does (docs/differences.md, 22), and a user's photo lying on its side helps nobody.
+and always upright where EXIF says how the camera was held. So are those of run.py --photos; COCO
+and Visual Genome are trained on without, as ASL's code does (docs/differences.md, 22).
 
 Exit code 1: some photos, or all, could not be read, the others were labelled. 2: a wrong call.
 Symbols: B images in a batch, n labels, S the side images are squashed to.
@@ -98,7 +98,8 @@ def load(path: str) -> tuple[Model, dict]:
     if not isinstance(checkpoint.setdefault("threshold", THRESHOLD), int | float):
         raise ValueError(f"{path} has a threshold that is not a number; write it again")
     try:
-        model.head = Line(model.head, *checkpoint.get("calibration", (1, 0)))
+        slope, offset = checkpoint.get("calibration", (1, 0))
+        model.head = Line(model.head, slope, offset)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} has a calibration that is not two numbers") from error
     return model, checkpoint

@@ -13,7 +13,7 @@ Three phases (Section "Proposed Approach") and eval, which speak to each other t
     backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
     embed      backbone.pt, training photos   -> embeddings.pt: F_I and F_PCA
     gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one a kind of node feature
-    eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md
+    eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md, .jpg
 
 Symbols: B images in a batch, M images in a split, n labels, D image feature size.
 """
@@ -193,7 +193,9 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
     board = tensorboard.Board(args.out if args.tensorboard else None, name, journal.epoch)
     few = len(batches) * args.epochs < (5000 if args.weights == "none" else 500)  # [ours]
-    if few and name == "backbone" and not args.freeze:  # said before hours are spent
+    if (
+        few and name == "backbone" and not args.freeze and args.dataset != "demo"
+    ):  # said before hours are spent
         print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")
     forward = ranks.parallel(model, args.device)
     forward = torch.compile(forward) if args.compile else forward
@@ -387,7 +389,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--labels", "theirs: JSON, CSV or XML (the folders they are in) [docs/data.md]", "FILE")
     add("--val-photos", "folder of photos to validate on (a fifth of --photos is held out)", "DIR")
     add("--val-labels", "and their labels", "FILE")
-    add("--dataset", f"or a known one: {', '.join(DATASETS)} (demo)", DATASETS)
+    known = [name for name in DATASETS if name != "own"]
+    add("--dataset", f"or a known one: {', '.join(known)} (demo)", known)
     add("--data", "root folder of the data set (data/<dataset>)", "DIR")
     add("--download", "fetch what --data lacks of COCO, some 20 GB [ours]", bool)
     text = "what to do: all, or some of backbone embed gcn eval (all) [Proposed Approach]"
@@ -465,14 +468,18 @@ def parse_args(argv=None) -> argparse.Namespace:
     name = "own" if known.photos else known.dataset or other
     recipe = PRESETS.get(name, {}).get("recipe", "small" if known.photos else "paper")
     recipe = known.recipe or recipe
-    parser.set_defaults(**RECIPES[recipe] | PRESETS.get(name, {}) | {"recipe": recipe})
+    preset = PRESETS.get(name, {})  # a recipe that is given wins over it
+    both = (preset, RECIPES[recipe]) if known.recipe else (RECIPES[recipe], preset)
+    parser.set_defaults(**both[0] | both[1] | {"recipe": recipe})
     args = parser.parse_args(argv)
     own = [args.photos, args.labels, args.val_photos, args.val_labels]
-    if any(own) and (not args.photos or args.dataset or args.data or args.train_json):
-        parser.error("--labels and --val-... go with --photos, it with no --dataset or other data")
+    if any(own) and (
+        not args.photos or args.dataset or args.data or args.train_json or args.val_json
+    ):
+        parser.error("--labels, --val-photos, --val-labels need --photos, it no --dataset, --data")
     args.dataset, args.keep_unlabelled = name, args.keep_unlabelled or bool(args.photos)
     args.phase = [p for p in PHASES if p in args.phase or "all" in args.phase]
-    if args.weights and args.phase == ["eval"]:
+    if args.weights and args.phase == ["eval"] and not args.freeze:
         parser.error(f"--weights is what training starts from; --evaluate {args.weights} tests it")
     args.phase = ["eval"] if args.evaluate else args.phase
     args.weights = args.weights or default_weights(args.backbone)
@@ -552,7 +559,7 @@ def run(args) -> None:
                 graph_picture.save(image, folder / "graph.png")
         args.frozen, args.val_photos = None, len(splits.val)
         foretell(args, splits, folder)
-        if args.freeze:
+        if args.freeze and not args.evaluate:
             splits = with_features(args, splits, folder)
         for name in args.phase:
             signals.stop_if_asked(f"front of phase {name}")

@@ -93,7 +93,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
         checkpoint,
     )
     own_entry = getattr(backbone, "own_entry", lambda *entry: entry)
-    classifier = getattr(backbone, "classifier", ("head.", "fc.", "_fc."))
+    ours = {"classes", "state_dict"} <= checkpoint.keys()
+    classifier = ("head.",) if ours else getattr(backbone, "classifier", ("head.", "fc.", "_fc."))
     weights, head, problems = {}, {}, []
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):

@@ -185,6 +185,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def features(options, held_out: bool = False) -> Task:
     """run.py's features of its photos; `held_out`: a fifth of the training photos is val."""
+    options.amp = bool(options.amp)
     options.out.mkdir(parents=True, exist_ok=True)
     splits = run.load_data(options)
     folder = Folder(options.out, splits.train.classes)

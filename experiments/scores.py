@@ -1,4 +1,4 @@
-"""Do scores mean what they say, and do maps point at the thing?  docs/scores.md has the figures.
+"""Do scores mean what they say?  docs/scores.md has the figures.
 
     python -m experiments.scores --csv FILE.csv -- --glove FILE RUN.PY'S OPTIONS
 

@@ -37,7 +37,7 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
 
 def scores(logits: np.ndarray, slope: float, offset: float) -> np.ndarray:
     """Calibrated probabilities."""
-    return 1 / (1 + np.exp(-slope * logits.astype(float) - offset))
+    return 0.5 + 0.5 * np.tanh((slope * logits.astype(float) + offset) / 2)  # does not overflow
 
 
 class Line(nn.Module):

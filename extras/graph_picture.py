@@ -76,7 +76,7 @@ def graph(
     best = np.lexsort((np.arange(n), -counts, -degree))  # best connected first
     labels = np.sort(best[: n if n <= NAMED else FEWER])
     shown = labels[order((P + P.T)[np.ix_(labels, labels)])]
-    names = [ascii_only(printable(classes[i], NAME_WIDTH)) for i in shown]
+    names = [printable(ascii_only(classes[i]), NAME_WIDTH) for i in shown]
     few = f"the {len(shown)} best connected of " if len(shown) < n else ""
     lines = [
         f"P(column | row), {few}{n} labels: of the images of the row's label, those of both",

@@ -1,5 +1,5 @@
 """Photos with their labels written beneath, where in them a label's score comes from, and contact
-sheets: what predict.py --save makes, with Pillow's own font."""
+sheets: what predict.py --save makes and results.jpg, with Pillow's own font."""
 
 import contextlib
 import math
@@ -74,6 +74,10 @@ def labelled(
     return picture
 
 
+def shortened(labels: list[tuple], most: int) -> list[tuple]:
+    return [*labels[:most], (f"and {len(labels) - most} more", "")] if labels[most:] else labels
+
+
 def judged(
     scores: np.ndarray, targets: np.ndarray, classes: list[str], threshold: float
 ) -> list[tuple]:
@@ -96,7 +100,7 @@ def save_judged(split: data.Split, scores: np.ndarray, threshold: float, path: P
         photo = data.read_photo(split.paths[row], split.upright)
         photo.thumbnail((TILE, TILE))
         about = judged(scores[row], split.targets[row], split.classes, threshold)
-        tiles.append(labelled(photo, about))
+        tiles.append(labelled(photo, shortened(about, 2 * TILE_LABELS)))
     with checkpoints.replacing(path) as file:
         contact_sheet(tiles).save(file, "JPEG", **JPEG)
     print(f"{len(tiles)} val photos, + right, x wrong, - missed: {path}")
@@ -105,8 +109,10 @@ def save_judged(split: data.Split, scores: np.ndarray, threshold: float, path: P
 def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     """The photo, dark but where heat (h, w), its class activation map, is high.
 
-    Zhou et al., CVPR 2016. Full light is the highest value of the map, none is 0 and less.
+    Zhou et al., CVPR 2016. Full light is the highest value of the map; none is 0 and less, or what
+    is below the map's mean where that is negative (a score below a half).
     """
+    heat = heat - min(heat.mean(), 0)
     heat = np.clip(heat / max(heat.max(), 1e-12), 0, 1)
     small = Image.fromarray((255 * heat).astype(np.uint8))
     mask = small.resize(photo.size, Image.Resampling.BICUBIC)
@@ -136,7 +142,8 @@ class Pictures:
             raise ValueError(f"--font {font} is no TrueType font ({error})") from error
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
-            with contextlib.suppress(OSError), Image.open(path) as picture:
+            errors = OSError, Image.DecompressionBombError
+            with contextlib.suppress(*errors), Image.open(path, formats=["JPEG"]) as picture:
                 if picture.info.get("comment", b"").decode("latin1") == JPEG["comment"]:
                     path.unlink()
         (folder / PREDICTIONS).write_text("")
@@ -147,7 +154,7 @@ class Pictures:
         """A file name no photo before has, on systems that do not tell cases apart either."""
         stem = re.sub(r"[^\w.() -]", "_", stem)[:60]
         name, number = stem, 1
-        while name.casefold() in self.taken:
+        while name.casefold() in self.taken or (self.folder / f"{name}.jpg").exists():
             number += 1
             name = f"{stem}-{number}"
         self.taken.add(name.casefold())
@@ -166,15 +173,14 @@ class Pictures:
         most = 8192 if maps is None else 8192 // 2
         photo.thumbnail((most, most))  # JPEG ends at 65,500 px; leaves smaller photos alone
         target = self.name(stem)
-        tiles = [labelled(photo, labels, font=self.font)]
+        tiles = [labelled(photo, shortened(labels, 10 * TILE_LABELS), font=self.font)]
         for heat, label in zip([] if maps is None else maps, labels, strict=False):
             tiles.append(labelled(lit(photo, heat), [label], font=self.font))
         side_by_side(tiles).save(target, **JPEG)
         with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
         photo.thumbnail((TILE, TILE))
-        if len(labels) > TILE_LABELS:
-            labels = [*labels[:TILE_LABELS], (f"and {len(labels) - TILE_LABELS} more", "")]
+        labels = shortened(labels, TILE_LABELS)
         self.tiles.append(labelled(photo, labels, target.name, self.font))
         if len(self.tiles) == PAGE:
             self.write_sheet()

@@ -189,8 +189,8 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     notes = [f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."]
     if any("predict" in report for report in reports.values()):
         notes.append(
-            "predict.py goes by calibrated scores; calibration and threshold come from the photos "
-            "of this table, so its row flatters it."
+            "predict.py goes by calibrated scores; they and the threshold come from the val photos "
+            "of the model's own run. Where those are this table's photos, its row flatters it."
         )
     return text + "".join(f"\n{line}\n" for line in [*silent, *notes, *differing(reports)])
 

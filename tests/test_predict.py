@@ -161,7 +161,14 @@ def test_a_folder_of_pictures_used_again_has_those_of_the_last_call_and_of_other
     for name in ("a.png", "b.png"):
         predicted(capsys, predictor[0], tmp_path / name, "--save", out)
         drawn_photo().save(out / "mine.jpg", comment="by somebody else")
-    assert {path.name for path in out.iterdir()} == {"b.jpg", "mine.jpg", "predictions.jsonl"}
+        (out / "c.jpg").write_bytes(b"no picture")
+    names = {path.name for path in out.iterdir()}
+    assert names == {"b.jpg", "mine.jpg", "c.jpg", "predictions.jsonl"}
+    drawn_photo().save(tmp_path / "mine.png")
+    before = (out / "mine.jpg").read_bytes()
+    predicted(capsys, predictor[0], tmp_path / "mine.png", "--save", out)
+    assert (out / "mine.jpg").read_bytes() == before
+    assert (out / "mine-2.jpg").is_file()
 
 
 @pytest.mark.parametrize("head", ["linear", "gcn"])
@@ -187,6 +194,18 @@ def test_where_lights_the_place_that_a_label_comes_from(tmp_path):
     picture = np.asarray(pictures.lit(photo, heat), int)
     assert picture[34, 74].min() > 150
     assert (picture[:20, :40] == 40).all()
+    below = np.asarray(pictures.lit(photo, heat - 5), int)  # a low score: negative everywhere
+    assert below[34, 74].min() > 150
+
+
+def test_long_lists_of_labels_are_cut_in_pictures(tmp_path, capsys):
+    labels = [(f"label {j}", "0.50") for j in range(500)]
+    assert pictures.shortened(labels, 12) == [*labels[:12], ("and 488 more", "")]
+    assert pictures.shortened(labels[:12], 12) == labels[:12]
+    album = pictures.Pictures(tmp_path / "out", None)
+    album.add("a", drawn_photo(), labels, "{}")
+    with Image.open(tmp_path / "out/a.jpg") as picture:
+        assert picture.height < 1500
 
 
 def test_where_draws_a_picture_for_each_of_the_highest_labels(predictor, tmp_path, capsys):
