@@ -1,6 +1,6 @@
 """Table 3 fine-tuned, with seeds and spreads, and fair rivals; docs/evidence.md has the commands.
 
-    python -m experiments.evidence --csv FILE.csv --out DIR [--epochs 40 40] -- RUN.PY'S OPTIONS
+    python -m experiments.evidence --csv FILE.csv --out DIR [--epochs 40 40] -- OPTIONS-OF-RUN
 
 For every seed the direct model; then, each from its weights and in a folder of its own, a line of
 SETTINGS. A row of the CSV is a seed of one of them. Interrupted, the same command goes on.

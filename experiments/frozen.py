@@ -1,7 +1,7 @@
 """Heads on the features of a frozen backbone, many settings and seeds; docs/evidence.md has the
 commands.
 
-    python -m experiments.frozen --csv FILE.csv -- --glove FILE RUN.PY'S OPTIONS
+    python -m experiments.frozen --csv FILE.csv -- --glove FILE OPTIONS-OF-RUN
 
 run.py's part computes the features once, into its --out. A line of SETTINGS is a row of the table,
 a row of the CSV a seed of it; the same command goes on where it was. With --held-out a fifth of the

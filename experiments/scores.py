@@ -1,6 +1,6 @@
 """Do scores mean what they say?  docs/scores.md has the figures.
 
-    python -m experiments.scores --csv FILE.csv -- --glove FILE RUN.PY'S OPTIONS
+    python -m experiments.scores --csv FILE.csv -- --glove FILE OPTIONS-OF-RUN
 
 Heads are trained on frozen features of the training photos. Calibration and thresholds are fitted
 on one half of the val photos and measured on the other, and the other way round.

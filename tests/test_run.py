@@ -223,19 +223,28 @@ def test_a_released_file_or_one_of_ours_is_evaluated_as_it_stands(demo, finished
     assert {path.name for path in out.iterdir()} == names
 
 
-def test_asls_recipe_warms_up_and_anneals_along_two_cosines(demo, tmp_path):
-    more = "--recipe asl --epochs 10 --phase backbone --limit 8 --batch-size 4 --eval-every 0"
-    assert run.main(argv(demo, tmp_path, more)) == 0
-    # One cycle over 20 epochs of 2 steps, 40 steps, left after 20: from 1e-4 / 25 up to 1e-4 at
-    # step 0.2 * 40 - 1 = 7, then down to 1e-4 / 25 / 1e4 at step 39, both along half a cosine.
+@pytest.mark.parametrize(("recipe", "peak", "last"), [("asl", 7, 39), ("cycle", 5.3, 20)])
+def test_one_cycle_warms_up_and_anneals_along_two_cosines(demo, tmp_path, recipe, peak, last):
+    more = f"--recipe {recipe} --lr 1e-4 --epochs 10 --phase backbone --limit 8 --batch-size 4"
+    assert run.main(argv(demo, tmp_path, more, "--eval-every 0")) == 0
+    # asl: one cycle over 20 epochs of 2 steps, 40 steps, left after 20: from 1e-4 / 25 up to 1e-4
+    # at step 0.2 * 40 - 1 = 7, then down to 1e-4 / 25 / 1e4 at step 39, both along half a cosine.
+    # cycle: the same over the 20 steps, its highest point at 0.3 * 21 - 1.
     low, high, end, expected = 4e-6, 1e-4, 4e-10, []
     for step in range(0, 20, 2):  # the first of every epoch
-        if step <= 7:
-            expected.append(high + (low - high) * (1 + math.cos(math.pi * step / 7)) / 2)
+        if step <= peak:
+            expected.append(high + (low - high) * (1 + math.cos(math.pi * step / peak)) / 2)
         else:
-            rest = (step - 7) / (39 - 7)
+            rest = (step - peak) / (last - peak)
             expected.append(end + (high - end) * (1 + math.cos(math.pi * rest)) / 2)
     assert [entry["lr"] for entry in log_of(tmp_path)] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_recipe_that_is_given_wins_over_what_the_data_set_presets():
+    alone, given = run.parse_args([]), run.parse_args(["--recipe", "asl"])
+    assert (alone.recipe, alone.lr, alone.image_size) == ("cycle", 4e-3, 64)
+    assert (given.recipe, given.lr, given.image_size) == ("asl", 1e-4, 224)
+    assert alone.backbone == given.backbone == "tresnet_tiny"
 
 
 def test_the_moving_average_is_the_mean_of_all_steps_with_falling_weights():
