@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 import data
 from backbones import load_model
 from extras import export
-from extras.calibration import Line
+from extras.activation_maps import activation_maps, maps_exist
+from extras.calibration import Calibrated
 from extras.pictures import Pictures
 from iml_gcn import Model
 from runtime import options, signals
@@ -58,11 +58,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--json", action="store_true", help="print a line of JSON a photo")
     text = "write the photos with their labels, and contact sheets, into this folder of their own"
     add("--save", type=Path, metavar="DIR", help=text)
-    text = (
-        f"with --save: where the scores of the {SHOWN} highest labels come from; a hint, good for "
-    )
-    text += "large things [docs/scores.md]"
-    add("--where", action="store_true", help=text)
+    text = f"with --save: where the {SHOWN} highest labels are seen; good for large things alone"
+    add("--where", action="store_true", help=f"{text} [docs/scores.md]")
     text = "TrueType font for --save (Pillow's own, which has ASCII only)"
     add("--font", metavar="FILE", help=text)
     text = "write the model as .onnx or .pt2, checked on the photos, if any, else on random images"
@@ -98,10 +95,12 @@ def load(path: str) -> tuple[Model, dict]:
     if not isinstance(checkpoint.setdefault("threshold", THRESHOLD), int | float):
         raise ValueError(f"{path} has a threshold that is not a number; write it again")
     try:
-        slope, offset = checkpoint.get("calibration", (1, 0))
-        model.head = Line(model.head, slope, offset)
+        slope, offset = checkpoint.setdefault("calibration", [1.0, 0.0])
+        model.head = Calibrated(model.head, slope, offset)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} has a calibration that is not two numbers") from error
+        raise ValueError(
+            f"{path} has a calibration that is not two numbers, a slope above 0 and an offset"
+        ) from error
     return model, checkpoint
 
 
@@ -146,23 +145,12 @@ def photos_in_batches(
                 yield [path for path, _ in good], images.float().div_(255)
 
 
-def activation_maps(model: Model, images: torch.Tensor) -> torch.Tensor:
-    """Logits of every place in the photo, (B, n, h, w); their mean over the places is the logit.
-
-    Class activation maps: the head is linear and the pooling a mean, so they change places. An
-    IML-GCN's head is linear too once its GCN is computed.
-    """
-    features = model.backbone.forward_features(images).float()  # (B, D, h, w)
-    return model.head(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 @torch.inference_mode()
 def label(args, model: Model, about: dict, photos: Iterable) -> None:
     """Print every photo's labels, highest first, and save its picture if wanted."""
     model = model.fold().to(args.device)
     classes, threshold = about["classes"], about["threshold"]
-    linear = getattr(model.backbone, "pool", "") == "avg" and type(model.head.head) is nn.Linear
-    if args.where and not linear:
+    if args.where and not maps_exist(model):
         raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
     pictures, found = Pictures(args.save, args.font) if args.save else None, []
     for paths, images in photos:
@@ -185,7 +173,8 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
             line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
             if pictures:
-                heat = None if heat is None else heat[ranked[: min(SHOWN, len(kept))]].numpy()
+                if heat is not None:
+                    heat = heat[ranked[: min(SHOWN, len(kept))]].numpy()  # (k, h, w)
                 pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
     if pictures:
         pictures.write_sheet()

@@ -193,9 +193,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
     board = tensorboard.Board(args.out if args.tensorboard else None, name, journal.epoch)
     few = len(batches) * args.epochs < (5000 if args.weights == "none" else 500)  # [ours]
-    if (
-        few and name == "backbone" and not args.freeze and args.dataset != "demo"
-    ):  # said before hours are spent
+    photos = name == "backbone" and not args.freeze and args.dataset != "demo"  # all weights, of
+    if few and photos:  # said before hours are spent
         print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")
     forward = ranks.parallel(model, args.device)
     forward = torch.compile(forward) if args.compile else forward
@@ -313,7 +312,8 @@ def logits_of(
 # device, --compile and the number of processes, which change numbers by rounding and batch norm.
 
 HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
-CODE += ["extras/frozen", *(f"runtime/{n}" for n in ("lean", "loading", "reading", "journal"))]
+CODE += ["extras/frozen", "extras/calibration"]
+CODE += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
 
 
 def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
@@ -473,20 +473,23 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.set_defaults(**both[0] | both[1] | {"recipe": recipe})
     args = parser.parse_args(argv)
     own = [args.photos, args.labels, args.val_photos, args.val_labels]
-    if any(own) and (
-        not args.photos or args.dataset or args.data or args.train_json or args.val_json
-    ):
+    paths = args.train_json or args.val_json  # of COCO's form
+    if any(own) and (not args.photos or args.dataset or args.data or paths):
         parser.error("--labels, --val-photos, --val-labels need --photos, it no --dataset, --data")
+    if paths and name != "coco":
+        parser.error(f"--train-json and --val-json take the place of COCO's files, not of {name}'s")
     args.dataset, args.keep_unlabelled = name, args.keep_unlabelled or bool(args.photos)
     args.phase = [p for p in PHASES if p in args.phase or "all" in args.phase]
     if args.weights and args.phase == ["eval"] and not args.freeze:
         parser.error(f"--weights is what training starts from; --evaluate {args.weights} tests it")
     args.phase = ["eval"] if args.evaluate else args.phase
     args.weights = args.weights or default_weights(args.backbone)
+    if args.freeze and args.weights == "none":
+        parser.error(f"--freeze keeps {args.backbone}'s random weights; give --weights too")
     args.nodes = [kind for kind in NODES if kind in args.nodes]
     if "word" in args.nodes and not args.glove and "gcn" in args.phase:
         parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
-    if args.download and (args.dataset != "coco" or args.train_json or args.val_json):
+    if args.download and (args.dataset != "coco" or paths):
         parser.error("--download fetches COCO only: give --dataset coco, and no paths but --data's")
     args.data = args.photos or args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import predict
+from extras.activation_maps import activation_maps
 
 TOP, SMALL = 3, 32**2  # pixels: COCO's word for a small thing
 
@@ -43,7 +44,7 @@ def pointed(checkpoint: str, annotations: str, images: str) -> list[tuple[bool, 
     for image in document["images"]:
         photos = predict.photos_in_batches([Path(images, image["file_name"])], size, 1, [])
         for _, pixels in photos:
-            maps = predict.activation_maps(model, pixels)[0].numpy()  # (n, h, w)
+            maps = activation_maps(model, pixels)[0].numpy()  # (n, h, w)
             for j in maps.mean((1, 2)).argsort()[::-1][:TOP]:
                 there = boxes.get((image["id"], about["classes"][j]))
                 if there:

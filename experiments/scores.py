@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 import metrics
 import run
@@ -71,30 +70,23 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     return {name: round(float(value), 4) for name, value in values.items()}
 
 
-def reliability(curves: list[tuple[np.ndarray, np.ndarray, str, str]], side: int = 320):
-    """A picture: share of labels that are right over the score, of scores and targets each."""
-    picture = Image.new("RGB", (side + 80, side + 60), "white")
-    draw = ImageDraw.Draw(picture)
-    x0, y0 = 60, side + 10
-    draw.rectangle((x0, 10, x0 + side, y0), outline="gray")
-    draw.line((x0, y0, x0 + side, 10), "lightgray", 2)
-    for k, (scores, targets, name, colour) in enumerate(curves):
-        bins = np.minimum((scores * 10).astype(int), 9)
-        shown = [b for b in range(10) if (bins == b).sum() >= 20]
-        points = [
-            (x0 + side * scores[bins == b].mean(), y0 - side * targets[bins == b].mean())
-            for b in shown
-        ]
-        draw.line(points, colour, 3)
-        for x, y in points:
-            draw.ellipse((x - 4, y - 4, x + 4, y + 4), colour)
-        draw.text((x0 + 10, 20 + 16 * k), name, colour)
-    draw.text((x0 + side // 2 - 20, y0 + 20), "score", "black")
-    draw.text((4, side // 2), "right", "black")
-    for k in range(0, 11, 5):
-        draw.text((x0 + side * k / 10 - 8, y0 + 4), f"{k / 10:.1f}", "black")
-        draw.text((x0 - 24, y0 - side * k / 10 - 6), f"{k / 10:.1f}", "black")
-    return picture
+def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
+    """A picture: the share of labels that are right over the score, of scores and targets each."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise ValueError("--picture needs matplotlib; pip install matplotlib") from None
+    pyplot.figure(figsize=(4, 4))
+    pyplot.plot([0, 1], [0, 1], "lightgray")
+    for name, (scores, targets) in curves.items():
+        bins = np.minimum((scores * 10).astype(int), 9)  # (M, n)
+        shown = [bins == b for b in range(10) if (bins == b).sum() >= 20]
+        means = [(scores[these].mean(), targets[these].mean()) for these in shown]
+        pyplot.plot(*zip(*means, strict=True), "o-", label=name)
+    pyplot.xlabel("score")
+    pyplot.ylabel("right")
+    pyplot.legend()
+    pyplot.savefig(path, bbox_inches="tight")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -126,12 +118,11 @@ def work(args) -> None:
                 row |= measured(logits, task.val.targets, fit)
                 evidence.add_row(args.csv, FIELDS, row)
             if args.picture and (name, seed) == (HEADS[0], args.seeds[0]):
-                line, rest = calibration.fit(logits[half], task.val.targets[half]), ~half
-                right = task.val.targets[rest]
-                curves = [(calibration.scores(logits[rest], 1, 0), right, "raw", "firebrick")]
-                scores = calibration.scores(logits[rest], *line)
-                curves.append((scores, right, "calibrated", "navy"))
-                reliability(curves).save(args.picture)
+                line = calibration.fit(logits[half], task.val.targets[half])
+                lines = {"raw": (1, 0), "calibrated": line}
+                curves = {k: calibration.scores(logits[~half], *v) for k, v in lines.items()}
+                right = task.val.targets[~half]
+                reliability({k: (v, right) for k, v in curves.items()}, args.picture)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     frozen         features of a backbone that is not trained
     expected       how long a run will take
     calibration    scores that mean something
+    activation_maps  where in a photo a score comes from
     demo           cartoon scenes, drawn as a COCO tree
     download       COCO from its own server
     table          the numbers of a model, and ours beside the paper's

@@ -31,22 +31,27 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
         return value
 
     optimizer.step(loss)
-    slope, offset = line.tolist()
+    slope, offset = line.tolist()  # NaN is not above 0
     return (slope, offset) if slope > 0 and math.isfinite(slope + offset) else (1.0, 0.0)
 
 
 def scores(logits: np.ndarray, slope: float, offset: float) -> np.ndarray:
-    """Calibrated probabilities."""
-    return 0.5 + 0.5 * np.tanh((slope * logits.astype(float) + offset) / 2)  # does not overflow
+    """Calibrated probabilities (M, n) of logits (M, n)."""
+    return (slope * torch.from_numpy(logits).double() + offset).sigmoid().numpy()
 
 
-class Line(nn.Module):
-    """A head, a GCN's as the linear layer it amounts to, with logits slope * logit + offset."""
+class Calibrated(nn.Module):
+    """A head, a GCN's as the linear layer it amounts to, with logits slope * logit + offset.
+
+    The slope is above 0 and both are finite, or it is a ValueError.
+    """
 
     def __init__(self, head: nn.Module, slope: float, offset: float):
         super().__init__()
         self.head = head.to_linear() if hasattr(head, "to_linear") else head
         self.slope, self.offset = float(slope), float(offset)
+        if not (self.slope > 0 and math.isfinite(self.slope + self.offset)):
+            raise ValueError(f"slope {slope}, offset {offset}")
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.slope * self.head(features) + self.offset  # (..., n)

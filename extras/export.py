@@ -44,8 +44,8 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
                 raise ValueError(f"no package {package}; pip install onnx onnxscript") from None
     folded, S = model.fold(), about["image_size"]
     deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
-    metadata = {key: about[key] for key in ("classes", "image_size", "threshold", "backbone")}
-    metadata["calibration"] = about.get("calibration", [1, 0])  # slope, offset: is in the scores
+    keys = "classes", "image_size", "threshold", "calibration", "backbone"
+    metadata = {key: about[key] for key in keys}  # the calibration is in the scores already
     metadata["input"] = (
         f"images: float32 (B, 3, {S}, {S}); photos upright by EXIF, RGB, squashed by Pillow's "
         "BILINEAR, which averages what it shrinks (OpenCV's INTER_AREA does, its INTER_LINEAR not)"

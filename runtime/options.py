@@ -84,7 +84,10 @@ def device(name: str) -> str:
 
 def native_bfloat16(name: str) -> bool:
     """Whether the device is a card that computes in bfloat16 itself, at twice the speed."""
-    return name.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    if not name.startswith("cuda"):
+        return False
+    with torch.cuda.device(name):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def check_device(name: str) -> None:

@@ -70,7 +70,7 @@ def parallel(model: torch.nn.Module, device: str) -> torch.nn.Module:
     return DistributedDataParallel(
         model,
         [device] if device.startswith("cuda") else None,
-        forward_sync_buffers=False,  # at every forward; `share_buffers` does it once an epoch
+        forward_sync_buffers=False,  # not at every step: `share_buffers`, once an epoch
         gradient_as_bucket_view=True,  # no second copy of the gradients
     )
 

@@ -54,6 +54,8 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--phase eval --weights none", "--evaluate none"),
     (lambda d: None, "--nodes word", "--glove"),
     (lambda d: None, "--download --dataset vg500", "--download fetches COCO only"),
+    (lambda d: None, "--dataset vg500 --val-json v.json", "of COCO's files, not of vg500's"),
+    (lambda d: None, "--freeze", "--freeze keeps tresnet_tiny's random weights"),
     (lambda d: (d / "file").write_text(""), "--data x --out {d}/file/out", "cannot write to /out"),
     (lambda d: None, "--out {d}/new --tensorboard", "needs the package tensorboard"),
 ]

@@ -48,7 +48,7 @@ def test_a_calibrated_models_logits_are_on_the_line(head):
     heads = {"linear": torch.nn.Linear(6, 4), "gcn": iml_gcn.LabelGCN(nodes, torch.eye(4), 6)}
     model, x = iml_gcn.Model(torch.nn.Identity(), heads[head]), torch.randn(5, 6)
     expected = 2 * model(x) - 3
-    model.head = calibration.Line(model.head, 2.0, -3.0)
+    model.head = calibration.Calibrated(model.head, 2.0, -3.0)
     torch.testing.assert_close(model.fold()(x), expected)
 
 

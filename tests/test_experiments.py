@@ -18,6 +18,7 @@ from conftest import demo_split
 
 import data
 import run
+import tresnet
 from experiments import bench, evidence, frozen, pointing, scores
 from runtime import checkpoints
 from runtime.folder import START
@@ -151,10 +152,12 @@ def test_heads_of_the_frozen_table_are_what_their_names_say():
 def test_frozen_evidence_goes_on_where_it_was(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
+    torch.save(tresnet.tresnet_tiny().state_dict(), tmp_path / "weights.pth")
     command = ["--csv", tmp_path / "f.csv", "--settings", "linear head", "F_PCA", "--epochs", "1"]
     command += ["--seeds", "0", "--", "--dataset", "coco", "--data", demo, "--workers", "0"]
     command += ["--glove", tmp_path / "glove.txt", "--out", tmp_path / "out", "--batch-size", "4"]
-    command += "--backbone tresnet_tiny --image-size 32 --device cpu".split()
+    command += "--backbone tresnet_tiny --image-size 32 --device cpu --weights".split()
+    command.append(tmp_path / "weights.pth")
     tables = []
     for seeds in ("0", "0", "1"):
         command[command.index("--seeds") + 1] = seeds
@@ -210,7 +213,7 @@ def test_pointing_counts_the_peaks_that_lie_in_a_box_of_the_label(tmp_path, monk
     about = {"image_size": 8, "classes": ["cat", "dog", "cow"]}
     monkeypatch.setattr(pointing.predict, "load", lambda path: (model, about))
     monkeypatch.setattr(pointing.predict, "photos_in_batches", lambda *_: [(None, None)])
-    monkeypatch.setattr(pointing.predict, "activation_maps", lambda *_: maps)
+    monkeypatch.setattr(pointing, "activation_maps", lambda *_: maps)
     names = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     boxes = [(1, [0, 0, 20, 20]), (2, [0, 0, 40, 5]), (2, [0, 0, 10, 10])]
     marks = [{"image_id": 7, "category_id": k, "bbox": box} for k, box in boxes]

@@ -18,6 +18,7 @@ import iml_gcn
 import predict
 from backbones import efficientnet_lite
 from extras import calibration, pictures
+from extras.activation_maps import activation_maps
 from runtime import reading
 
 
@@ -177,12 +178,12 @@ def test_the_mean_of_a_labels_map_is_its_logit(head):
     backbone = efficientnet_lite.efficientnet_lite0().double().eval()
     heads = {"linear": torch.nn.Linear(1280, 4)}
     heads["gcn"] = iml_gcn.LabelGCN(torch.randn(4, 5), torch.eye(4), 1280)
-    model = iml_gcn.Model(backbone, calibration.Line(heads[head].double(), 2.0, -3.0))
+    model = iml_gcn.Model(backbone, calibration.Calibrated(heads[head].double(), 2.0, -3.0))
     model.double()
     images = torch.rand(2, 3, 96, 64, dtype=torch.double)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "float", lambda x: x)  # stays in float64
-        maps = predict.activation_maps(model, images)
+        maps = activation_maps(model, images)
         torch.testing.assert_close(maps.mean((2, 3)), model(images))
     assert maps.shape == (2, 4, 3, 2)
 
@@ -263,6 +264,8 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({"pool": "max"}, "model.pt photo.png --save out --where", "--where needs a backbone"),
     ({}, "model.pt photo.png --where", "--where draws pictures"),
     ({"calibration": "x"}, "model.pt photo.png", "calibration that is not two numbers"),
+    ({"calibration": [0.0, 1.0]}, "model.pt photo.png", "a slope above 0"),
+    ({"calibration": [float("nan"), 1.0]}, "model.pt photo.png", "a slope above 0"),
     ({}, "model.pt photo.png --save out --font model.pt", "no TrueType font"),
 ]
 
