@@ -36,10 +36,11 @@ def web(demo, monkeypatch):
             path, body = self.path[1:], web.files.get(self.path[1:], b"")
             first = int(self.headers["Range"][len("bytes=") : -len("-")]) if web.ranges else 0
             status = 416 if first >= len(body) else 206 if web.ranges else 200
-            self.send_response(status if body else 404)
+            status = status if body else 404
+            web.asked.append((path, first, status))  # before the client can go on
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body[first:])))
             self.end_headers()
-            web.asked.append((path, first, status if body else 404))
             self.wfile.write(body[first:][: web.breaks.pop(0) if web.breaks else None])
 
         def log_message(self, *_):
