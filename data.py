@@ -28,7 +28,6 @@ from runtime.reading import (
     ANY,
     LABEL,
     PHOTO,
-    TEXT,
     WHOLE,
     Kind,
     check,
@@ -125,38 +124,36 @@ LABEL_NUMBER = Kind("a label number, 0 to 499", lambda v: type(v) is int and 0 <
 
 
 def load_vg500(root: str | Path) -> tuple[Split, Split]:
-    """VG-500 as (train, test), from the files of its release or from Visual Genome's own:
+    """VG-500 as (train, test), from the files of its release (SSGRL, Chen et al. 2019):
 
-    <root>/VG_100K/*.jpg   <root>/VG_100K_2/*.jpg   <root>/test_list_500.txt   and either
-    <root>/train_list_500.txt   <root>/vg_category_500_labels_index.json   or
-    <root>/objects.json   <root>/image_data.json
+    <root>/VG_100K/*.jpg   <root>/VG_100K_2/*.jpg   <root>/vg_category_500_labels_index.json
+    <root>/train_list_500.txt   <root>/test_list_500.txt
 
-    The release (SSGRL, Chen et al. 2019) numbers its labels without naming them. Where its index
-    is not there `count_vg_names` makes labels anew, and every image that is not a test image is a
-    training image.
+    The release numbers its labels from 0 without naming them: {"<id>.jpg": [0, 17, ...], ...}.
     """
     root = Path(root)
-    index, test_list = root / "vg_category_500_labels_index.json", root / "test_list_500.txt"
-    if index.is_file():
-        train, test = read_list(root / "train_list_500.txt"), read_list(test_list)
-        check_once(train + test, root, "in its two lists, photo")
-        split = read_vg_index(index, train + test)
-    elif (root / "objects.json").is_file():
-        split, test = count_vg_names(root / "objects.json", root / "image_data.json", test_list)
-    else:
+    path = root / "vg_category_500_labels_index.json"
+    if not path.is_file():
         raise FileNotFoundError(
-            f"{root} has neither {index.name} nor objects.json; expected there\n"
-            "  VG_100K/*.jpg  VG_100K_2/*.jpg  test_list_500.txt  and either\n"
-            f"  train_list_500.txt  {index.name}  or\n"
-            "  objects.json  image_data.json"
+            f"{root} has no {path.name}; expected there\n"
+            f"  VG_100K/*.jpg  VG_100K_2/*.jpg  {path.name}\n"
+            "  train_list_500.txt  test_list_500.txt"
         )
-    test = set(test)
-    is_test = np.array([name in test for name in split.paths], bool)  # (M,)
+    index, splits = read_json(path, {...: [LABEL_NUMBER]}), []
     second = set(os.listdir(root / "VG_100K_2")) if (root / "VG_100K_2").is_dir() else set()
-    folders = ["VG_100K_2" if name in second else "VG_100K" for name in split.paths]
-    split.paths = [os.path.join(root, *path) for path in zip(folders, split.paths, strict=True)]
-    check_links(split.paths, root / "VG_100K", root / "VG_100K_2")
-    return split.select(np.flatnonzero(~is_test)), split.select(np.flatnonzero(is_test))
+    for part in ("train", "test"):
+        names = read_list(root / f"{part}_list_500.txt")
+        check_known(names, index, path, "a photo of the lists,")
+        targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
+        for row, name in enumerate(names):
+            targets[row, index[name]] = 1
+        folders = ["VG_100K_2" if name in second else "VG_100K" for name in names]
+        paths = [os.path.join(root, *path) for path in zip(folders, names, strict=True)]
+        check_links(paths, root / "VG_100K", root / "VG_100K_2")
+        splits.append(Split(paths, targets, [f"label {j}" for j in range(VG_LABELS)]))
+    train, test = splits
+    check_once(train.paths + test.paths, root, "in its two lists, photo")
+    return train, test
 
 
 def read_list(path: Path) -> list[str]:
@@ -167,53 +164,6 @@ def read_list(path: Path) -> list[str]:
     check(names, [PHOTO], path)
     check_once(names, path, "photo")
     return names
-
-
-def read_vg_index(path: Path, names: list[str]) -> Split:
-    """The released labels of these photos: {"<id>.jpg": [0, 17, ...], ...}, numbered from 0."""
-    index = read_json(path, {...: [LABEL_NUMBER]})
-    check_known(names, index, path, "a photo of the lists,")
-    targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
-    for row, name in enumerate(names):
-        targets[row, index[name]] = 1
-    return Split(names, targets, [f"label {j}" for j in range(VG_LABELS)])
-
-
-def count_vg_names(objects: Path, image_data: Path, test_list: Path) -> tuple[Split, list[str]]:
-    """Every image of Visual Genome, by id, with the 500 names most training images show [ours];
-    and the names of the test photos.
-
-    Names are in lower case and of single blanks; every name of an object counts, once an image;
-    ties go by name. The images are those of `image_data`, or of `objects` where it is not there.
-    """
-    shown = {}  # image id -> names
-    images = read_json(objects, [{"image_id": WHOLE, "objects": [{"names": [TEXT]}]}])
-    check_once((image["image_id"] for image in images), objects, "image id")
-    for image in images:
-        names = {" ".join(n.lower().split()) for thing in image["objects"] for n in thing["names"]}
-        shown[image["image_id"]] = names - {""}
-    if image_data.is_file():
-        images = read_json(image_data, [{"image_id": WHOLE}])
-        check_once((image["image_id"] for image in images), image_data, "image id")
-    ids = sorted(image["image_id"] for image in images)
-    paths = [f"{image_id}.jpg" for image_id in ids]
-    test = read_list(test_list)
-    check_known(test, set(paths), test_list, "photo")
-    counts, tested = Counter(), set(test)  # name -> training images that show it
-    for image_id, path in zip(ids, paths, strict=True):
-        if path not in tested:
-            counts.update(shown.get(image_id, ()))
-    classes = sorted(counts, key=lambda name: (-counts[name], name))[:VG_LABELS]
-    if len(classes) < VG_LABELS:
-        raise ValueError(
-            f"{objects}: training images show {len(classes)} names, expected {VG_LABELS} or more; "
-            "give Visual Genome's whole file"
-        )
-    columns = {name: j for j, name in enumerate(classes)}
-    targets = np.zeros((len(ids), VG_LABELS), np.uint8)  # (M, n)
-    for row, image_id in enumerate(ids):
-        targets[row, [columns[name] for name in shown.get(image_id, ()) if name in columns]] = 1
-    return Split(paths, targets, classes), test
 
 
 def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list[str]]:

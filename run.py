@@ -33,7 +33,7 @@ import iml_gcn
 import metrics
 from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
 from extras import calibration, frozen, graph_picture, pictures, table, tensorboard
-from extras.datasets import DATASETS, Splits, aligned, load
+from extras.datasets import DATASETS, Splits, load
 from extras.expected import expected
 from runtime import checkpoints, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
@@ -110,9 +110,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
 
 
 def label_graph(args, split: data.Split) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """pairs (n, n), counts (n,) of the training photos or --graph-json's; A (n, n), Eq. 3 and 4."""
-    if args.graph_json:
-        split = aligned(data.load_coco(args.graph_json, ""), split.classes)
+    """pairs (n, n) and counts (n,) of the training photos; A (n, n), Eq. 3 and 4."""
     pairs, counts = iml_gcn.cooccurrence(torch.from_numpy(split.targets))
     return pairs, counts, iml_gcn.adjacency(pairs, counts, args.tau, args.p, args.adjacency)
 
@@ -324,7 +322,7 @@ def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
     found[START] = checkpoints.content_id(*model.backbone.state_dict().values())
     if isinstance(model.head, iml_gcn.LabelGCN):
         graph, nodes = model.head.A_hat, model.head.nodes
-        found["label graph (--tau, --p, --adjacency, --graph-json)"] = checkpoints.content_id(graph)
+        found["label graph (--tau, --p, --adjacency)"] = checkpoints.content_id(graph)
         found["node features (--glove, --node-norm)"] = checkpoints.content_id(nodes)
     return found
 
@@ -431,7 +429,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--adjacency", text, ["paper", "mlgcn", "none"], "paper")
     add("--tau", "labels a, b are joined if P(a | b) is at least (0.1) [Eq. 3]", between(0, 1), 0.1)
     add("--p", "weight of all neighbours of a label (0.2) [difference 1]", between(0, 1), 0.2)
-    add("--graph-json", "COCO JSON for the label graph (the training photos') [ours]", "FILE")
     text = "mean length that F_I and F_PCA are scaled to, 0: not (1) [difference 25]"
     add("--node-norm", text, between(0, 1e6), 1.0)
 

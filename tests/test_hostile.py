@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import coco_document, write_coco
+from conftest import coco_document, write_coco, write_vg
 from PIL import Image
 
 import data
@@ -161,9 +161,6 @@ INDEX = "vg_category_500_labels_index.json"
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("objects.json", '[{"image_id": 1, "objects": [{"names": ["a", 7]}]}]', ".names[1] is 7"),
-        ("image_data.json", '[{"image_id": 3}, {"image_id": 3}]', "image id 3 is there twice"),
-        ("image_data.json", '[{"image_id": 3}, {"image_id": true}]', "[1].image_id is True"),
         (INDEX, '{"7.jpg": [2, true]}', "7.jpg[1] is True, expected a label number, 0 to 499"),
         (INDEX, '{"7.jpg": [500]}', "7.jpg[0] is 500, expected a label number, 0 to 499"),
         ("test_list_500.txt", "8.jpg ../9.jpg", "[1] is '../9.jpg', expected a path inside the"),
@@ -172,9 +169,7 @@ INDEX = "vg_category_500_labels_index.json"
     ],
 )
 def test_vg500_files_of_the_wrong_kind_are_one_sentence(tmp_path, file, content, words):
-    (tmp_path / "objects.json").write_text("[]")
-    for name in ("train_list_500.txt", "test_list_500.txt"):
-        (tmp_path / name).write_text("")
+    write_vg(tmp_path)
     (tmp_path / file).write_text(content)
     with pytest.raises(ValueError, match=file) as error:
         data.load_vg500(tmp_path)
