@@ -8,6 +8,7 @@ map lies in a box of that label, and how often a place drawn by lot would.
 
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,41 +20,33 @@ from extras.activation_maps import activation_maps
 TOP, SMALL = 3, 32**2  # pixels: COCO's word for a small thing
 
 
-def inside(x: float, y: float, boxes: list[list[float]]) -> bool:
-    return any(u <= x <= u + w and v <= y <= v + h for u, v, w, h in boxes)
-
-
-def covered(boxes: list[list[float]], width: int, height: int) -> float:
-    """The share of a photo that the boxes cover."""
-    mask = np.zeros((height, width), bool)
-    for x, y, w, h in boxes:
-        mask[int(y) : int(np.ceil(y + h)), int(x) : int(np.ceil(x + w))] = True
-    return mask.mean()
+def judged(heat: np.ndarray, boxes: list, width: int, height: int) -> tuple[bool, float, bool]:
+    """Whether the highest place of a map (h, w) is in a box, the share of the photo that the boxes
+    cover, whether all are small."""
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    x, y = (column + 0.5) * width / heat.shape[1], (row + 0.5) * height / heat.shape[0]
+    hit = any(u <= x <= u + w and v <= y <= v + h for u, v, w, h in boxes)
+    covered = np.zeros((height, width), bool)
+    for u, v, w, h in boxes:
+        covered[int(v) : int(np.ceil(v + h)), int(u) : int(np.ceil(u + w))] = True
+    return hit, covered.mean(), all(w * h < SMALL for *_, w, h in boxes)
 
 
 @torch.inference_mode()
-def pointed(checkpoint: str, annotations: str, images: str) -> list[tuple[bool, float, bool]]:
-    """For every right label: whether its map points at it, the chance to, whether all are small."""
+def pointed(checkpoint: str, annotations: str, folder: str) -> list[tuple[bool, float, bool]]:
+    """What is judged of every right label."""
     model, about = predict.load(checkpoint)
-    model, size = model.fold(), about["image_size"]
+    model, boxes, found = model.fold(), defaultdict(list), []
     document = json.loads(Path(annotations).read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in document["categories"]}
-    boxes, found = {}, []
     for mark in document["annotations"]:
-        boxes.setdefault((mark["image_id"], names[mark["category_id"]]), []).append(mark["bbox"])
-    for image in document["images"]:
-        photos = predict.photos_in_batches([Path(images, image["file_name"])], size, 1, [])
-        for _, pixels in photos:
-            maps = activation_maps(model, pixels)[0].numpy()  # (n, h, w)
-            for j in maps.mean((1, 2)).argsort()[::-1][:TOP]:
-                there = boxes.get((image["id"], about["classes"][j]))
-                if there:
-                    row, column = np.unravel_index(maps[j].argmax(), maps[j].shape)
-                    x = (column + 0.5) * image["width"] / maps.shape[2]
-                    y = (row + 0.5) * image["height"] / maps.shape[1]
-                    chance = covered(there, image["width"], image["height"])
-                    small = all(w * h < SMALL for *_, w, h in there)
-                    found.append((inside(x, y, there), chance, small))
+        boxes[mark["image_id"], names[mark["category_id"]]].append(mark["bbox"])
+    images = {Path(folder, image["file_name"]): image for image in document["images"]}
+    for (path,), pixels in predict.photos_in_batches(list(images), about["image_size"], 1, []):
+        maps, image = activation_maps(model, pixels)[0].numpy(), images[path]  # (n, h, w)
+        for j in maps.mean((1, 2)).argsort()[::-1][:TOP]:
+            if there := boxes[image["id"], about["classes"][j]]:
+                found.append(judged(maps[j], there, image["width"], image["height"]))
     return found
 
 
