@@ -2,9 +2,9 @@
 
     evidence  Table 3 fine-tuned, with seeds; figures in results/
     frozen    heads on the features of a frozen backbone
-    scores    calibration, thresholds, reliability
+    scores    calibration and thresholds
     pointing  whether a label's map points at the thing
-    subset    its photos, laid out from COCO
+    subset    its photos' labels, picked out of COCO's
     bench     speed and memory beside timm's
 
 Nothing here is needed to train or to predict.

@@ -159,8 +159,7 @@ def table(rows: list[dict], reference: str = "", figure: str = "mAP") -> list[st
 
 
 def main(argv=None) -> int:
-    args = parse_args(argv)
-    return signals.code_of(lambda: work(args))
+    return signals.code_of(lambda: work(parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -187,5 +187,4 @@ def work(args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    sys.exit(signals.code_of(lambda: work(arguments)))
+    sys.exit(signals.code_of(lambda: work(parse_args())))

@@ -20,7 +20,7 @@ from extras import calibration
 from extras.own_data import stratified
 from runtime import signals
 
-HEADS = ["linear head", "F_PCA"]
+HEADS, EPOCHS = ["linear head", "F_PCA"], 12
 SHRINK = 10  # positives: a label's own threshold counts half where it has as many
 
 
@@ -64,9 +64,7 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = evidence.parser_of(HEADS, range(3))
-    parser.add_argument("--epochs", type=int, default=12, help="(%(default)s)")
-    return parser.parse_args(argv)
+    return evidence.parser_of(HEADS, range(3)).parse_args(argv)
 
 
 def work(args) -> None:
@@ -74,7 +72,7 @@ def work(args) -> None:
     task = frozen.features(options)
 
     def trained(head: str, seed: int, fold: int) -> dict:
-        logits = frozen.logits_of(task, options, head, args.epochs, seed)
+        logits = frozen.logits_of(task, options, head, EPOCHS, seed)
         half = stratified(task.val.targets, 0.5, seed)  # (M,)
         return measured(logits, task.val.targets, ~half if fold else half)
 
@@ -82,5 +80,4 @@ def work(args) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    sys.exit(signals.code_of(lambda: work(arguments)))
+    sys.exit(signals.code_of(lambda: work(parse_args())))
