@@ -153,6 +153,11 @@ def test_frozen_evidence_goes_on_where_it_was(demo, tmp_path):
         frozen.work(frozen.parse_args(list(map(str, command))))
         tables.append(evidence.read(tmp_path / "f.csv"))
     assert [len(rows) for rows in tables] == [2, 2, 4]  # the same rows are not trained again
+    command = ["--csv", tmp_path / "s.csv", "--seeds", "0", *command[command.index("--") :]]
+    for _ in range(2):
+        scores.work(scores.parse_args(list(map(str, command))))
+        rows = [(row["head"], row["fold"]) for row in evidence.read(tmp_path / "s.csv")]
+        assert rows == [(head, fold) for head in scores.HEADS for fold in "01"]
 
 
 def test_the_calibration_error_is_the_mean_distance_of_score_and_share_that_is_right():
