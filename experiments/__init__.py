@@ -3,7 +3,6 @@
     evidence  Table 3 fine-tuned, with seeds; figures in results/
     frozen    heads on the features of a frozen backbone
     scores    calibration and thresholds
-    pointing  whether a label's map points at the thing
     subset    its photos' labels, picked out of COCO's
     bench     speed and memory beside timm's
 

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import torch
 import data
 import run
 import tresnet
-from experiments import bench, evidence, frozen, pointing, scores
+from experiments import bench, evidence, frozen, scores
 from extras import own_data
 from runtime import checkpoints, lean
 from runtime.folder import START
@@ -196,26 +195,6 @@ def test_what_is_measured_of_scores_comes_from_the_photos_that_nothing_was_fitte
     logits[200:] = -9  # the threshold and the line stay; nothing is found any more
     blind = scores.measured(logits, targets, fit)
     assert (blind["slope"], blind["OF1"]) == (row["slope"], 0)
-
-
-def test_pointing_counts_the_peaks_that_lie_in_a_box_of_the_label(tmp_path, monkeypatch):
-    # Two labels of a photo of 40 x 20. The map of 0 peaks at the top left quarter, in its box; that
-    # of 1 at the bottom right, and its box is elsewhere; 2 is not in the photo.
-    maps = torch.zeros(1, 3, 2, 2)
-    maps[0, 0, 0, 0], maps[0, 1, 1, 1], maps[0, 2, 0, 1] = 5.0, 4.0, 3.0
-    model = SimpleNamespace(fold=lambda: None)
-    about = {"image_size": 8, "classes": ["cat", "dog", "cow"]}
-    monkeypatch.setattr(pointing.predict, "load", lambda path: (model, about))
-    monkeypatch.setattr(pointing.predict, "photos_in_batches", lambda x, *_: [(x, None)])
-    monkeypatch.setattr(pointing, "activation_maps", lambda *_: maps)
-    names = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    boxes = [(1, [0, 0, 20, 20]), (2, [0, 0, 40, 5]), (2, [0, 0, 10, 10])]
-    marks = [{"image_id": 7, "category_id": k, "bbox": box} for k, box in boxes]
-    image = {"id": 7, "file_name": "a.jpg", "width": 40, "height": 20}
-    document = {"images": [image], "annotations": marks, "categories": names}
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    found = pointing.pointed("model.pt", tmp_path / "a.json", tmp_path)
-    assert found == [(True, 400 / 800, True), (False, 250 / 800, True)]
 
 
 def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp_path):
