@@ -136,11 +136,11 @@ def logits_of(task: Task, options, setting: str, epochs: int, seed: int) -> np.n
     """(M, n) of the val photos, by a head that is trained here."""
     torch.set_num_threads(1)  # more slow it down, so small are heads and batches
     torch.manual_seed(seed)
-    head, then = SETTINGS[setting](task), setting.endswith(", then linear")
-    fit(head, task.train, options, epochs // 2 if then else epochs, seed)
-    if then:
-        head = head.to_linear()
-        fit(head, task.train, options, epochs - epochs // 2, seed + 1000)
+    head = SETTINGS[setting](task)
+    if setting.endswith(", then linear"):
+        fit(head, task.train, options, epochs // 2, seed)
+        head, epochs, seed = head.to_linear(), epochs - epochs // 2, seed + 1000
+    fit(head, task.train, options, epochs, seed)
     with torch.inference_mode():
         return head(task.val.features).numpy()
 
