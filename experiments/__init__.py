@@ -2,9 +2,8 @@
 
     evidence  Table 3 fine-tuned, with seeds; figures in results/
     frozen    heads on the features of a frozen backbone
-    scores    calibration, thresholds, reliability
-    pointing  whether a label's map points at the thing
-    subset    its photos, laid out from COCO
+    scores    calibration and thresholds
+    subset    its photos' labels, picked out of COCO's
     bench     speed and memory beside timm's
 
 Nothing here is needed to train or to predict.

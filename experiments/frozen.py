@@ -11,13 +11,9 @@ Symbols: M images, n labels, D feature size.
 """
 
 import argparse
-import itertools
-import math
+import functools
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,10 +29,8 @@ from runtime import signals
 from runtime.folder import Folder
 from runtime.loading import FeatureLoader
 
-KEYS = ["setting", "lr", "epochs", "photos", "seed"]
 GROUPS = ["often", "middle", "rare"]  # thirds of the labels by the training photos that show them
-AT = ["OP", "OR", "OF1", "CP", "CR", "CF1_h", "N+"]  # at run.py's first --threshold
-FIGURES = ["mAP", "mAP_10", "mAP_without", *GROUPS, "best", *AT]
+AT_HALF = ["OP", "OR", "OF1", "CP", "CR", "CF1_h", "N+"]  # of the labels that score above 0.5
 
 
 @dataclass
@@ -54,15 +48,10 @@ class Task:
         means.update(X, Y)
         self.image = means.mean()  # F_I (n, D)
         self.pca = iml_gcn.pca(self.image, min(self.image.shape))  # F_PCA (n, n)
+        shown = self.image.any(1)  # (n,)
+        self.centred = self.image.clone()  # F_I without what PCA takes away, the labels' mean
+        self.centred[shown] -= self.image[shown].mean(0)
         self.pairs, self.counts = iml_gcn.cooccurrence(Y)
-
-    def random(self) -> torch.Tensor:
-        return torch.randn(self.n, self.n)
-
-    def centred(self) -> torch.Tensor:
-        """F_I without its mean over the labels, which is what PCA takes away."""
-        shown = self.image.any(1, keepdim=True)  # (n, 1)
-        return torch.where(shown, self.image - self.image[shown[:, 0]].mean(0), 0)
 
     def gcn(self, nodes, length=1.0, hidden=1024, reading="paper", tau=0.1, p=0.2, rare=False):
         """A GCN head, its nodes `length` long in the mean, 0: as they are. `rare`: only the rarer
@@ -80,27 +69,23 @@ class Task:
         return iml_gcn.linear_head(self.D, self.n)
 
 
-class Sum(nn.Module):
-    """Two heads whose logits are added: a linear one, and what a GCN adds to it."""
-
-    def __init__(self, *heads: nn.Module):
-        super().__init__()
-        self.heads = nn.ModuleList(heads)
+class Sum(nn.ModuleList):
+    """Heads whose logits are added: a linear one, and what a GCN adds to it."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return sum(head(features) for head in self.heads)
+        return sum(head(features) for head in self)
 
 
 SETTINGS = {
     "linear head": Task.linear,
     "F_W": lambda t: t.gcn(t.words),
     "F_I": lambda t: t.gcn(t.image),
-    "F_I, centred": lambda t: t.gcn(t.centred()),
+    "F_I, centred": lambda t: t.gcn(t.centred),
     "F_PCA": lambda t: t.gcn(t.pca),
-    "random nodes": lambda t: t.gcn(t.random()),
+    "random nodes": lambda t: t.gcn(torch.randn(t.n, t.n)),
     "F_PCA, no graph": lambda t: t.gcn(t.pca, reading="none"),
     "F_W, no graph": lambda t: t.gcn(t.words, reading="none"),
-    "random nodes, no graph": lambda t: t.gcn(t.random(), reading="none"),
+    "random nodes, no graph": lambda t: t.gcn(torch.randn(t.n, t.n), reading="none"),
     "F_W, length as it is": lambda t: t.gcn(t.words, length=0),
     "F_PCA, length 0.3": lambda t: t.gcn(t.pca, length=0.3),
     "F_PCA, length 3": lambda t: t.gcn(t.pca, length=3),
@@ -113,14 +98,14 @@ SETTINGS = {
     "F_PCA, mlgcn, tau 0.4": lambda t: t.gcn(t.pca, reading="mlgcn", tau=0.4),
     "F_PCA, hidden 256": lambda t: t.gcn(t.pca, hidden=256),
     "F_PCA, graph for rare labels": lambda t: t.gcn(t.pca, rare=True),
-    "linear + F_PCA": lambda t: Sum(t.linear(), t.gcn(t.pca)),
-    "linear + F_PCA, no graph": lambda t: Sum(t.linear(), t.gcn(t.pca, reading="none")),
-    "linear + F_W": lambda t: Sum(t.linear(), t.gcn(t.words)),
+    "linear + F_PCA": lambda t: Sum([t.linear(), t.gcn(t.pca)]),
+    "linear + F_PCA, no graph": lambda t: Sum([t.linear(), t.gcn(t.pca, reading="none")]),
+    "linear + F_W": lambda t: Sum([t.linear(), t.gcn(t.words)]),
     "F_PCA, then linear": lambda t: t.gcn(t.pca),  # half of the epochs each
 }
 
 
-def figures(logits: np.ndarray, task: Task, threshold: float) -> dict:
+def figures(logits: np.ndarray, task: Task) -> dict:
     """In percent, N+ as a number of labels; `best` is the threshold of the highest OF1 here."""
     targets = task.val.targets
     found = evidence.figures(logits, targets)
@@ -129,8 +114,8 @@ def figures(logits: np.ndarray, task: Task, threshold: float) -> dict:
     for name, labels in zip(GROUPS, np.array_split(order, 3), strict=True):
         found[name] = metrics.mean_average_precision(ap[labels])
     found["best"] = metrics.best_threshold(logits, targets)
-    at = metrics.precision_recall_f1(logits, targets, math.log(threshold / (1 - threshold)))
-    return {name: round(value, 3) for name, value in (found | {k: at[k] for k in AT}).items()}
+    at = metrics.precision_recall_f1(logits, targets, 0)
+    return {k: round(value, 3) for k, value in (found | {k: at[k] for k in AT_HALF}).items()}
 
 
 def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> None:
@@ -147,39 +132,35 @@ def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> 
             scheduler.step()
 
 
-def trained(task: Task, options, setting: str, lr: float, epochs: int, photos: int, seed: int):
-    """A row of the CSV. Of `photos` training photos drawn by the seed, or of all (0)."""
-    torch.set_num_threads(1)
+def logits_of(task: Task, options, setting: str, epochs: int, seed: int) -> np.ndarray:
+    """(M, n) of the val photos, by a head that is trained here."""
+    torch.set_num_threads(1)  # more slow it down, so small are heads and batches
     torch.manual_seed(seed)
+    head = SETTINGS[setting](task)
+    if setting.endswith(", then linear"):
+        fit(head, task.train, options, epochs // 2, seed)
+        head, epochs, seed = head.to_linear(), epochs - epochs // 2, seed + 1000
+    fit(head, task.train, options, epochs, seed)
+    with torch.inference_mode():
+        return head(task.val.features).numpy()
+
+
+def trained(task: Task, options, setting: str, lr: float, epochs: int, photos: int, seed: int):
+    """The figures of a row. Of `photos` training photos drawn by the seed, or of all (0)."""
     options.lr = lr
     if photos:
         rows = np.random.default_rng(seed).permutation(len(task.train))[:photos]
         task = Task(task.train.select(rows), task.val, task.words)
-    head, then = SETTINGS[setting](task), setting.endswith(", then linear")
-    fit(head, task.train, options, epochs // 2 if then else epochs, seed)
-    if then:
-        head = head.to_linear()
-        fit(head, task.train, options, epochs - epochs // 2, seed + 1000)
-    with torch.inference_mode():
-        logits = head(task.val.features).numpy()
-    about = dict(zip(KEYS, (setting, lr, epochs, photos, seed), strict=True))
-    return about | figures(logits, task, options.threshold[0])
+    return figures(logits_of(task, options, setting, epochs, seed), task)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = evidence.parser_of(SETTINGS, range(10))
     add = parser.add_argument
-    add("--csv", type=Path, required=True, metavar="FILE", help="where the figures are added")
     add("--held-out", action="store_true", help="evaluate on a fifth of the training photos")
-    add("--settings", nargs="+", choices=SETTINGS, metavar="NAME", help="(all)", default=SETTINGS)
-    add("--seeds", type=int, nargs="+", default=[*range(10)], help="(0 to 9)")
     add("--lr", type=float, nargs="+", default=[1e-3], help="(1e-3)")
     add("--epochs", type=int, nargs="+", default=[20], help="(20)")
     add("--photos", type=int, nargs="+", default=[0], help="training photos, 0: all (0)")
-    add("--processes", type=int, default=2, help="(%(default)s)")
-    add("more", nargs="+", metavar="-- ...", help="run.py's options, --glove FILE among them")
     return parser.parse_args(argv)
 
 
@@ -197,21 +178,13 @@ def features(options, held_out: bool = False) -> Task:
 
 
 def work(args) -> None:
-    options = run.parse_args(["--threshold", "0.5", *args.more, "--freeze"])
+    options = run.parse_args([*args.more, "--freeze"])
     task = features(options, args.held_out)
-    known = {tuple(row[key] for key in KEYS) for row in evidence.read(args.csv)}
-    wanted = itertools.product(args.seeds, args.settings, args.lr, args.epochs, args.photos)
-    with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
-        futures = []
-        for seed, *about in wanted:
-            if tuple(map(str, (*about, seed))) not in known:
-                futures.append(pool.submit(trained, task, options, *about, seed))
-        for future in as_completed(futures):
-            evidence.add_row(args.csv, [*KEYS, *FIGURES], future.result())
-    rows = evidence.read(args.csv)
-    print(*evidence.table(rows, evidence.named(rows[0], rows)), sep="\n")
+    columns = {"setting": args.settings, "lr": args.lr, "epochs": args.epochs}
+    columns |= {"photos": args.photos, "seed": args.seeds}
+    evidence.fill(args.csv, functools.partial(trained, task, options), **columns)
+    print(*evidence.table(evidence.read(args.csv)), sep="\n")
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    sys.exit(signals.code_of(lambda: work(arguments)))
+    sys.exit(signals.code_of(lambda: work(parse_args())))

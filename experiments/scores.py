@@ -10,10 +10,8 @@ Symbols: M images, n labels.
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
-import torch
 
 import metrics
 import run
@@ -22,20 +20,15 @@ from extras import calibration
 from extras.own_data import stratified
 from runtime import signals
 
-HEADS = ["linear head", "F_PCA"]
+HEADS, EPOCHS = ["linear head", "F_PCA"], 12
 SHRINK = 10  # positives: a label's own threshold counts half where it has as many
-FIELDS = ["head", "seed", "fold", "slope", "offset", "ece_raw", "ece", "above_raw", "above", "true"]
-FIELDS += ["OF1", "OF1_each", "OF1_shrunk"]
 
 
 def expected_error(scores: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error (Guo et al., ICML 2017): over bins of the score of all (M, n)
     labels, the mean distance between the mean score and the share of labels that are right."""
-    bin_of = np.minimum((scores * bins).astype(int), bins - 1)  # (M, n)
-    gaps = [
-        abs((scores[bin_of == b] - targets[bin_of == b]).sum()) for b in range(bins)
-    ]  # each times its number of labels
-    return sum(gaps) / scores.size
+    gaps, _ = np.histogram(scores, bins, (0, 1), weights=scores - targets)  # (bins,), each times
+    return np.abs(gaps).sum() / scores.size  # its number of labels
 
 
 def best_each(scores: np.ndarray, targets: np.ndarray, shared: float) -> np.ndarray:
@@ -70,61 +63,21 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     return {name: round(float(value), 4) for name, value in values.items()}
 
 
-def reliability(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
-    """A picture: the share of labels that are right over the score, of scores and targets each."""
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise ValueError("--picture needs matplotlib; pip install matplotlib") from None
-    pyplot.figure(figsize=(4, 4))
-    pyplot.plot([0, 1], [0, 1], "lightgray")
-    for name, (scores, targets) in curves.items():
-        bins = np.minimum((scores * 10).astype(int), 9)  # (M, n)
-        shown = [bins == b for b in range(10) if (bins == b).sum() >= 20]
-        means = [(scores[these].mean(), targets[these].mean()) for these in shown]
-        pyplot.plot(*zip(*means, strict=True), "o-", label=name)
-    pyplot.xlabel("score")
-    pyplot.ylabel("right")
-    pyplot.legend()
-    pyplot.savefig(path, bbox_inches="tight")
-
-
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--csv", type=Path, required=True, metavar="FILE", help="where the figures are added")
-    add("--picture", type=Path, metavar="FILE", help="of the first head and seed: reliability")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
-    add("--epochs", type=int, default=12, help="(%(default)s)")
-    add("more", nargs="+", metavar="-- ...", help="run.py's options, --glove FILE among them")
-    return parser.parse_args(argv)
+    return evidence.parser_of(HEADS, range(3)).parse_args(argv)
 
 
 def work(args) -> None:
     options = run.parse_args([*args.more, "--freeze"])
     task = frozen.features(options)
-    for seed in args.seeds:
-        for name in HEADS:
-            torch.manual_seed(seed)
-            head = frozen.SETTINGS[name](task)
-            frozen.fit(head, task.train, options, args.epochs, seed)
-            with torch.inference_mode():
-                logits = head(task.val.features).numpy()
-            half = stratified(task.val.targets, 0.5, seed)  # (M,)
-            for fold, fit in enumerate((half, ~half)):
-                row = {"head": name, "seed": seed, "fold": fold}
-                row |= measured(logits, task.val.targets, fit)
-                evidence.add_row(args.csv, FIELDS, row)
-            if args.picture and (name, seed) == (HEADS[0], args.seeds[0]):
-                line = calibration.fit(logits[half], task.val.targets[half])
-                lines = {"raw": (1, 0), "calibrated": line}
-                curves = {k: calibration.scores(logits[~half], *v) for k, v in lines.items()}
-                right = task.val.targets[~half]
-                reliability({k: (v, right) for k, v in curves.items()}, args.picture)
+
+    def trained(head: str, seed: int, fold: int) -> dict:
+        logits = frozen.logits_of(task, options, head, EPOCHS, seed)
+        half = stratified(task.val.targets, 0.5, seed)  # (M,)
+        return measured(logits, task.val.targets, ~half if fold else half)
+
+    evidence.fill(args.csv, trained, head=args.settings, seed=args.seeds, fold=(0, 1))
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    sys.exit(signals.code_of(lambda: work(arguments)))
+    sys.exit(signals.code_of(lambda: work(parse_args())))

@@ -1,37 +1,28 @@
-"""The photos behind docs/evidence.md, laid out from COCO 2014.
+"""The labels of the photos behind docs/evidence.md, picked out of COCO 2014's.
 
-    python -m experiments.subset DIR    # -> subset/{train,val}2014, subset/annotations
+    python -m experiments.subset DIR    # -> subset/train.json, subset/val.json
 
-photos.csv names them by COCO's image id; they come from COCO's train and val photos, copied as
-they are (half a gigabyte). Ours had been reduced to a short side of 256 px.
+photos.csv names the photos by COCO's image id; they are of COCO's train and of its val photos, and
+run.py finds both in --photos DIR. Ours had been reduced to a short side of 256 px.
 """
 
 import csv
 import json
-import shutil
 import sys
 from pathlib import Path
 
 coco, subset = Path(sys.argv[1] if len(sys.argv) == 2 else ""), Path("subset")
-if not (coco / "annotations/instances_val2014.json").is_file():
-    sys.exit(f"error: no annotations in {coco}; give the folder COCO 2014 was unpacked in")
+files = [coco / f"annotations/instances_{name}2014.json" for name in ("train", "val")]
+if not files[1].is_file():
+    sys.exit(f"error: no {files[1]}; give the folder COCO 2014 was unpacked in")
 with open(Path(__file__).with_name("results") / "photos.csv") as file:
     split = {int(row["id"]): row["split"] for row in csv.DictReader(file)}
-official = [
-    json.loads((coco / f"annotations/instances_{name}2014.json").read_text(encoding="utf-8"))
-    for name in ("train", "val")
-]
-(subset / "annotations").mkdir(parents=True, exist_ok=True)
+official = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+subset.mkdir(exist_ok=True)
 for name in ("train", "val"):
-    document, folder = {"categories": official[0]["categories"]}, subset / f"{name}2014"
+    document = {"categories": official[0]["categories"]}
     for key, of in (("images", "id"), ("annotations", "image_id")):
         items = [item for part in official for item in part[key]]
         document[key] = [item for item in items if split.get(item[of]) == name]
-    text = json.dumps(document)
-    (subset / f"annotations/instances_{name}2014.json").write_text(text, encoding="utf-8")
-    folder.mkdir(exist_ok=True)
-    for photo in document["images"]:  # COCO_val2014_000000000042.jpg is in val2014
-        source = coco / photo["file_name"].split("_")[1] / photo["file_name"]
-        if not (folder / source.name).exists():
-            shutil.copy(source, folder)
+    (subset / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
     print(f"subset: {len(document['images'])} {name} photos")

@@ -6,21 +6,18 @@ import os
 import re
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import demo_split
 
 import data
 import run
 import tresnet
-from experiments import bench, evidence, frozen, pointing, scores
-from runtime import checkpoints
+from experiments import bench, evidence, frozen, scores
+from extras import own_data
+from runtime import checkpoints, lean
 from runtime.folder import START
 
 RESULTS = Path(evidence.__file__).with_name("results")
@@ -50,19 +47,13 @@ def test_a_table_of_evidence_pairs_the_seeds():
     ]
 
 
-def run_here(command, **_):
-    """run.py in this process: one of its own takes two seconds to start."""
-    assert command[1].endswith("run.py")
-    return SimpleNamespace(returncode=run.main([*command[2:], "--workers", "0"]))
-
-
-def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence.subprocess, "run", run_here)
+def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path):
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
-    command = ["--out", tmp_path / "out", "--csv", tmp_path / "t.csv", "--processes", "1"]
+    command = ["--out", tmp_path / "out", "--csv", tmp_path / "t.csv"]
     command += ["--seeds", "3", "--epochs", "2", "1", "--then", "", "--lr 1e-5"]
     command += ["--", "--dataset", "coco", "--data", demo, "--glove", tmp_path / "glove.txt"]
     command += "--backbone tresnet_tiny --image-size 32 --batch-size 4 --device cpu".split()
+    command += ["--workers", "0"]
     trained = []
     for _ in range(2):
         assert evidence.main(list(map(str, command))) == 0
@@ -90,20 +81,18 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path, monk
     assert starts == {direct["backbone_id"]}  # every row of IML-GCN begins where that one ended
 
 
-def test_evidence_begins_nothing_after_an_error(tmp_path, monkeypatch, capsys):
+def test_evidence_begins_nothing_after_an_error(tmp_path, monkeypatch):
     began = []
 
-    def fail(command, stdout, **_):
+    def fail(command):
         began.append(command[command.index("--seed") + 1])
-        stdout.write("epoch 1\nerror: the disk is full\n")
-        time.sleep(0.2)  # as if it had worked
-        return SimpleNamespace(returncode=2)
+        return 2
 
-    monkeypatch.setattr(evidence.subprocess, "run", fail)
-    command = f"--csv {tmp_path}/t.csv --out {tmp_path}/out --processes 1 --seeds 1 2 3 4 5 -- x"
-    assert evidence.main(command.split()) == 2
-    assert began in (["1"], ["1", "2"])  # one may be under way when the first ends
-    assert "error: the disk is full" in capsys.readouterr().err
+    monkeypatch.setattr(evidence.run, "main", fail)
+    command = f"--csv {tmp_path}/t.csv --out {tmp_path}/out --seeds 1 2 3 4 5 -- x"
+    with pytest.raises(SystemExit, match="2"):
+        evidence.main(command.split())
+    assert began == ["1"]
     assert not (tmp_path / "t.csv").exists()
 
 
@@ -121,7 +110,7 @@ def frozen_task(seed: int = 0) -> frozen.Task:
 
 
 def test_every_head_of_the_frozen_table_learns_and_a_seed_gives_the_same_again():
-    task, options = frozen_task(), run.parse_args(["--threshold", "0.5", "--batch-size", "32"])
+    task, options = frozen_task(), run.parse_args(["--batch-size", "32"])
     for name in frozen.SETTINGS:
         row = frozen.trained(task, options, name, 0.03, 60, 0, 1)
         assert row["mAP"] > 70, name  # by lot: 40
@@ -146,11 +135,10 @@ def test_heads_of_the_frozen_table_are_what_their_names_say():
     assert torch.equal(few[often], torch.eye(4)[often])
     assert not torch.equal(few, torch.eye(4))
     both, x = heads["linear + F_PCA"], task.val.features
-    torch.testing.assert_close(both(x), both.heads[0](x) + both.heads[1](x))
+    torch.testing.assert_close(both(x), both[0](x) + both[1](x))
 
 
-def test_frozen_evidence_goes_on_where_it_was(demo, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+def test_frozen_evidence_goes_on_where_it_was(demo, tmp_path):
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
     torch.save(tresnet.tresnet_tiny().state_dict(), tmp_path / "weights.pth")
     command = ["--csv", tmp_path / "f.csv", "--settings", "linear head", "F_PCA", "--epochs", "1"]
@@ -164,6 +152,11 @@ def test_frozen_evidence_goes_on_where_it_was(demo, tmp_path, monkeypatch):
         frozen.work(frozen.parse_args(list(map(str, command))))
         tables.append(evidence.read(tmp_path / "f.csv"))
     assert [len(rows) for rows in tables] == [2, 2, 4]  # the same rows are not trained again
+    command = ["--csv", tmp_path / "s.csv", "--seeds", "0", *command[command.index("--") :]]
+    for _ in range(2):
+        scores.work(scores.parse_args(list(map(str, command))))
+        rows = [(row["head"], row["fold"]) for row in evidence.read(tmp_path / "s.csv")]
+        assert rows == [(head, fold) for head in scores.HEADS for fold in "01"]
 
 
 def test_the_calibration_error_is_the_mean_distance_of_score_and_share_that_is_right():
@@ -204,26 +197,6 @@ def test_what_is_measured_of_scores_comes_from_the_photos_that_nothing_was_fitte
     assert (blind["slope"], blind["OF1"]) == (row["slope"], 0)
 
 
-def test_pointing_counts_the_peaks_that_lie_in_a_box_of_the_label(tmp_path, monkeypatch):
-    # Two labels of a photo of 40 x 20. The map of 0 peaks at the top left quarter, in its box; that
-    # of 1 at the bottom right, and its box is elsewhere; 2 is not in the photo.
-    maps = torch.zeros(1, 3, 2, 2)
-    maps[0, 0, 0, 0], maps[0, 1, 1, 1], maps[0, 2, 0, 1] = 5.0, 4.0, 3.0
-    model = SimpleNamespace(fold=lambda: None)
-    about = {"image_size": 8, "classes": ["cat", "dog", "cow"]}
-    monkeypatch.setattr(pointing.predict, "load", lambda path: (model, about))
-    monkeypatch.setattr(pointing.predict, "photos_in_batches", lambda *_: [(None, None)])
-    monkeypatch.setattr(pointing, "activation_maps", lambda *_: maps)
-    names = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    boxes = [(1, [0, 0, 20, 20]), (2, [0, 0, 40, 5]), (2, [0, 0, 10, 10])]
-    marks = [{"image_id": 7, "category_id": k, "bbox": box} for k, box in boxes]
-    image = {"id": 7, "file_name": "a.jpg", "width": 40, "height": 20}
-    document = {"images": [image], "annotations": marks, "categories": names}
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    found = pointing.pointed("model.pt", tmp_path / "a.json", tmp_path)
-    assert found == [(True, 400 / 800, True), (False, 250 / 800, True)]
-
-
 def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp_path):
     with open(RESULTS / "photos.csv") as file:
         rows = [(row["split"], int(row["id"])) for row in csv.DictReader(file)]
@@ -244,7 +217,7 @@ def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp
     path = {"PYTHONPATH": str(RESULTS.parent.parent)}
     subprocess.run(command, cwd=tmp_path, check=True, env=os.environ | path)
     for name, expected in (("train", train[:2]), ("val", val[:2])):
-        split = demo_split(tmp_path / "subset", f"{name}2014")
+        split = own_data.read(str(tmp_path), str(tmp_path / f"subset/{name}.json"))
         assert [int(Path(path).read_text()) for path in split.paths] == expected
         assert split.targets.tolist() == [[1], [1]]
 
@@ -271,25 +244,34 @@ def test_every_figure_in_a_table_of_docs_evidence_is_that_of_a_stored_csv():
     assert found > 30
 
 
-def test_bench_measures_without_its_peer_and_says_so(monkeypatch, capsys):
-    bench.peer.cache_clear()
-    monkeypatch.setitem(sys.modules, "timm", None)  # its import fails
+@pytest.fixture
+def small_bench(monkeypatch):
+    """The benchmark at sizes that take seconds, without its peer."""
+    monkeypatch.setattr(bench, "timm", None)
     monkeypatch.setattr(bench, "INFERENCE", [(1, 32)])
-    monkeypatch.setattr(bench, "ROUNDS", 1)
-    bench.inference()
-    without, row = capsys.readouterr().out.splitlines()
-    assert without.startswith("without timm")
-    assert re.fullmatch(r"\| inference, 1 x 32 px.*\| \d+\.\d\d \|  \|  \|", row)
-
-
-def test_the_benchmark_of_a_card_runs_on_a_cpu_too(monkeypatch, tmp_path):
-    bench.peer.cache_clear()
-    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr(bench, "TRAINING", (2, 32))
     monkeypatch.setattr(bench, "CARD", {"sizes": (64,), "batches": (2,), "steps": 1})
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+
+
+def test_bench_measures_without_its_peer_and_says_so(small_bench, capsys):
+    bench.table()
+    about, *rows = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert about.endswith("timm not there")
+    whats = ["inference, 1 x 32 px, ms", "training, 2 x 32 px, MiB", "training, 2 x 32 px, s"]
+    for what, row in zip(whats, rows[2:], strict=True):
+        assert re.fullmatch(rf"\| {what}.*\| \d+\.\d\d \|  \|  \|", row)
+
+
+def test_the_benchmark_of_a_card_runs_on_a_cpu_too(small_bench, monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "compile", lambda model: model)  # C++ takes a minute
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(run, "main", lambda arguments: 2)
-    bench.card("cpu", str(tmp_path / "gpu.json"))
+    monkeypatch.setattr(lean, "on", True)  # and again after it
+    monkeypatch.chdir(tmp_path)
+    bench.card("cpu")
     report = json.loads((tmp_path / "gpu.json").read_text())
+    assert any(torch.__version__ in line for line in report["about"])
     assert report["demo"] == 2
     assert report["differences"]["device - CPU"] == report["differences"]["run - run"] == 0
     assert 0 < report["differences"]["lean - plain"] < 1e-12  # in place: equal up to rounding
