@@ -1,7 +1,7 @@
 """The data sets by name: where their files lie, what is fetched or drawn, what is told of them.
 
 A data set is a function of its root folder, and of what `load_coco` takes besides, that returns
-`Splits`; the readers themselves are `data.py`'s.
+train and val; the readers themselves are `data.py`'s.
 """
 
 import os
@@ -29,48 +29,32 @@ def load_demo(root: str, **where) -> Splits:
     return load_coco(root, **where)
 
 
-def load_coco(
-    root: str,
-    year: str = "2014",
-    fetch: bool = False,
-    train_json: str | None = None,
-    train_images: str | None = None,
-    val_json: str | None = None,
-    val_images: str | None = None,
-    **_,
-) -> Splits:
-    """Train and val of the COCO tree of a year, or of any four paths given."""
+def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Splits:
+    """Train and val of the COCO tree of a year, or of train_json, train_images and the same of val,
+    where these are given."""
     if fetch:
         with ranks.in_turn():
             download.coco(Path(root), year)
-    splits, given = [], {"train": (train_json, train_images), "val": (val_json, val_images)}
-    for split, (json_path, images) in given.items():
-        json_path = Path(json_path or f"{root}/annotations/instances_{split}{year}.json")
-        images = Path(images or f"{root}/{split}{year}")
-        if not json_path.is_file() or not images.is_dir():
+    splits = []
+    for split in ("train", "val"):
+        labels = where.get(f"{split}_json") or f"{root}/annotations/instances_{split}{year}.json"
+        images = where.get(f"{split}_images") or f"{root}/{split}{year}"
+        if not os.path.isfile(labels) or not os.path.isdir(images):
             raise FileNotFoundError(
-                f"{images if json_path.is_file() else json_path} is not there; expected under "
+                f"{images if os.path.isfile(labels) else labels} is not there; expected under "
                 f"--data {root} (or given by --{split}-json and --{split}-images):\n"
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )
-        splits.append(own_data.read_labels(json_path, images))
+        splits.append(own_data.read_labels(labels, images))
     return Splits(*splits)
 
 
-def load_own(root: str, labels: str, val_photos: str, val_labels: str, kept: Path, **_) -> Splits:
-    return Splits(*own_data.load(root, labels, val_photos, val_labels, kept))
-
-
-def load_vg500(root: str, **_) -> Splits:
-    return Splits(*data.load_vg500(root))
-
-
-DATASETS: dict[str, Callable[..., Splits]] = {
+DATASETS: dict[str, Callable[..., tuple[data.Split, data.Split]]] = {
     "demo": load_demo,
     "coco": load_coco,
-    "vg500": load_vg500,
-    "own": load_own,
+    "vg500": lambda root, **_: data.load_vg500(root),
+    "own": own_data.load,
 }
 
 

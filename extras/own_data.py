@@ -23,10 +23,11 @@ from runtime.reading import ANY, LABEL, PHOTO
 from runtime.text import listed, printable
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
+FORMS = "COCO JSON, Label Studio's JSON, CVAT's XML or a CSV of tags"
 
 
 def load(
-    photos: str, labels: str | None, val_photos: str | None, val_labels: str | None, kept: Path
+    photos: str, labels: str | None, val_photos: str | None, val_labels: str | None, kept: Path, **_
 ) -> tuple[data.Split, data.Split]:
     """Train and val, upright by EXIF. Without val's own files a fifth of the photos is held out,
     and named in `kept`; where that file is there, the photos it names are val, all others train."""
@@ -159,20 +160,16 @@ def warn_of_twins(train: data.Split, val: data.Split) -> None:
 
 def read_labels(path: str | Path, photos: str | Path) -> data.Split:
     """A file of labels, of whatever form it is, with paths of photos in that folder."""
-    expected = "COCO JSON, Label Studio's JSON, CVAT's XML or a CSV of tags"
     if not os.path.isfile(path):
-        raise reading.missing(path, f"a file of labels: {expected}")
+        raise reading.missing(path, f"a file of labels: {FORMS}")
     with open(path, "rb") as file:
-        start = file.read(2000).decode("utf-8-sig", "replace").lstrip()
-    looks = [what for pattern, what in FOREIGN.items() if re.match(pattern, start)]
-    if looks:
-        raise ValueError(f"{path} looks like {looks[0]}; expected {expected}")
+        start = file.read(100).decode("utf-8-sig", "replace").lstrip()
     if start.startswith("{"):
         split = data.load_coco(path, photos)
         if len(split) and not split.targets.any():
             raise ValueError(
                 f"{path} has {len(split):,} images and no annotation: tags of whole photos are "
-                f"lost in such exports; export {expected.split(', ', 1)[1]}"
+                f"lost in such exports; export {FORMS.partition(', ')[2]}"
             )
         return split
     read = {"[": read_label_studio, "<": read_cvat}.get(start[:1], read_tags)
@@ -182,15 +179,6 @@ def read_labels(path: str | Path, photos: str | Path) -> data.Split:
     paths = [os.path.join(photos, name) for name in split.paths]
     reading.check_links(paths, photos)
     return data.Split(paths, split.targets, split.classes)
-
-
-FOREIGN = {  # how files begin that hold labels in another form
-    r"\d+( -?[\d.]+){4,}\s": "YOLO's, which hold the boxes of one photo each",
-    r"(path|train|val|nc|names) *:": "YOLO's list of data",
-    r"[^\n\[{]*annotation_id|\[\s*\{[^\[]*annotation_id": "Label Studio's CSV or JSON-MIN",
-    "filepath,tags,": "FiftyOne's CSV, in which labels cannot be told from each other",
-    "PK": "a zip; unpack it",
-}
 
 
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")  # in columns of labels
@@ -203,9 +191,7 @@ def tagged(path: str | Path, shown: dict[str, set[str]], classes: list | None = 
     reading.check(classes, [LABEL], path)
     reading.check_once(classes, path, "label")
     if not classes:
-        raise ValueError(
-            f"{path} has no labels; give --labels (--val-labels) a file, or a folder a label"
-        )
+        raise ValueError(f"{path} has no labels; give --labels {FORMS}, or a folder a label")
     targets = np.array([[c in names for c in classes] for names in shown.values()], np.uint8)
     return data.Split(list(shown), targets.reshape(-1, len(classes)), classes)
 
