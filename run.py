@@ -90,7 +90,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
     found, reports = table.models(folder, args.image_size, args.evaluate, args.backbone), {}
     scored = {}
     for name, (model, about) in found.items():
-        val = splits.val.of(about.pop("backbone_id") == args.frozen)
+        val = splits.val.of(about.pop("backbone_id", None) == args.frozen)
         model = learner(model, val).to(args.device, memory_format=torch.channels_last)
         logits, seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
         about |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}

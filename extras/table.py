@@ -46,6 +46,10 @@ PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
     ],
 }
 
+CALIBRATED = """\
+predict.py goes by calibrated scores; they and the threshold come from the val photos of the model's
+own run. Where those are this table's photos, its row flatters it."""
+
 
 def models(
     folder: Folder, image_size: int, path: str | None, backbone: str
@@ -68,13 +72,13 @@ def models(
             checkpoint = {"classes": folder.classes, "image_size": image_size}
         else:
             model, checkpoint = load_model(file)
-        settings = checkpoint.get("settings") or {}
         check_settings(file, checkpoint, folder.classes, {}, "")
         if checkpoint["image_size"] != image_size:
             raise ValueError(
                 f"{file} was trained at {checkpoint['image_size']} px, now it is {image_size}; "
                 "rows are compared at one size: give that --image-size"
             )
+        settings = checkpoint.get("settings") or {}
         if starts is None:  # the first, phase backbone's: where it began, and where it ended
             starts = settings.get(START), checkpoint.get("backbone_id")
             photos = settings.get(PHOTOS)
@@ -83,11 +87,9 @@ def models(
                 f"{file} and {next(iter(paths))}.pt are of different runs: other training photos, "
                 "or another backbone to start from; train one of them again, with --fresh"
             )
-        about = {"label": MODELS.get(name, str(file)), "image_size": image_size}
-        about |= {"parameters": count_parameters(model), "epochs": settings.get("epochs")}
-        about |= {"settings": settings, "backbone_id": checkpoint.get("backbone_id")}
-        about |= {key: checkpoint[key] for key in ("calibration", "threshold") if key in checkpoint}
-        found[name] = model, about
+        about = {"label": MODELS.get(name, str(file)), "parameters": count_parameters(model)}
+        keys = "image_size", "epochs", "settings", "backbone_id", "calibration", "threshold"
+        found[name] = model, about | {key: checkpoint[key] for key in keys if key in checkpoint}
     return found
 
 
@@ -141,23 +143,15 @@ def summarise(logits: np.ndarray, targets: np.ndarray, classes: list[str], thres
     return report
 
 
-def chance(targets: np.ndarray) -> tuple[float, float]:
-    """mAP of ranking at random, with and without the most frequent label: the mean prevalence."""
-    prevalence = np.sort(targets.mean(0))  # (n,)
-    prevalence = prevalence[prevalence > 0]
-    return 100 * prevalence.mean(), 100 * prevalence[:-1].mean() if len(prevalence) > 1 else 0.0
-
-
 def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str, dict]) -> str:
     """Markdown: chance, our rows (`reports` by model name), then the paper's."""
     columns = [*COLUMNS[:3], "CF1_h", *COLUMNS[3:]]
-    (without,) = next(iter(reports.values()))["mAP_without"]
-    shown = printable(without).replace("|", "/")  # | ends a cell
-    lines = [["model", "parameters", "mAP", f"mAP w/o {shown}", "predicted", *columns]]
-    lines.append(["chance", "", *(f"{mAP:.2f}" for mAP in chance(targets)), "", *[""] * 7])
+    lines = [["model", "parameters", "mAP", "predicted", *columns]]
+    prevalence = targets.mean(0)  # (n,); its mean is the mAP of ranking at random
+    chance = 100 * prevalence[prevalence > 0].mean()
+    lines.append(["chance", "", f"{chance:.2f}", *[""] * 8])
     for report in reports.values():
         first = [report["label"], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
-        first += [f"{report['mAP_without'][without]:.2f}"]
         predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
         predictions["top 3"] = report["top3"]
         if "predict" in report:
@@ -168,37 +162,28 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     for label, parameters, mAP, *rest in PUBLISHED.get(dataset, []):
         values = dict(zip(COLUMNS, rest, strict=False))  # Table 3 gives mAP alone
         how = "not stated" if rest else ""
-        lines.append([f"paper: {label}", parameters, str(mAP), "", how])
-        lines[-1] += [str(values.get(c, "")) for c in columns]
+        row = [str(values.get(c, "")) for c in columns]
+        lines.append([f"paper: {label}", parameters, str(mAP), how, *row])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
     title = f"{dataset}, {len(targets):,} val images at {image_size} px, percent"
     if unreadable := max(report["unreadable"] for report in reports.values()):
         title += f"; {unreadable:,} more could not be read"
-    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
-    silent = [
-        f"{report['label']} gets no label of any photo right at p > {t}."
-        for report in reports.values()
-        for t, values in report["thresholds"].items()
-        if not values["OR"] and not values["OP"]
-    ]
     best = max(reports.values(), key=lambda report: report["mAP"])
     ranked = sorted((-ap, name) for name, ap in best["AP"].items() if ap is not None)
     ends = [f"{printable(name)} {-ap:.0f}" for ap, name in ranked]
     notes = [f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."]
     if any("predict" in report for report in reports.values()):
-        notes.append(
-            "predict.py goes by calibrated scores; they and the threshold come from the val photos "
-            "of the model's own run. Where those are this table's photos, its row flatters it."
-        )
-    return text + "".join(f"\n{line}\n" for line in [*silent, *notes, *differing(reports)])
+        notes.append(CALIBRATED)
+    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
+    return text + "".join(f"\n{line}\n" for line in [*notes, *differing(reports)])
 
 
 def differing(reports: dict[str, dict]) -> list[str]:
     """The options in which rows differ, a sentence each: they should be read with the figures."""
     lines = []
-    settings = {name: report["settings"] for name, report in reports.items()}
+    settings = {name: report.get("settings") or {} for name, report in reports.items()}
     for key in dict.fromkeys(key for each in settings.values() for key in each):
         values = {name: each[key] for name, each in settings.items() if key in each}
         content = key in (START, PHOTOS) or key.startswith("node features")
