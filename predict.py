@@ -173,9 +173,10 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
             line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
             if pictures:
-                if heat is not None:
-                    heat = heat[ranked[: min(SHOWN, len(kept))]].numpy()  # (k, h, w)
-                pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
+                lit = (
+                    heat[ranked[: min(SHOWN, len(kept))]].numpy() if args.where else ()
+                )  # (k, h, w)
+                pictures.add(path.stem, data.read_photo(path), shown, as_json, lit)
     if pictures:
         pictures.write_sheet()
     if found and not any(found):

@@ -1,9 +1,9 @@
 """Photos with their labels written beneath, where in them a label's score comes from, and contact
 sheets: what predict.py --save makes and results.jpg, with Pillow's own font."""
 
-import contextlib
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ TILE = SMALLEST * NARROWEST  # px; contact sheets
 COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a tile
 EXAMPLES = 24  # photos of results.jpg
 PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
-JPEG = {"quality": 92, "subsampling": 0, "comment": "labelled by IML-GCN"}  # tells ours from others
+OURS = b"labelled by IML-GCN"  # tells our pictures from others
+JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
 
 
 def ascii_only(text: str) -> str:
@@ -34,9 +35,7 @@ def font_of(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
-def labelled(
-    photo: Image.Image, labels: list[tuple], title: str = "", font: str | None = None
-) -> Image.Image:
+def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -> Image.Image:
     """The photo as it is and, on a dark strip beneath, its labels: name, score, perhaps a colour.
 
     Beneath and not upon it: legible whatever the photo shows, hides nothing, has room for any
@@ -45,22 +44,14 @@ def labelled(
     size = max(SMALLEST, round(math.sqrt(photo.width * photo.height) / 32))  # px
     width, gap, line = max(photo.width, NARROWEST * size), size // 2, round(1.4 * size)
     type_ = font_of(size, font)
-
-    def fitted(text: str, room: float) -> str:
-        text = text if font else ascii_only(text)
-        for letters in range(80, 8, -1):
-            shown = printable(text, letters)
-            if type_.getlength(shown) <= room:
-                break
-        return shown
-
     words, x, y = [], gap, photo.height + gap  # words: place, text, colour
-    if title:
-        words.append((x, y, fitted(title, width - 2 * gap), GREY))
-        y += line
     for name, score, *colour in labels:
         after = type_.getlength(f" {score}")
-        name = fitted(name, width - 2 * gap - after)
+        name = name if font else ascii_only(name)
+        letters = 80
+        while type_.getlength(printable(name, letters)) > width - 2 * gap - after and letters > 9:
+            letters -= 1
+        name = printable(name, letters)
         length = type_.getlength(name)
         if x > gap and x + length + after > width - gap:
             x, y = gap, y + line
@@ -142,10 +133,8 @@ class Pictures:
             raise ValueError(f"--font {font} is no TrueType font ({error})") from error
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
-            errors = OSError, Image.DecompressionBombError
-            with contextlib.suppress(*errors), Image.open(path, formats=["JPEG"]) as picture:
-                if picture.info.get("comment", b"").decode("latin1") == JPEG["comment"]:
-                    path.unlink()
+            if OURS in path.read_bytes():
+                path.unlink()
         (folder / PREDICTIONS).write_text("")
         self.folder, self.font, self.tiles, self.taken = folder, font, [], set()
         self.sheet = self.name("contact")
@@ -161,27 +150,21 @@ class Pictures:
         return self.folder / f"{name}.jpg"
 
     def add(
-        self,
-        stem: str,
-        photo: Image.Image,
-        labels: list[tuple[str, str]],
-        line: str,
-        maps: np.ndarray | None = None,
+        self, stem: str, photo: Image.Image, labels: list[tuple], line: str, maps: Sequence = ()
     ) -> None:
         """The photo, from a file `stem`.<suffix>; `line` goes to predictions.jsonl. With maps
         (k, h, w) of the first k labels it is drawn once more for each of them, to its right."""
-        most = 8192 if maps is None else 8192 // 2
-        photo.thumbnail((most, most))  # JPEG ends at 65,500 px; leaves smaller photos alone
+        photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
         target = self.name(stem)
-        tiles = [labelled(photo, shortened(labels, 10 * TILE_LABELS), font=self.font)]
-        for heat, label in zip([] if maps is None else maps, labels, strict=False):
-            tiles.append(labelled(lit(photo, heat), [label], font=self.font))
-        side_by_side(tiles).save(target, **JPEG)
+        tiles = [labelled(photo, shortened(labels, 10 * TILE_LABELS), self.font)]
+        for heat, label in zip(maps, labels, strict=False):
+            tiles.append(labelled(lit(photo, heat), [label], self.font))
+        grid(tiles, len(tiles)).save(target, **JPEG)
         with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
         photo.thumbnail((TILE, TILE))
-        labels = shortened(labels, TILE_LABELS)
-        self.tiles.append(labelled(photo, labels, target.name, self.font))
+        labels = [(target.name, "", GREY), *shortened(labels, TILE_LABELS)]
+        self.tiles.append(labelled(photo, labels, self.font))
         if len(self.tiles) == PAGE:
             self.write_sheet()
 
@@ -192,24 +175,18 @@ class Pictures:
             self.sheet, self.tiles = self.name("contact"), []
 
 
-def side_by_side(tiles: list[Image.Image]) -> Image.Image:
-    size = sum(tile.width for tile in tiles), max(tile.height for tile in tiles)
-    row, x = Image.new("RGB", size, DARK), 0
-    for tile in tiles:
-        row.paste(tile, (x, 0))
-        x += tile.width
-    return row
-
-
 def contact_sheet(tiles: list[Image.Image]) -> Image.Image:
-    """Tiles of width TILE in rows, about as many across as down."""
-    across, gap = min(COLUMNS, math.ceil(math.sqrt(len(tiles)))), SMALLEST
+    """About as many tiles across as down."""
+    return grid(tiles, min(COLUMNS, math.ceil(math.sqrt(len(tiles)))), gap=SMALLEST)
+
+
+def grid(tiles: list[Image.Image], across: int, gap: int = 0) -> Image.Image:
+    """Tiles of one width in rows."""
     rows = [tiles[i : i + across] for i in range(0, len(tiles), across)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    size = across * (TILE + gap) + gap, sum(heights) + gap * (len(rows) + 1)
-    sheet, y = Image.new("RGB", size, DARK), gap
+    step, heights = tiles[0].width + gap, [max(tile.height for tile in row) + gap for row in rows]
+    picture, y = Image.new("RGB", (across * step + gap, sum(heights) + gap), DARK), gap
     for row, height in zip(rows, heights, strict=True):
         for j, tile in enumerate(row):
-            sheet.paste(tile, (gap + j * (TILE + gap), y))
-        y += height + gap
-    return sheet
+            picture.paste(tile, (gap + j * step, y))
+        y += height
+    return picture
