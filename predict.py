@@ -33,11 +33,13 @@ from extras.calibration import Calibrated
 from extras.pictures import Pictures
 from iml_gcn import Model
 from runtime import options, signals
-from runtime.reading import walk
+from runtime.reading import LABEL, WHOLE, Kind, check, walk
 from runtime.text import printable
 
 THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
 SHOWN = 3  # labels of --where
+NUMBER = Kind("a number", lambda value: isinstance(value, int | float))
+SAID = {"classes": [LABEL], "image_size": WHOLE, "threshold": NUMBER, "calibration": [NUMBER]}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -67,8 +69,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--batch-size", type=options.whole(1), default=16, metavar="N", help="(%(default)s)")
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
-    given = sorted([args.checkpoint, *args.photos], key=lambda path: not path.endswith(".pt"))
-    args.checkpoint, *args.photos = given  # in either order
     if args.export and args.export.suffix not in (".onnx", ".pt2"):
         parser.error(f"--export {args.export} ends neither in .onnx nor in .pt2")
     if args.export and (args.json or args.save or args.top):
@@ -83,25 +83,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def load(path: str) -> tuple[Model, dict]:
     """The model, with calibrated logits, and its checkpoint, which is checked."""
-    model, checkpoint = load_model(path)
-    classes, size = checkpoint["classes"], checkpoint.get("image_size")
-    with torch.inference_mode():
-        n = model.head(torch.zeros(1, model.backbone.num_features)).shape[1]
-    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    if not named or len(classes) != n:
-        raise ValueError(f"{path} does not name its model's labels; train it again with run.py")
-    if not isinstance(size, int) or not 1 <= size <= 8192:
-        raise ValueError(f"{path} has no image_size from 1 to 8192; train it again with run.py")
-    if not isinstance(checkpoint.setdefault("threshold", THRESHOLD), int | float):
-        raise ValueError(f"{path} has a threshold that is not a number; write it again")
-    try:
-        slope, offset = checkpoint.setdefault("calibration", [1.0, 0.0])
-        model.head = Calibrated(model.head, slope, offset)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} has a calibration that is not two numbers, a slope above 0 and an offset"
-        ) from error
-    return model, checkpoint
+    model, about = load_model(path)
+    about = {"threshold": THRESHOLD, "calibration": [1.0, 0.0]} | about
+    check(about, SAID, path)
+    model.head = Calibrated(model.head, *about["calibration"])
+    return model, about
 
 
 def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
@@ -110,10 +96,7 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
     for path in map(Path, paths):
         if own in (path.resolve(), path.resolve().parent):
             raise ValueError(f"--save {save} is where photos are read from; give it another folder")
-        if not path.is_dir():
-            yield path
-            continue
-        names, left_out = walk(path)
+        names, left_out = walk(path) if path.is_dir() else ([""], "")
         if left_out:
             note = f"left out {left_out}, which are not read as photos"
             print(f"{printable(path, 200)}: {note}", file=sys.stderr)
@@ -152,18 +135,16 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
     classes, threshold = about["classes"], about["threshold"]
     if args.where and not maps_exist(model):
         raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
-    pictures, found = Pictures(args.save, args.font) if args.save else None, []
+    pictures = Pictures(args.save, args.font) if args.save else None
     for paths, images in photos:
         images = images.to(args.device)
-        maps = activation_maps(model, images).cpu() if args.where else [None] * len(paths)
+        maps = activation_maps(model, images).cpu() if args.where else None  # (B, n, h, w)
         logits = maps.mean((2, 3)) if args.where else model(images).float().cpu()  # (B, n)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
         scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
-        for path, ranked, row, heat in zip(
-            paths, order.tolist(), scores.tolist(), maps, strict=True
-        ):
+        for i, path in enumerate(paths):
+            ranked, row = order[i].tolist(), scores[i].tolist()
             kept = [(classes[j], row[j]) for j in ranked if args.top or row[j] > threshold]
-            found.append(len(kept))
             items = [{"label": name, "score": round(score, 6)} for name, score in kept]
             as_json = json.dumps({"photo": str(path), "labels": items})
             shown = [(name, f"{score:.2f}") for name, score in kept]
@@ -173,15 +154,11 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
             line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
             if pictures:
-                lit = (
-                    heat[ranked[: min(SHOWN, len(kept))]].numpy() if args.where else ()
-                )  # (k, h, w)
-                pictures.add(path.stem, data.read_photo(path), shown, as_json, lit)
+                seen = ranked[: min(SHOWN, len(kept))] if args.where else []
+                heat = [maps[i, j].numpy() for j in seen]
+                pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
     if pictures:
         pictures.write_sheet()
-    if found and not any(found):
-        lower = f"no label is above {threshold:g}; give a lower --threshold, or --top 3"
-        print(lower, file=sys.stderr)
 
 
 def run(args) -> int:

@@ -10,7 +10,6 @@ else is in its metadata, `metadata_props` of ONNX and the extra file metadata.js
     classes = json.loads(extra["metadata.json"])["classes"]  # n names
 """
 
-import importlib
 import json
 import logging
 import math
@@ -36,12 +35,6 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
 
     A file that differs by more than TOLERANCE in a score is an error and is not left behind.
     """
-    if path.suffix == ".onnx":
-        for package in ("onnx", "onnxscript"):  # torch.onnx needs both
-            try:
-                importlib.import_module(package)
-            except ImportError:
-                raise ValueError(f"no package {package}; pip install onnx onnxscript") from None
     folded, S = model.fold(), about["image_size"]
     deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
     keys = "classes", "image_size", "threshold", "calibration", "backbone"
@@ -86,7 +79,12 @@ def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str
 
 
 def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
-    """The same; by onnxruntime, or where it is not installed by onnx's own, slower, evaluator."""
+    """The same, read back by onnxruntime."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ImportError as error:
+        raise ValueError(f"{error}; pip install onnx onnxscript onnxruntime") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     names = {"input_names": ["images"], "output_names": ["scores"]}
     names["dynamic_shapes"] = ({0: "batch"},)  # the axis's name in the file
@@ -96,14 +94,6 @@ def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[st
     for key, value in metadata.items():
         exported.model.metadata_props[key] = value if type(value) is str else json.dumps(value)
     exported.save(file)
-    try:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        runtime = f"onnxruntime {onnxruntime.__version__}"
-    except ImportError:
-        import onnx.reference
-
-        session = onnx.reference.ReferenceEvaluator(file)
-        runtime = f"onnx {onnx.__version__}'s evaluator"
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    runtime = f"onnxruntime {onnxruntime.__version__}"
     return runtime, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])

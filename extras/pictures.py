@@ -3,7 +3,6 @@ sheets: what predict.py --save makes and results.jpg, with Pillow's own font."""
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -150,10 +149,10 @@ class Pictures:
         return self.folder / f"{name}.jpg"
 
     def add(
-        self, stem: str, photo: Image.Image, labels: list[tuple], line: str, maps: Sequence = ()
+        self, stem: str, photo: Image.Image, labels: list[tuple], line: str, maps: list[np.ndarray]
     ) -> None:
-        """The photo, from a file `stem`.<suffix>; `line` goes to predictions.jsonl. With maps
-        (k, h, w) of the first k labels it is drawn once more for each of them, to its right."""
+        """The photo, of a file `stem`.<suffix>; `line` goes to predictions.jsonl. With maps (h, w)
+        of the first labels it is drawn once more for each of them, to its right."""
         photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
         target = self.name(stem)
         tiles = [labelled(photo, shortened(labels, 10 * TILE_LABELS), self.font)]
