@@ -18,12 +18,10 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import data
 from backbones import load_model
@@ -33,6 +31,7 @@ from extras.calibration import Calibrated
 from extras.pictures import Pictures
 from iml_gcn import Model
 from runtime import options, signals
+from runtime.loading import Loader
 from runtime.reading import LABEL, WHOLE, Kind, check, walk
 from runtime.text import printable
 
@@ -104,28 +103,19 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
 
 
 def photos_in_batches(
-    paths: list[Path], size: int, batch_size: int, failed: list[Path]
+    paths: list[Path], size: int, batch_size: int, device: str, failed: list[str]
 ) -> Iterator[tuple[list[Path], torch.Tensor]]:
-    """Paths and images (B, 3, S, S) in [0, 1]. The unreadable are named and go to `failed`."""
-
-    def pixels(path: Path) -> np.ndarray | None:
-        try:
-            small = data.read_photo(path).resize((size, size), Image.Resampling.BILINEAR)
-        except ValueError as error:
+    """Paths and images (B, 3, S, S) in [0, 1]. What cannot be read is named, and is in `failed`."""
+    split = data.Split(paths, np.zeros((len(paths), 0)), [], upright=True)
+    workers = min(os.cpu_count() or 1, len(paths) // 100)  # for few photos they start too slowly
+    for images, _, rows, errors in Loader(
+        data.MultiLabelImages(split, size), batch_size, device, workers
+    ):
+        for error in errors:
             print(f"{error}; skipped", file=sys.stderr)
-            failed.append(path)
-            return None
-        return np.asarray(small)  # (S, S, 3) uint8
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i in range(0, len(paths), batch_size):
-            batch = paths[i : i + batch_size]
-            read = zip(batch, pool.map(pixels, batch), strict=True)
-            good = [(path, array) for path, array in read if array is not None]
-            if good:
-                images = np.stack([array for _, array in good])  # (B, S, S, 3)
-                images = torch.from_numpy(images).permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last
-                yield [path for path, _ in good], images.float().div_(255)
+        failed += errors
+        if len(rows):
+            yield [paths[row] for row in rows], images
 
 
 @torch.inference_mode()
@@ -137,7 +127,6 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
         raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
     pictures = Pictures(args.save, args.font) if args.save else None
     for paths, images in photos:
-        images = images.to(args.device)
         maps = activation_maps(model, images).cpu() if args.where else None  # (B, n, h, w)
         logits = maps.mean((2, 3)) if args.where else model(images).float().cpu()  # (B, n)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
@@ -170,7 +159,8 @@ def run(args) -> int:
     paths = list(find_photos(args.photos, args.save))
     if args.photos and not paths:
         raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
-    photos = photos_in_batches(paths, S, args.batch_size, failed)
+    device = "cpu" if args.export else args.device
+    photos = photos_in_batches(paths, S, args.batch_size, device, failed) if paths else []
     if args.export:
         drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
         images = (images for _, images in photos) if args.photos else [drawn]
