@@ -26,9 +26,8 @@ import torch
 import data
 from backbones import load_model
 from extras import export
-from extras.activation_maps import activation_maps, maps_exist
 from extras.calibration import Calibrated
-from extras.pictures import Pictures
+from extras.pictures import Pictures, activation_maps, maps_exist
 from iml_gcn import Model
 from runtime import options, signals
 from runtime.loading import Loader

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import predict
-from extras.activation_maps import activation_maps
+from extras.pictures import activation_maps
 
 TOP, SMALL = 3, 32**2  # pixels: COCO's word for a small thing
 

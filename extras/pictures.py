@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
 import data
+from iml_gcn import Model
 from runtime import checkpoints
 from runtime.text import printable
 
@@ -96,10 +99,24 @@ def save_judged(split: data.Split, scores: np.ndarray, threshold: float, path: P
     print(f"{len(tiles)} val photos, + right, x wrong, - missed: {path}")
 
 
+def maps_exist(model: Model) -> bool:
+    """Whether a map's mean is the logit: of mean pooling and a linear head, calibrated or not. An
+    IML-GCN's head is linear once its GCN is computed."""
+    head = getattr(model.head, "head", model.head)
+    return getattr(model.backbone, "pool", "") == "avg" and type(head) is nn.Linear
+
+
+def activation_maps(model: Model, images: torch.Tensor) -> torch.Tensor:
+    """Class activation maps (Zhou et al., CVPR 2016): logits (B, n, h, w) of every place in the
+    images (B, 3, H, W). The linear head and the mean over the places change their order."""
+    features = model.backbone.forward_features(images).float()  # (B, D, h, w)
+    return model.head(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, n, h, w)
+
+
 def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     """The photo, dark but where heat (h, w), its class activation map, is high.
 
-    Zhou et al., CVPR 2016. Full light is the highest value of the map; none is 0 and less, or what
+    Full light is the highest value of the map; none is 0 and less, or what
     is below the map's mean where that is negative (a score below a half).
     """
     heat = heat - min(heat.mean(), 0)

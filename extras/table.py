@@ -46,10 +46,6 @@ PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
     ],
 }
 
-CALIBRATED = """\
-predict.py goes by calibrated scores; they and the threshold come from the val photos of the model's
-own run. Where those are this table's photos, its row flatters it."""
-
 
 def models(
     folder: Folder, image_size: int, path: str | None, backbone: str
@@ -72,12 +68,9 @@ def models(
             checkpoint = {"classes": folder.classes, "image_size": image_size}
         else:
             model, checkpoint = load_model(file)
-        check_settings(file, checkpoint, folder.classes, {}, "")
-        if checkpoint["image_size"] != image_size:
-            raise ValueError(
-                f"{file} was trained at {checkpoint['image_size']} px, now it is {image_size}; "
-                "rows are compared at one size: give that --image-size"
-            )
+        same = {"image-size": image_size} if "settings" in checkpoint else {}
+        advice = "rows are compared at one size: give that"
+        check_settings(file, checkpoint, folder.classes, same, advice)
         settings = checkpoint.get("settings") or {}
         if starts is None:  # the first, phase backbone's: where it began, and where it ended
             starts = settings.get(START), checkpoint.get("backbone_id")
@@ -120,15 +113,11 @@ def save(path: Path, dataset: str, image_size: int, targets: np.ndarray, reports
 def summarise(logits: np.ndarray, targets: np.ndarray, classes: list[str], thresholds) -> dict:
     """The numbers of one model from logits and targets (M, n); `thresholds` are probabilities.
 
-    mAP also without the most frequent label: COCO's person is in more images than not, and its AP
-    is high by chance alone.
     The AP of a label that no image shows is None.
     """
     ap = metrics.average_precision(logits, targets)  # (n,), logits ranked: sigmoids would tie
-    frequent = int(targets.sum(0).argmax())
     report = {
         "mAP": metrics.mean_average_precision(ap),
-        "mAP_without": {classes[frequent]: metrics.mean_average_precision(np.delete(ap, frequent))},
         "images": len(targets),
         "left_out": int(np.isnan(ap).sum()),  # labels without a positive
         "thresholds": {},
@@ -155,7 +144,7 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
         predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
         predictions["top 3"] = report["top3"]
         if "predict" in report:
-            predictions[f"predict.py's, {report['threshold']:.2f}"] = report["predict"]
+            predictions[f"predict.py, fitted on val: {report['threshold']:.2f}"] = report["predict"]
         for how, values in predictions.items():
             lines.append([*first, how, *(f"{values[c]:.2f}" for c in columns)])
             first = [""] * len(first)
@@ -173,11 +162,9 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     best = max(reports.values(), key=lambda report: report["mAP"])
     ranked = sorted((-ap, name) for name, ap in best["AP"].items() if ap is not None)
     ends = [f"{printable(name)} {-ap:.0f}" for ap, name in ranked]
-    notes = [f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."]
-    if any("predict" in report for report in reports.values()):
-        notes.append(CALIBRATED)
+    note = f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."
     text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
-    return text + "".join(f"\n{line}\n" for line in [*notes, *differing(reports)])
+    return text + "".join(f"\n{line}\n" for line in [note, *differing(reports)])
 
 
 def differing(reports: dict[str, dict]) -> list[str]:

@@ -18,7 +18,7 @@ import iml_gcn
 import predict
 from backbones import efficientnet_lite
 from extras import calibration, pictures
-from extras.activation_maps import activation_maps
+from extras.pictures import activation_maps
 from runtime import reading
 
 
