@@ -56,7 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "the K highest labels instead, whatever their score"
     either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
     add("--json", action="store_true", help="print a line of JSON a photo")
-    text = "write the photos with their labels, and contact sheets, into this folder of their own"
+    text = "write the photos with their labels into this folder of their own"
     add("--save", type=Path, metavar="DIR", help=text)
     text = f"with --save: where the {SHOWN} highest labels are seen; good for large things alone"
     add("--where", action="store_true", help=f"{text} [docs/scores.md]")
@@ -145,8 +145,6 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
                 seen = ranked[: min(SHOWN, len(kept))] if args.where else []
                 heat = [maps[i, j].numpy() for j in seen]
                 pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
-    if pictures:
-        pictures.write_sheet()
 
 
 def run(args) -> int:

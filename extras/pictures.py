@@ -1,5 +1,5 @@
-"""Photos with their labels written beneath, where in them a label's score comes from, and contact
-sheets: what predict.py --save makes and results.jpg, with Pillow's own font."""
+"""Photos with their labels written beneath, and where in them a label's score comes from: what
+predict.py --save makes and results.jpg, with Pillow's own font."""
 
 import math
 import re
@@ -19,9 +19,9 @@ DARK, GREY, WHITE = (24, 24, 24), (160, 160, 160), (255, 255, 255)
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
 NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
-TILE = SMALLEST * NARROWEST  # px; contact sheets
-COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a tile
-EXAMPLES = 24  # photos of results.jpg
+LABELS = 60  # that are shown of a photo
+TILE = SMALLEST * NARROWEST  # px; of results.jpg
+EXAMPLES, EXAMPLE_LABELS = 24, 12  # photos of results.jpg, labels that are shown of each
 PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
 OURS = b"labelled by IML-GCN"  # tells our pictures from others
 JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
@@ -87,15 +87,16 @@ def judged(
 
 
 def save_judged(split: data.Split, scores: np.ndarray, threshold: float, path: Path) -> None:
-    """A contact sheet of EXAMPLES photos, evenly taken from a split with scores (M, n)."""
+    """A sheet of EXAMPLES photos, evenly taken from a split with scores (M, n)."""
     tiles = []
     for row in np.unique(np.linspace(0, len(split) - 1, EXAMPLES).astype(int)):
         photo = data.read_photo(split.paths[row], split.upright)
         photo.thumbnail((TILE, TILE))
         about = judged(scores[row], split.targets[row], split.classes, threshold)
-        tiles.append(labelled(photo, shortened(about, 2 * TILE_LABELS)))
+        tiles.append(labelled(photo, shortened(about, EXAMPLE_LABELS)))
     with checkpoints.replacing(path) as file:
-        contact_sheet(tiles).save(file, "JPEG", **JPEG)
+        across = math.ceil(math.sqrt(len(tiles)))  # about as many as down
+        grid(tiles, across, gap=SMALLEST).save(file, "JPEG", **JPEG)
     print(f"{len(tiles)} val photos, + right, x wrong, - missed: {path}")
 
 
@@ -134,7 +135,7 @@ def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
 
 
 class Pictures:
-    """Writes the folder of --save: predictions.jsonl, a picture a photo, contact sheets of them.
+    """Writes the folder of --save: predictions.jsonl, and a picture a photo.
 
     The folder is new, empty or one of ours, so no file of another origin is ever replaced.
     """
@@ -152,14 +153,14 @@ class Pictures:
             if OURS in path.read_bytes():
                 path.unlink()
         (folder / PREDICTIONS).write_text("")
-        self.folder, self.font, self.tiles, self.taken = folder, font, [], set()
-        self.sheet = self.name("contact")
+        self.folder, self.font = folder, font
+        self.taken = {path.stem.casefold() for path in folder.iterdir()}
 
     def name(self, stem: str) -> Path:
         """A file name no photo before has, on systems that do not tell cases apart either."""
         stem = re.sub(r"[^\w.() -]", "_", stem)[:60]
         name, number = stem, 1
-        while name.casefold() in self.taken or (self.folder / f"{name}.jpg").exists():
+        while name.casefold() in self.taken:
             number += 1
             name = f"{stem}-{number}"
         self.taken.add(name.casefold())
@@ -171,29 +172,12 @@ class Pictures:
         """The photo, of a file `stem`.<suffix>; `line` goes to predictions.jsonl. With maps (h, w)
         of the first labels it is drawn once more for each of them, to its right."""
         photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
-        target = self.name(stem)
-        tiles = [labelled(photo, shortened(labels, 10 * TILE_LABELS), self.font)]
+        tiles = [labelled(photo, shortened(labels, LABELS), self.font)]
         for heat, label in zip(maps, labels, strict=False):
             tiles.append(labelled(lit(photo, heat), [label], self.font))
-        grid(tiles, len(tiles)).save(target, **JPEG)
+        grid(tiles, len(tiles)).save(self.name(stem), **JPEG)
         with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
             file.write(line + "\n")
-        photo.thumbnail((TILE, TILE))
-        labels = [(target.name, "", GREY), *shortened(labels, TILE_LABELS)]
-        self.tiles.append(labelled(photo, labels, self.font))
-        if len(self.tiles) == PAGE:
-            self.write_sheet()
-
-    def write_sheet(self) -> None:
-        """Of the photos since the last one; a single photo needs none."""
-        if self.tiles and len(self.taken) > 2:  # the sheet's name and a photo's
-            contact_sheet(self.tiles).save(self.sheet, **JPEG)
-            self.sheet, self.tiles = self.name("contact"), []
-
-
-def contact_sheet(tiles: list[Image.Image]) -> Image.Image:
-    """About as many tiles across as down."""
-    return grid(tiles, min(COLUMNS, math.ceil(math.sqrt(len(tiles)))), gap=SMALLEST)
 
 
 def grid(tiles: list[Image.Image], across: int, gap: int = 0) -> Image.Image:
