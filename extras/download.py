@@ -9,7 +9,6 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -37,7 +36,7 @@ def coco(folder: Path, year: str) -> None:
                     fetch(url, part)
                 unpack(path if path.is_file() else part, folder, lacking)
             part.unlink(missing_ok=True)  # unpacked, now or before a kill
-        except (OSError, HTTPException, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(
                 f"cannot fetch {url} into {folder} ({error}); start again, it goes on from there, "
                 f"with 30 GB of room (2017: 45); if {path.name} or its .part is damaged, delete it"
@@ -65,33 +64,26 @@ def receive(url: str, part: Path) -> None:
     """Append the bytes after those of `part`; of a server that knows no Range, all anew."""
     request = Request(url, headers={"Range": f"bytes={part.stat().st_size}-"})
     with urlopen(request, timeout=TIMEOUT) as response:
-        pieces, left = iter(lambda: response.read(MB), b""), response.length or 0
+        progress = Progress(url, (response.length or 0) / MB, "MB")
+        print(f"{url}: {progress.total:,.0f} MB are to come", flush=True)
         with open(part, "ab" if response.status == 206 else "wb") as file:
-            for piece in watched(f"download of {url}", pieces, left // MB, "MB"):
+            for piece in iter(lambda: response.read(MB), b""):
                 file.write(piece)
+                if progress.due(1):
+                    progress.show()
+                stop_if_asked(f"the download of {url}")
         if response.length:  # of Content-Length: what did not come
             raise ConnectionError("closed early")
 
 
 def unpack(path: Path, folder: Path, names: list[str]) -> None:
     """What is named, files or a folder, from a zip to `folder`: all at once."""
+    print(f"unpacking {path}", flush=True)
     temporary = folder / f"{names[0].split('/')[0]}.zip.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with zipfile.ZipFile(path) as zipped:
-        entries = [each for each in zipped.infolist() if each.filename.startswith(tuple(names))]
-        for entry in watched(f"unpacking of {path}", entries, len(entries), "files"):
-            zipped.extract(entry, temporary)  # never outside it; checks the CRC
+        entries = [name for name in zipped.namelist() if name.startswith(tuple(names))]
+        zipped.extractall(temporary, entries)  # nothing outside it; checks the CRCs
     for name in names:
         (temporary / name).rename(folder / name)
     shutil.rmtree(temporary, ignore_errors=True)
-
-
-def watched(what: str, parts: Iterable, total: int, unit: str) -> Iterator:
-    """The parts one by one: a line for the log first, then one that rewrites itself; or a stop."""
-    print(f"{what}: {total:,} {unit} are to come", flush=True)
-    progress = Progress(what, total, unit)
-    for part in parts:
-        yield part
-        if progress.due(1):
-            progress.show()
-        stop_if_asked(f"the {what}")
