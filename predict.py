@@ -53,17 +53,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     either = parser.add_mutually_exclusive_group()
     text = f"labels with a calibrated score above it (the checkpoint's, else {THRESHOLD})"
     either.add_argument("--threshold", type=options.between(0, 1), metavar="P", help=text)
-    text = "the K highest labels instead, whatever their score"
-    either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
+    either.add_argument("--top", type=options.whole(1), metavar="K", help="the K highest instead")
     add("--json", action="store_true", help="print a line of JSON a photo")
-    text = "write the photos with their labels into this folder of their own"
-    add("--save", type=Path, metavar="DIR", help=text)
+    add("--save", type=Path, metavar="DIR", help="folder to write the photos with labels into")
     text = f"with --save: where the {SHOWN} highest labels are seen; good for large things alone"
     add("--where", action="store_true", help=f"{text} [docs/scores.md]")
-    text = "TrueType font for --save (Pillow's own, which has ASCII only)"
-    add("--font", metavar="FILE", help=text)
-    text = "write the model as .onnx or .pt2, checked on the photos, if any, else on random images"
-    add("--export", type=Path, metavar="FILE", help=text)
+    add("--font", metavar="FILE", help="TrueType font for --save (Pillow's own, of ASCII only)")
+    add("--export", type=Path, metavar="FILE", help=".onnx or .pt2 to write the model to, checked")
     add("--batch-size", type=options.whole(1), default=16, metavar="N", help="(%(default)s)")
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options

@@ -51,7 +51,7 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
         warnings.simplefilter("ignore")  # torch's, about its own inside
         shape = {0: torch.export.Dim("batch")}
         program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
-        runtime, compute = write(Path(folder, path.name), program, metadata)
+        compute = write(Path(folder, path.name), program, metadata)
         worst, count = 0.0, 0
         for images in photos:
             for part in (images, images[:1]):  # the batch is dynamic
@@ -66,19 +66,19 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
                 f"most {TOLERANCE:.0e}; nothing was written"
             )
         os.replace(Path(folder, path.name), path)
-    found = f"largest difference from PyTorch's scores {worst:.1e} on {count} images, {runtime}"
+    found = f"largest difference from PyTorch's scores {worst:.1e} on {count} images"
     print(f"{printable(path, 200)}: {len(about['classes'])} labels, {S} px; {found}")
 
 
-def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
-    """Returns what read the file back, and the function images -> scores that it read."""
+def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> Callable:
+    """Returns the function images -> scores that is read back from the file."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine's files
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata)})
-    return f"torch {torch.__version__}", torch.export.load(file).module()
+    return torch.export.load(file).module()
 
 
-def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
+def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> Callable:
     """The same, read back by onnxruntime."""
     try:
         import onnxruntime
@@ -95,5 +95,4 @@ def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[st
         exported.model.metadata_props[key] = value if type(value) is str else json.dumps(value)
     exported.save(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    runtime = f"onnxruntime {onnxruntime.__version__}"
-    return runtime, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+    return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])

@@ -15,7 +15,7 @@ from iml_gcn import Model
 from runtime import checkpoints
 from runtime.text import printable
 
-DARK, GREY, WHITE = (24, 24, 24), (160, 160, 160), (255, 255, 255)
+DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
 NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
@@ -48,17 +48,15 @@ def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -
     type_ = font_of(size, font)
     words, x, y = [], gap, photo.height + gap  # words: place, text, colour
     for name, score, *colour in labels:
-        after = type_.getlength(f" {score}")
-        name = name if font else ascii_only(name)
-        letters = 80
-        while type_.getlength(printable(name, letters)) > width - 2 * gap - after and letters > 9:
-            letters -= 1
-        name = printable(name, letters)
-        length = type_.getlength(name)
-        if x > gap and x + length + after > width - gap:
+        text, letters = f"{name} {score}" if font else ascii_only(f"{name} {score}"), 80
+        while type_.getlength(printable(text, letters)) > width - 2 * gap and letters > 9:
+            letters -= 1  # of the name's middle
+        text = printable(text, letters)
+        length = type_.getlength(text)
+        if x > gap and x + length > width - gap:
             x, y = gap, y + line
-        words += [(x, y, name, *(colour or [WHITE])), (x + length, y, f" {score}", GREY)]
-        x += length + after + 2 * gap
+        words.append((x, y, text, *(colour or [WHITE])))
+        x += length + 2 * gap
     picture = Image.new("RGB", (width, y + line + gap), DARK)
     picture.paste(photo, ((width - photo.width) // 2, 0))
     draw = ImageDraw.Draw(picture)
@@ -126,11 +124,8 @@ def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     mask = small.resize(photo.size, Image.Resampling.BICUBIC)
     picture = Image.composite(photo, Image.eval(photo, lambda value: value // 5), mask)
     row, column = np.unravel_index(heat.argmax(), heat.shape)  # the highest place: a ring
-    x, y = (column + 0.5) * photo.width / heat.shape[1], (row + 0.5) * photo.height / heat.shape[0]
-    radius = max(sum(photo.size) // 60, 4)  # px
-    for grow, colour in ((1, DARK), (0, WHITE)):
-        box = (x - radius - grow, y - radius - grow, x + radius + grow, y + radius + grow)
-        ImageDraw.Draw(picture).ellipse(box, outline=colour, width=2)
+    place = (column + 0.5) * photo.width / heat.shape[1], (row + 0.5) * photo.height / heat.shape[0]
+    ImageDraw.Draw(picture).circle(place, max(sum(photo.size) // 60, 4), outline=RING, width=2)
     return picture
 
 

@@ -163,18 +163,4 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     ranked = sorted((-ap, name) for name, ap in best["AP"].items() if ap is not None)
     ends = [f"{printable(name)} {-ap:.0f}" for ap, name in ranked]
     note = f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."
-    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
-    return text + "".join(f"\n{line}\n" for line in [note, *differing(reports)])
-
-
-def differing(reports: dict[str, dict]) -> list[str]:
-    """The options in which rows differ, a sentence each: they should be read with the figures."""
-    lines = []
-    settings = {name: report.get("settings") or {} for name, report in reports.items()}
-    for key in dict.fromkeys(key for each in settings.values() for key in each):
-        values = {name: each[key] for name, each in settings.items() if key in each}
-        content = key in (START, PHOTOS) or key.startswith("node features")
-        if not content and len(set(map(str, values.values()))) > 1:
-            shown = ", ".join(f"{name} {printable(value)}" for name, value in values.items())
-            lines.append(f"Rows differ in {key}: {shown}.")
-    return lines
+    return f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows) + f"\n{note}\n"
