@@ -5,6 +5,7 @@ train and val; the readers themselves are `data.py`'s.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import data
 from extras import demo, download, own_data
 from runtime import ranks
-from runtime.text import listed
+from runtime.text import listed, printable
 
 
 class Splits(NamedTuple):
@@ -39,9 +40,10 @@ def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Sp
     for split in ("train", "val"):
         labels = where.get(f"{split}_json") or f"{root}/annotations/instances_{split}{year}.json"
         images = where.get(f"{split}_images") or f"{root}/{split}{year}"
-        if not os.path.isfile(labels) or not os.path.isdir(images):
+        missing = [path for path in (labels, images) if not os.path.exists(path)]
+        if missing:
             raise FileNotFoundError(
-                f"{images if os.path.isfile(labels) else labels} is not there; expected under "
+                f"{missing[0]} is not there; expected under "
                 f"--data {root} (or given by --{split}-json and --{split}-images):\n"
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
@@ -76,7 +78,9 @@ def load(
         note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
         print(f"{part}: {note}{listed(absent)}")
         if name == "own" and part == "train":
-            print(f"labels: {own_data.counted(split)}")
+            counts = zip(split.classes, split.targets.sum(0).tolist(), strict=True)
+            most = Counter(dict(counts)).most_common(20)  # a table that was misread shows here
+            print(f"labels: {', '.join(f'{printable(name)} {count:,}' for name, count in most)}")
         if not len(split):
             raise ValueError(f"no {part} image is left; check --limit and the annotations")
         missing = [path for path in split.paths if not os.path.isfile(path)]

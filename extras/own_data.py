@@ -142,13 +142,6 @@ def contents(paths: Iterable[str]) -> list[str]:
     ]
 
 
-def counted(split: data.Split) -> str:
-    """The labels with their photos, most first: a table that was misread shows here."""
-    counts = Counter(dict(zip(split.classes, split.targets.sum(0).tolist(), strict=True)))
-    most = ", ".join(f"{printable(name)} {count:,}" for name, count in counts.most_common(20))
-    return most + ", ..." * (len(counts) > 20)
-
-
 def warn_of_twins(train: data.Split, val: data.Split) -> None:
     """Say which photos are in both: on them val measures what was learnt by heart."""
     content = contents([*train.paths, *val.paths])
@@ -245,9 +238,7 @@ def read_cvat(path: str | Path) -> data.Split:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, LookupError) as error:  # LookupError: of an unknown encoding
         raise ValueError(f"{path} is not valid XML ({error}); export it again") from None
-    images = root.findall("image")
-    if not images:
-        raise ValueError(f'{path} has no images; of XML, CVAT\'s "for images 1.1" alone is read')
+    images = root.findall("image")  # none in XML of others, which so has no labels
     classes = [name.text for name in root.iterfind("meta//labels/label/name")]
     shown = {each.get("name"): {mark.get("label") for mark in each} - {None} for each in images}
     unknown = set().union(*shown.values()) - set(classes)

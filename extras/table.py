@@ -89,51 +89,40 @@ def models(
 def save_numbers(
     folder: Folder, name: str, logits: np.ndarray, split: data.Split, about: dict, thresholds: list
 ) -> dict:
-    """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter."""
-    report = about | summarise(logits, split.targets, split.classes, thresholds)
-    if "calibration" in about:  # where predict.py draws the line
-        (slope, offset), p = about["calibration"], about["threshold"]
-        logit = (math.log(p / (1 - p)) - offset) / slope
-        report["predict"] = metrics.precision_recall_f1(logits, split.targets, logit)
-    if ranks.rank() == 0:
-        with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
-            classes = np.array(split.classes)
-            np.savez_compressed(file, logits=logits, targets=split.targets, classes=classes)
-        checkpoints.save_json(folder / f"metrics-{name}.json", report)
-    return report
+    """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter.
 
-
-def save(path: Path, dataset: str, image_size: int, targets: np.ndarray, reports: dict) -> None:
-    if ranks.rank() == 0:
-        text = table(dataset, image_size, targets, reports)
-        checkpoints.save_text(path, text)
-        print(f"\n{text}\nwritten to {path}")
-
-
-def summarise(logits: np.ndarray, targets: np.ndarray, classes: list[str], thresholds) -> dict:
-    """The numbers of one model from logits and targets (M, n); `thresholds` are probabilities.
-
-    The AP of a label that no image shows is None.
+    `thresholds` are probabilities. The AP of a label that no image shows is None.
     """
+    targets = split.targets  # (M, n)
     ap = metrics.average_precision(logits, targets)  # (n,), logits ranked: sigmoids would tie
-    report = {
+    percent = [None if np.isnan(a) else 100 * float(a) for a in ap]
+    report = about | {
         "mAP": metrics.mean_average_precision(ap),
         "images": len(targets),
         "left_out": int(np.isnan(ap).sum()),  # labels without a positive
         "thresholds": {},
         "top3": metrics.precision_recall_f1(logits, targets, top_k=3),
-        "AP": {
-            c: None if np.isnan(a) else 100 * float(a) for c, a in zip(classes, ap, strict=True)
-        },
+        "AP": dict(zip(split.classes, percent, strict=True)),
     }
     for t in sorted(set(thresholds)):
         logit = math.log(t / (1 - t))  # p > t, on the scale of the scores
         report["thresholds"][f"{t:g}"] = metrics.precision_recall_f1(logits, targets, logit)
+    if "calibration" in about:  # where predict.py draws the line
+        (slope, offset), p = about["calibration"], about["threshold"]
+        logit = (math.log(p / (1 - p)) - offset) / slope
+        report["predict"] = metrics.precision_recall_f1(logits, targets, logit)
+    if ranks.rank() == 0:
+        with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
+            classes = np.array(split.classes)
+            np.savez_compressed(file, logits=logits, targets=targets, classes=classes)
+        checkpoints.save_json(folder / f"metrics-{name}.json", report)
     return report
 
 
-def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str, dict]) -> str:
-    """Markdown: chance, our rows (`reports` by model name), then the paper's."""
+def save(path: Path, dataset: str, image_size: int, targets: np.ndarray, reports: dict) -> None:
+    """Write and print a table: chance, our rows (`reports` by model name), then the paper's."""
+    if ranks.rank():
+        return
     columns = [*COLUMNS[:3], "CF1_h", *COLUMNS[3:]]
     lines = [["model", "parameters", "mAP", "predicted", *columns]]
     prevalence = targets.mean(0)  # (n,); its mean is the mAP of ranking at random
@@ -163,4 +152,6 @@ def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str,
     ranked = sorted((-ap, name) for name, ap in best["AP"].items() if ap is not None)
     ends = [f"{printable(name)} {-ap:.0f}" for ap, name in ranked]
     note = f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."
-    return f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows) + f"\n{note}\n"
+    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows) + f"\n{note}\n"
+    checkpoints.save_text(path, text)
+    print(f"\n{text}\nwritten to {path}")
