@@ -25,9 +25,9 @@ import torch
 
 import data
 from backbones import load_model
-from extras import export
+from extras import export, pictures
 from extras.calibration import Calibrated
-from extras.pictures import Pictures, activation_maps, maps_exist
+from extras.pictures import activation_maps, maps_exist
 from iml_gcn import Model
 from runtime import options, signals
 from runtime.loading import Loader
@@ -120,7 +120,8 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
     classes, threshold = about["classes"], about["threshold"]
     if args.where and not maps_exist(model):
         raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
-    pictures = Pictures(args.save, args.font) if args.save else None
+    if args.save:
+        pictures.begin(args.save, args.font)
     for paths, images in photos:
         maps = activation_maps(model, images).cpu() if args.where else None  # (B, n, h, w)
         logits = maps.mean((2, 3)) if args.where else model(images).float().cpu()  # (B, n)
@@ -137,10 +138,10 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
                 shown = [("no label above", f"{threshold:g}"), highest]
             line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
-            if pictures:
+            if args.save:
                 seen = ranked[: min(SHOWN, len(kept))] if args.where else []
                 heat = [maps[i, j].numpy() for j in seen]
-                pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
+                pictures.add(args.save, args.font, path, shown, as_json, heat)
 
 
 def run(args) -> int:

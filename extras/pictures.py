@@ -129,50 +129,40 @@ def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     return picture
 
 
-class Pictures:
-    """Writes the folder of --save: predictions.jsonl, and a picture a photo.
+def begin(folder: Path, font: str | None) -> None:
+    """Make the folder of --save: new, empty or one of ours, whose old pictures go. So no file of
+    another origin is ever replaced."""
+    if folder.exists() and not (folder / PREDICTIONS).is_file() and any(folder.iterdir()):
+        raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
+    try:
+        font_of(SMALLEST, font)
+    except OSError as error:
+        raise ValueError(f"--font {font} is no TrueType font ({error})") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
+        if OURS in path.read_bytes():
+            path.unlink()
+    (folder / PREDICTIONS).write_text("")
 
-    The folder is new, empty or one of ours, so no file of another origin is ever replaced.
-    """
 
-    def __init__(self, folder: Path, font: str | None):
-        if folder.exists() and not (folder / PREDICTIONS).is_file():
-            if not folder.is_dir() or any(folder.iterdir()):
-                raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
-        try:
-            font_of(SMALLEST, font)
-        except OSError as error:
-            raise ValueError(f"--font {font} is no TrueType font ({error})") from error
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
-            if OURS in path.read_bytes():
-                path.unlink()
-        (folder / PREDICTIONS).write_text("")
-        self.folder, self.font = folder, font
-        self.taken = {path.stem.casefold() for path in folder.iterdir()}
-
-    def name(self, stem: str) -> Path:
-        """A file name no photo before has, on systems that do not tell cases apart either."""
-        stem = re.sub(r"[^\w.() -]", "_", stem)[:60]
-        name, number = stem, 1
-        while name.casefold() in self.taken:
-            number += 1
-            name = f"{stem}-{number}"
-        self.taken.add(name.casefold())
-        return self.folder / f"{name}.jpg"
-
-    def add(
-        self, stem: str, photo: Image.Image, labels: list[tuple], line: str, maps: list[np.ndarray]
-    ) -> None:
-        """The photo, of a file `stem`.<suffix>; `line` goes to predictions.jsonl. With maps (h, w)
-        of the first labels it is drawn once more for each of them, to its right."""
-        photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
-        tiles = [labelled(photo, shortened(labels, LABELS), self.font)]
-        for heat, label in zip(maps, labels, strict=False):
-            tiles.append(labelled(lit(photo, heat), [label], self.font))
-        grid(tiles, len(tiles)).save(self.name(stem), **JPEG)
-        with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+def add(
+    folder: Path, font: str | None, path: Path, labels: list[tuple], line: str, maps: list
+) -> None:
+    """The photo of a path; `line` goes to predictions.jsonl. With maps (h, w) of the first labels
+    it is drawn once more for each of them, to its right."""
+    photo = data.read_photo(path)
+    photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
+    tiles = [labelled(photo, shortened(labels, LABELS), font)]
+    for heat, label in zip(maps, labels, strict=False):
+        tiles.append(labelled(lit(photo, heat), [label], font))
+    stem = re.sub(r"[^\w.() -]", "_", path.stem)[:60]
+    target, number = folder / f"{stem}.jpg", 1
+    while target.exists():
+        number += 1
+        target = folder / f"{stem}-{number}.jpg"
+    grid(tiles, len(tiles)).save(target, **JPEG)
+    with open(folder / PREDICTIONS, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def grid(tiles: list[Image.Image], across: int, gap: int = 0) -> Image.Image:
