@@ -71,7 +71,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("name photos or folders to label, or a file to --export the model to")
     if args.where and not args.save:
         parser.error("--where draws pictures, give the folder for them: --save DIR")
-    args.device = options.device(args.device)
+    args.device = "cpu" if args.export else options.device(args.device)
     return args
 
 
@@ -98,14 +98,13 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
 
 
 def photos_in_batches(
-    paths: list[Path], size: int, batch_size: int, device: str, failed: list[str]
+    args, paths: list[Path], S: int, failed: list[str]
 ) -> Iterator[tuple[list[Path], torch.Tensor]]:
     """Paths and images (B, 3, S, S) in [0, 1]. What cannot be read is named, and is in `failed`."""
     split = data.Split(paths, np.zeros((len(paths), 0)), [], upright=True)
     workers = min(os.cpu_count() or 1, len(paths) // 100)  # for few photos they start too slowly
-    for images, _, rows, errors in Loader(
-        data.MultiLabelImages(split, size), batch_size, device, workers
-    ):
+    photos = Loader(data.MultiLabelImages(split, S), args.batch_size, args.device, workers)
+    for images, _, rows, errors in photos:
         for error in errors:
             print(f"{error}; skipped", file=sys.stderr)
         failed += errors
@@ -153,8 +152,7 @@ def run(args) -> int:
     paths = list(find_photos(args.photos, args.save))
     if args.photos and not paths:
         raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
-    device = "cpu" if args.export else args.device
-    photos = photos_in_batches(paths, S, args.batch_size, device, failed) if paths else []
+    photos = photos_in_batches(args, paths, S, failed) if paths else []
     if args.export:
         drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
         images = (images for _, images in photos) if args.photos else [drawn]

@@ -43,8 +43,8 @@ def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Sp
         missing = [path for path in (labels, images) if not os.path.exists(path)]
         if missing:
             raise FileNotFoundError(
-                f"{missing[0]} is not there; expected under "
-                f"--data {root} (or given by --{split}-json and --{split}-images):\n"
+                f"{missing[0]} is not there; expected under --data {root} (or given by "
+                f"--{split}-json and --{split}-images):\n"
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )

@@ -27,19 +27,17 @@ def coco(folder: Path, year: str) -> None:
     wanted = {f"annotations/annotations_trainval{year}.zip": names}
     wanted |= {f"zips/{split}{year}.zip": [f"{split}{year}"] for split in ("train", "val")}
     for address, names in wanted.items():
-        url, path = f"{SERVER}/{address}", folder / Path(address).name
-        part = path.with_name(f"{path.name}.part")
+        url, part = f"{SERVER}/{address}", folder / f"{Path(address).name}.part"
         try:
             if lacking := [name for name in names if not (folder / name).exists()]:
                 (folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
-                if not path.is_file():
-                    fetch(url, part)
-                unpack(path if path.is_file() else part, folder, lacking)
+                fetch(url, part)
+                unpack(part, folder, lacking)
             part.unlink(missing_ok=True)  # unpacked, now or before a kill
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(
                 f"cannot fetch {url} into {folder} ({error}); start again, it goes on from there, "
-                f"with 30 GB of room (2017: 45); if {path.name} or its .part is damaged, delete it"
+                f"with 30 GB of room (2017: 45); or delete {part.name} where that is damaged"
             ) from error
 
 

@@ -3,11 +3,7 @@
 The file maps "images" (B, 3, S, S), float32 RGB in [0, 1] with no mean or deviation taken, to
 "scores" (B, n), after the sigmoid, for any B: what a user ranks and compares with a threshold. All
 else is in its metadata, `metadata_props` of ONNX and the extra file metadata.json of .pt2.
-
-    extra = {"metadata.json": ""}
-    model = torch.export.load("model.pt2", extra_files=extra).module()
-    scores = model(images)  # (B, n)
-    classes = json.loads(extra["metadata.json"])["classes"]  # n names
+docs/export.md shows how to read both.
 """
 
 import json

@@ -23,6 +23,7 @@ from runtime.reading import ANY, LABEL, PHOTO
 from runtime.text import listed, printable
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
+PARTS = re.compile(r"(train|val|test)(ing|id|idation|\d*)", re.I)  # folders that are no labels
 FORMS = "COCO JSON, Label Studio's JSON, CVAT's XML or a CSV of tags"
 
 
@@ -36,11 +37,10 @@ def load(
         return train, read(val_photos or photos, val_labels)
     names = [Path(path).relative_to(photos).as_posix() for path in train.paths]
     with ranks.in_turn():
+        held = stratified(train.targets, HELD_OUT)  # (M,)
         if kept.is_file():
             named = set(reading.read_json(kept, [PHOTO]))
-            held = np.array([name in named for name in names], bool)  # (M,)
-        else:
-            held = stratified(train.targets, HELD_OUT)
+            held = np.array([name in named for name in names], bool)
         if not train.targets[held].any() or held.all():
             raise ValueError(
                 f"{photos}: of {len(held):,} photos none with a label can be held out; add more, "
@@ -120,9 +120,7 @@ def from_folders(photos: str, inside: list[str]) -> data.Split:
     for path, content in zip(inside, contents(f"{photos}/{path}" for path in inside), strict=True):
         shown.setdefault(content, (path, set()))[1].update(path.split("/")[:-1][:1])
     split = tagged(photos, dict(shown.values()))
-    parts = [
-        c for c in split.classes if re.match(r"(train|val|test)(ing|id|idation|\d*)$", c, re.I)
-    ]
+    parts = [name for name in split.classes if PARTS.fullmatch(name)]
     if len(parts) > 1:
         raise ValueError(
             f"{photos} holds folders {' and '.join(parts)}, which are no labels; give the folder "

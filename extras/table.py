@@ -55,29 +55,27 @@ def models(
     Rows of one table are of one run: of the same labels, size and training photos, and a GCN of
     the backbone beside it. Else it is a ValueError.
     """
-    paths = {name: folder / f"{name}.pt" for name in MODELS}
-    paths = (
-        {"evaluated": path} if path else {k: file for k, file in paths.items() if file.is_file()}
-    )
-    if not paths:
+    names = [name for name in MODELS if (folder / f"{name}.pt").is_file()]
+    names = ["evaluated"] if path else names
+    if not names:
         raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
     found, starts, photos = {}, None, None
-    for name, file in paths.items():
+    for name in names:
+        file = path or folder / f"{name}.pt"
         if path and "classes" not in checkpoints.read_checkpoint(weights_file(path)):
             model = load_released(backbone, path, folder.classes)
             checkpoint = {"classes": folder.classes, "image_size": image_size}
         else:
             model, checkpoint = load_model(file)
         same = {"image-size": image_size} if "settings" in checkpoint else {}
-        advice = "rows are compared at one size: give that"
-        check_settings(file, checkpoint, folder.classes, same, advice)
+        check_settings(file, checkpoint, folder.classes, same, "give that: rows are of one size")
         settings = checkpoint.get("settings") or {}
         if starts is None:  # the first, phase backbone's: where it began, and where it ended
             starts = settings.get(START), checkpoint.get("backbone_id")
             photos = settings.get(PHOTOS)
         if settings.get(START) not in starts or settings.get(PHOTOS) != photos:
             raise ValueError(
-                f"{file} and {next(iter(paths))}.pt are of different runs: other training photos, "
+                f"{file} and {names[0]}.pt are of different runs: other training photos, "
                 "or another backbone to start from; train one of them again, with --fresh"
             )
         about = {"label": MODELS.get(name, str(file)), "parameters": count_parameters(model)}
