@@ -22,17 +22,16 @@ TRIES, PAUSE, TIMEOUT, MB = 20, 5, 60, 10**6  # PAUSE, TIMEOUT: seconds
 
 
 def coco(folder: Path, year: str) -> None:
-    """Fetch and unpack what `folder` does not have; at most one zip of ours is there at a time."""
-    names = [f"annotations/instances_{split}{year}.json" for split in ("train", "val")]
-    wanted = {f"annotations/annotations_trainval{year}.zip": names}
-    wanted |= {f"zips/{split}{year}.zip": [f"{split}{year}"] for split in ("train", "val")}
-    for address, names in wanted.items():
-        url, part = f"{SERVER}/{address}", folder / f"{Path(address).name}.part"
+    """Fetch and unpack the folders that `folder` lacks; one zip of ours is there at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("annotations/annotations_trainval", "zips/train", "zips/val"):
+        url = f"{SERVER}/{kind}{year}.zip"
+        part = folder / f"{Path(url).name}.part"
+        name = Path(url).stem if kind.startswith("zips") else "annotations"
         try:
-            if lacking := [name for name in names if not (folder / name).exists()]:
-                (folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
+            if not (folder / name).exists():
                 fetch(url, part)
-                unpack(part, folder, lacking)
+                unpack(part, folder, name)
             part.unlink(missing_ok=True)  # unpacked, now or before a kill
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(
@@ -74,14 +73,13 @@ def receive(url: str, part: Path) -> None:
             raise ConnectionError("closed early")
 
 
-def unpack(path: Path, folder: Path, names: list[str]) -> None:
-    """What is named, files or a folder, from a zip to `folder`: all at once."""
+def unpack(path: Path, folder: Path, name: str) -> None:
+    """The folder of this name in a zip, to `folder`: all at once."""
     print(f"unpacking {path}", flush=True)
-    temporary = folder / f"{names[0].split('/')[0]}.zip.tmp"
+    temporary = folder / f"{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with zipfile.ZipFile(path) as zipped:
-        entries = [name for name in zipped.namelist() if name.startswith(tuple(names))]
+        entries = [entry for entry in zipped.namelist() if entry.startswith(f"{name}/")]
         zipped.extractall(temporary, entries)  # nothing outside it; checks the CRCs
-    for name in names:
-        (temporary / name).rename(folder / name)
-    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / name).rename(folder / name)
+    shutil.rmtree(temporary)

@@ -35,12 +35,10 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
     deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
     keys = "classes", "image_size", "threshold", "calibration", "backbone"
     metadata = {key: about[key] for key in keys}  # the calibration is in the scores already
-    metadata["input"] = (
-        f"images: float32 (B, 3, {S}, {S}); photos upright by EXIF, RGB, squashed by Pillow's "
+    metadata["images"] = (
+        f"float32 (B, 3, {S}, {S}), RGB in [0, 1]; photos upright by EXIF, squashed by Pillow's "
         "BILINEAR, which averages what it shrinks (OpenCV's INTER_AREA does, its INTER_LINEAR not)"
     )
-    metadata["normalisation"] = "RGB / 255, in [0, 1]; no mean or deviation"
-    metadata["output"] = "scores: float32 (B, n), calibrated probabilities in the order of classes"
     write = write_onnx if path.suffix == ".onnx" else write_pt2
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():

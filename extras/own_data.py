@@ -157,10 +157,8 @@ def read_labels(path: str | Path, photos: str | Path) -> data.Split:
     if start.startswith("{"):
         split = data.load_coco(path, photos)
         if len(split) and not split.targets.any():
-            raise ValueError(
-                f"{path} has {len(split):,} images and no annotation: tags of whole photos are "
-                f"lost in such exports; export {FORMS.partition(', ')[2]}"
-            )
+            lost = "no annotation: tags of whole photos are lost in such exports"
+            raise ValueError(f"{path} has {len(split):,} images and {lost}; export another form")
         return split
     read = {"[": read_label_studio, "<": read_cvat}.get(start[:1], read_tags)
     split = read(path)

@@ -67,7 +67,7 @@ def test_an_exported_model_has_the_scores_of_the_checkpoint_and_says_what_it_nee
         assert shape.dim[0].dim_param == "batch"
     about = metadata["classes"], metadata["image_size"], metadata["threshold"]
     assert about == (LABELS, 64, 0.7)
-    assert "[0, 1]" in metadata["normalisation"]
+    assert "[0, 1]" in metadata["images"]
     for seeds in ([0], [1, 2, 3]):
         batch = [drawn_photo(seed).resize((64, 64), Image.Resampling.BILINEAR) for seed in seeds]
         images = torch.stack([torch.from_numpy(np.array(photo)) for photo in batch]) / 255
