@@ -528,7 +528,7 @@ def foretell(args, splits: Splits, folder: Folder) -> None:
         seconds = seconds_a_photo(backbone, images, args.workers, autocast(args)) / ranks.size()
         seconds *= len(splits.train) + len(splits.val) / 3  # in eval, a third of the time of a step
         seconds *= 1 if args.freeze else len(left) * args.epochs
-        print(f"expected: about {timedelta(seconds=round(seconds))} hours")
+        print(f"expected: about {timedelta(seconds=round(seconds))} (h:mm:ss)")
 
 
 def run(args) -> None:
