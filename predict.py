@@ -18,26 +18,26 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import data
 from backbones import load_model
-from extras import export
-from extras.activation_maps import activation_maps, maps_exist
+from extras import export, pictures
 from extras.calibration import Calibrated
-from extras.pictures import Pictures
+from extras.pictures import activation_maps, maps_exist
 from iml_gcn import Model
 from runtime import options, signals
-from runtime.reading import walk
+from runtime.loading import Loader
+from runtime.reading import LABEL, WHOLE, Kind, check, walk
 from runtime.text import printable
 
 THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
 SHOWN = 3  # labels of --where
+NUMBER = Kind("a number", lambda value: isinstance(value, int | float))
+SAID = {"classes": [LABEL], "image_size": WHOLE, "threshold": NUMBER, "calibration": [NUMBER]}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -53,17 +53,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     either = parser.add_mutually_exclusive_group()
     text = f"labels with a calibrated score above it (the checkpoint's, else {THRESHOLD})"
     either.add_argument("--threshold", type=options.between(0, 1), metavar="P", help=text)
-    text = "the K highest labels instead, whatever their score"
-    either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
+    either.add_argument("--top", type=options.whole(1), metavar="K", help="the K highest instead")
     add("--json", action="store_true", help="print a line of JSON a photo")
-    text = "write the photos with their labels, and contact sheets, into this folder of their own"
-    add("--save", type=Path, metavar="DIR", help=text)
+    add("--save", type=Path, metavar="DIR", help="folder to write the photos with labels into")
     text = f"with --save: where the {SHOWN} highest labels are seen; good for large things alone"
     add("--where", action="store_true", help=f"{text} [docs/scores.md]")
-    text = "TrueType font for --save (Pillow's own, which has ASCII only)"
-    add("--font", metavar="FILE", help=text)
-    text = "write the model as .onnx or .pt2, checked on the photos, if any, else on random images"
-    add("--export", type=Path, metavar="FILE", help=text)
+    add("--font", metavar="FILE", help="TrueType font for --save (Pillow's own, of ASCII only)")
+    add("--export", type=Path, metavar="FILE", help=".onnx or .pt2 to write the model to, checked")
     add("--batch-size", type=options.whole(1), default=16, metavar="N", help="(%(default)s)")
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
@@ -77,31 +73,17 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("name photos or folders to label, or a file to --export the model to")
     if args.where and not args.save:
         parser.error("--where draws pictures, give the folder for them: --save DIR")
-    args.device = options.device(args.device)
+    args.device = "cpu" if args.export else options.device(args.device)
     return args
 
 
 def load(path: str) -> tuple[Model, dict]:
     """The model, with calibrated logits, and its checkpoint, which is checked."""
-    model, checkpoint = load_model(path)
-    classes, size = checkpoint["classes"], checkpoint.get("image_size")
-    with torch.inference_mode():
-        n = model.head(torch.zeros(1, model.backbone.num_features)).shape[1]
-    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    if not named or len(classes) != n:
-        raise ValueError(f"{path} does not name its model's labels; train it again with run.py")
-    if not isinstance(size, int) or not 1 <= size <= 8192:
-        raise ValueError(f"{path} has no image_size from 1 to 8192; train it again with run.py")
-    if not isinstance(checkpoint.setdefault("threshold", THRESHOLD), int | float):
-        raise ValueError(f"{path} has a threshold that is not a number; write it again")
-    try:
-        slope, offset = checkpoint.setdefault("calibration", [1.0, 0.0])
-        model.head = Calibrated(model.head, slope, offset)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} has a calibration that is not two numbers, a slope above 0 and an offset"
-        ) from error
-    return model, checkpoint
+    model, about = load_model(path)
+    about = {"threshold": THRESHOLD, "calibration": [1.0, 0.0]} | about
+    check(about, SAID, path)
+    model.head = Calibrated(model.head, *about["calibration"])
+    return model, about
 
 
 def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
@@ -110,10 +92,7 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
     for path in map(Path, paths):
         if own in (path.resolve(), path.resolve().parent):
             raise ValueError(f"--save {save} is where photos are read from; give it another folder")
-        if not path.is_dir():
-            yield path
-            continue
-        names, left_out = walk(path)
+        names, left_out = walk(path) if path.is_dir() else ([""], "")
         if left_out:
             note = f"left out {left_out}, which are not read as photos"
             print(f"{printable(path, 200)}: {note}", file=sys.stderr)
@@ -121,47 +100,36 @@ def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
 
 
 def photos_in_batches(
-    paths: list[Path], size: int, batch_size: int, failed: list[Path]
+    args, paths: list[Path], S: int, failed: list[str]
 ) -> Iterator[tuple[list[Path], torch.Tensor]]:
-    """Paths and images (B, 3, S, S) in [0, 1]. The unreadable are named and go to `failed`."""
-
-    def pixels(path: Path) -> np.ndarray | None:
-        try:
-            small = data.read_photo(path).resize((size, size), Image.Resampling.BILINEAR)
-        except ValueError as error:
+    """Paths and images (B, 3, S, S) in [0, 1]. What cannot be read is named, and is in `failed`."""
+    split = data.Split(paths, np.zeros((len(paths), 0)), [], upright=True)
+    workers = min(os.cpu_count() or 1, len(paths) // 100)  # for few photos they start too slowly
+    photos = Loader(data.MultiLabelImages(split, S), args.batch_size, args.device, workers)
+    for images, _, rows, errors in photos:
+        for error in errors:
             print(f"{error}; skipped", file=sys.stderr)
-            failed.append(path)
-            return None
-        return np.asarray(small)  # (S, S, 3) uint8
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i in range(0, len(paths), batch_size):
-            batch = paths[i : i + batch_size]
-            read = zip(batch, pool.map(pixels, batch), strict=True)
-            good = [(path, array) for path, array in read if array is not None]
-            if good:
-                images = np.stack([array for _, array in good])  # (B, S, S, 3)
-                images = torch.from_numpy(images).permute(0, 3, 1, 2)  # (B, 3, S, S), channels_last
-                yield [path for path, _ in good], images.float().div_(255)
+        failed += errors
+        if len(rows):
+            yield [paths[row] for row in rows], images
 
 
 @torch.inference_mode()
 def label(args, model: Model, about: dict, photos: Iterable) -> None:
     """Print every photo's labels, highest first, and save its picture if wanted."""
     model = model.fold().to(args.device)
-    classes, threshold = about["classes"], about["threshold"]
+    classes, threshold, found = about["classes"], about["threshold"], []
     if args.where and not maps_exist(model):
         raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
-    pictures, found = Pictures(args.save, args.font) if args.save else None, []
+    if args.save:
+        pictures.begin(args.save, args.font)
     for paths, images in photos:
-        images = images.to(args.device)
-        maps = activation_maps(model, images).cpu() if args.where else [None] * len(paths)
+        maps = activation_maps(model, images).cpu() if args.where else None  # (B, n, h, w)
         logits = maps.mean((2, 3)) if args.where else model(images).float().cpu()  # (B, n)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
         scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
-        for path, ranked, row, heat in zip(
-            paths, order.tolist(), scores.tolist(), maps, strict=True
-        ):
+        for i, path in enumerate(paths):
+            ranked, row = order[i].tolist(), scores[i].tolist()
             kept = [(classes[j], row[j]) for j in ranked if args.top or row[j] > threshold]
             found.append(len(kept))
             items = [{"label": name, "score": round(score, 6)} for name, score in kept]
@@ -172,12 +140,10 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
                 shown = [("no label above", f"{threshold:g}"), highest]
             line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
             print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
-            if pictures:
-                if heat is not None:
-                    heat = heat[ranked[: min(SHOWN, len(kept))]].numpy()  # (k, h, w)
-                pictures.add(path.stem, data.read_photo(path), shown, as_json, heat)
-    if pictures:
-        pictures.write_sheet()
+            if args.save:
+                seen = ranked[: min(SHOWN, len(kept))] if args.where else []
+                heat = [maps[i, j].numpy() for j in seen]
+                pictures.add(args.save, args.font, path, shown, as_json, heat)
     if found and not any(found):
         lower = f"no label is above {threshold:g}; give a lower --threshold, or --top 3"
         print(lower, file=sys.stderr)
@@ -192,7 +158,7 @@ def run(args) -> int:
     paths = list(find_photos(args.photos, args.save))
     if args.photos and not paths:
         raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
-    photos = photos_in_batches(paths, S, args.batch_size, failed)
+    photos = photos_in_batches(args, paths, S, failed) if paths else []
     if args.export:
         drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
         images = (images for _, images in photos) if args.photos else [drawn]

@@ -22,6 +22,7 @@ import argparse
 import copy
 import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ import metrics
 from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
 from extras import calibration, frozen, graph_picture, pictures, table, tensorboard
 from extras.datasets import DATASETS, Splits, load
-from extras.expected import expected
+from extras.expected import seconds_a_photo
 from runtime import checkpoints, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
@@ -89,7 +90,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
     found, reports = table.models(folder, args.image_size, args.evaluate, args.backbone), {}
     scored = {}
     for name, (model, about) in found.items():
-        val = splits.val.of(about.pop("backbone_id") == args.frozen)
+        val = splits.val.of(about.pop("backbone_id", None) == args.frozen)
         model = learner(model, val).to(args.device, memory_format=torch.channels_last)
         logits, seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
         about |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}
@@ -513,20 +514,18 @@ def load_data(args) -> Splits:
 
 
 def foretell(args, splits: Splits, folder: Folder) -> None:
-    """Say how long it will take, so that nobody finds out after a day."""
+    """Say how long training will take, so that nobody finds out after a day."""
     names = ["backbone"] * ("backbone" in args.phase)
     names += [f"gcn-{kind}" for kind in args.nodes] * ("gcn" in args.phase)
     left = [name for name in names if args.fresh or not (folder / f"{name}.pt").is_file()]
     if left and not (args.freeze and (folder / "features-val.pt").is_file()):
         backbone = build(args.backbone, args.pool)
-        head = iml_gcn.linear_head(backbone.num_features, len(folder.classes))
-        model = iml_gcn.Model(backbone, head).to(args.device, memory_format=torch.channels_last)
-        photos = len(splits.train) + len(splits.val)  # in eval, a third of the time of a step
-        passes = (
-            len(left) * args.epochs * (photos - len(splits.val) * (2 / 3 if args.eval_every else 1))
-        )
-        about = args.image_size, args.workers, photos if args.freeze else passes, not args.freeze
-        print(f"expected: {expected(model, splits.train, *about, autocast(args))}")
+        backbone = backbone.to(args.device, memory_format=torch.channels_last)
+        images = data.MultiLabelImages(splits.train, args.image_size, augment=not args.freeze)
+        seconds = seconds_a_photo(backbone, images, args.workers, autocast(args)) / ranks.size()
+        seconds *= len(splits.train) + len(splits.val) / 3  # in eval, a third of the time of a step
+        seconds *= 1 if args.freeze else len(left) * args.epochs
+        print(f"expected: about {timedelta(seconds=round(seconds))} (h:mm:ss)")
 
 
 def run(args) -> None:
@@ -546,8 +545,8 @@ def run(args) -> None:
     with lock(args.out):
         print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
         splits = load_data(args)
-        found, about = label_graph(args, splits.train), (args.tau, args.adjacency)
-        graph_picture.describe(found[2], *about)
+        graph = label_graph(args, splits.train)
+        graph_picture.describe(graph[2], args.tau, args.adjacency)
         if "word" in args.nodes and "gcn" in args.phase:
             _, unknown = data.load_glove(args.glove, splits.train.classes)
             print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
@@ -555,8 +554,7 @@ def run(args) -> None:
         if ranks.rank() == 0:
             checkpoints.save_json(args.out / "args.json", vars(args))
             if args.phase != ["eval"]:
-                image = graph_picture.graph(*found, splits.train.classes, *about)
-                graph_picture.save(image, folder / "graph.png")
+                graph_picture.save(folder / "graph.png", graph, splits.train.classes, args.tau)
         args.frozen, args.val_photos = None, len(splits.val)
         foretell(args, splits, folder)
         if args.freeze and not args.evaluate:

@@ -1,10 +1,11 @@
 """The data sets by name: where their files lie, what is fetched or drawn, what is told of them.
 
 A data set is a function of its root folder, and of what `load_coco` takes besides, that returns
-`Splits`; the readers themselves are `data.py`'s.
+train and val; the readers themselves are `data.py`'s.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import data
 from extras import demo, download, own_data
 from runtime import ranks
-from runtime.text import listed
+from runtime.text import listed, printable
 
 
 class Splits(NamedTuple):
@@ -29,48 +30,33 @@ def load_demo(root: str, **where) -> Splits:
     return load_coco(root, **where)
 
 
-def load_coco(
-    root: str,
-    year: str = "2014",
-    fetch: bool = False,
-    train_json: str | None = None,
-    train_images: str | None = None,
-    val_json: str | None = None,
-    val_images: str | None = None,
-    **_,
-) -> Splits:
-    """Train and val of the COCO tree of a year, or of any four paths given."""
+def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Splits:
+    """Train and val of the COCO tree of a year, or of train_json, train_images and the same of val,
+    where these are given."""
     if fetch:
         with ranks.in_turn():
             download.coco(Path(root), year)
-    splits, given = [], {"train": (train_json, train_images), "val": (val_json, val_images)}
-    for split, (json_path, images) in given.items():
-        json_path = Path(json_path or f"{root}/annotations/instances_{split}{year}.json")
-        images = Path(images or f"{root}/{split}{year}")
-        if not json_path.is_file() or not images.is_dir():
+    splits = []
+    for split in ("train", "val"):
+        labels = where.get(f"{split}_json") or f"{root}/annotations/instances_{split}{year}.json"
+        images = where.get(f"{split}_images") or f"{root}/{split}{year}"
+        missing = [path for path in (labels, images) if not os.path.exists(path)]
+        if missing:
             raise FileNotFoundError(
-                f"{images if json_path.is_file() else json_path} is not there; expected under "
-                f"--data {root} (or given by --{split}-json and --{split}-images):\n"
+                f"{missing[0]} is not there; expected under --data {root} (or given by "
+                f"--{split}-json and --{split}-images):\n"
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )
-        splits.append(own_data.read_labels(json_path, images))
+        splits.append(own_data.read_labels(labels, images))
     return Splits(*splits)
 
 
-def load_own(root: str, labels: str, val_photos: str, val_labels: str, kept: Path, **_) -> Splits:
-    return Splits(*own_data.load(root, labels, val_photos, val_labels, kept))
-
-
-def load_vg500(root: str, **_) -> Splits:
-    return Splits(*data.load_vg500(root))
-
-
-DATASETS: dict[str, Callable[..., Splits]] = {
+DATASETS: dict[str, Callable[..., tuple[data.Split, data.Split]]] = {
     "demo": load_demo,
     "coco": load_coco,
-    "vg500": load_vg500,
-    "own": load_own,
+    "vg500": lambda root, **_: data.load_vg500(root),
+    "own": own_data.load,
 }
 
 
@@ -92,7 +78,9 @@ def load(
         note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
         print(f"{part}: {note}{listed(absent)}")
         if name == "own" and part == "train":
-            print(f"labels: {own_data.counted(split)}")
+            counts = zip(split.classes, split.targets.sum(0).tolist(), strict=True)
+            most = Counter(dict(counts)).most_common(20)  # a table that was misread shows here
+            print(f"labels: {', '.join(f'{printable(name)} {count:,}' for name, count in most)}")
         if not len(split):
             raise ValueError(f"no {part} image is left; check --limit and the annotations")
         missing = [path for path in split.paths if not os.path.isfile(path)]

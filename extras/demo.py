@@ -4,11 +4,12 @@ Five contexts with objects that go together, some shared, some astray. All of it
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from runtime import checkpoints
 
 SCENE_WIDTH, SCENE_HEIGHT, JPEG_QUALITY = 160, 120, 90
 SUPERSAMPLING = 3  # objects are drawn this much larger, then shrunk
@@ -147,12 +148,11 @@ def make_demo(root: str | Path, seed: int = 0, train: int = 1600, val: int = 400
         path = Path(root, "annotations", f"instances_{folder}.json")
         info = {"description": f"demo scenes, seed {seed}", "pictures": count}
         if path.exists():
-            found = json.loads(path.read_text()).get("info")
-            if found == info:
-                continue
-            if "demo scenes" not in str(found):
-                raise FileExistsError(f"{path} is not of the demo and is left alone")
-            path.unlink()  # a half-drawn demo must not pass for a finished one
+            if json.loads(path.read_text()).get("info") != info:
+                raise FileExistsError(
+                    f"{path} is not of this demo; move it, or give another --data"
+                )
+            continue
         Path(root, folder).mkdir(parents=True, exist_ok=True)
         images, annotations = [], []
         for i in range(count):
@@ -168,6 +168,6 @@ def make_demo(root: str | Path, seed: int = 0, train: int = 1600, val: int = 400
                 annotations.append(entry)
         categories = [{"id": CATEGORY_IDS[n], "name": n, "supercategory": "thing"} for n in OBJECTS]
         content = {"info": info, "images": images, "annotations": annotations}
+        content["categories"] = categories
         path.parent.mkdir(exist_ok=True)
-        path.with_suffix(".tmp").write_text(json.dumps({**content, "categories": categories}))
-        os.replace(path.with_suffix(".tmp"), path)
+        checkpoints.save_json(path, content)  # last, whole: a half-drawn demo has none

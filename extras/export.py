@@ -3,14 +3,9 @@
 The file maps "images" (B, 3, S, S), float32 RGB in [0, 1] with no mean or deviation taken, to
 "scores" (B, n), after the sigmoid, for any B: what a user ranks and compares with a threshold. All
 else is in its metadata, `metadata_props` of ONNX and the extra file metadata.json of .pt2.
-
-    extra = {"metadata.json": ""}
-    model = torch.export.load("model.pt2", extra_files=extra).module()
-    scores = model(images)  # (B, n)
-    classes = json.loads(extra["metadata.json"])["classes"]  # n names
+docs/export.md shows how to read both.
 """
 
-import importlib
 import json
 import logging
 import math
@@ -36,29 +31,21 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
 
     A file that differs by more than TOLERANCE in a score is an error and is not left behind.
     """
-    if path.suffix == ".onnx":
-        for package in ("onnx", "onnxscript"):  # torch.onnx needs both
-            try:
-                importlib.import_module(package)
-            except ImportError:
-                raise ValueError(f"no package {package}; pip install onnx onnxscript") from None
     folded, S = model.fold(), about["image_size"]
     deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
     keys = "classes", "image_size", "threshold", "calibration", "backbone"
     metadata = {key: about[key] for key in keys}  # the calibration is in the scores already
-    metadata["input"] = (
-        f"images: float32 (B, 3, {S}, {S}); photos upright by EXIF, RGB, squashed by Pillow's "
+    metadata["images"] = (
+        f"float32 (B, 3, {S}, {S}), RGB in [0, 1]; photos upright by EXIF, squashed by Pillow's "
         "BILINEAR, which averages what it shrinks (OpenCV's INTER_AREA does, its INTER_LINEAR not)"
     )
-    metadata["normalisation"] = "RGB / 255, in [0, 1]; no mean or deviation"
-    metadata["output"] = "scores: float32 (B, n), calibrated probabilities in the order of classes"
     write = write_onnx if path.suffix == ".onnx" else write_pt2
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own inside
         shape = {0: torch.export.Dim("batch")}
         program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
-        runtime, compute = write(Path(folder, path.name), program, metadata)
+        compute = write(Path(folder, path.name), program, metadata)
         worst, count = 0.0, 0
         for images in photos:
             for part in (images, images[:1]):  # the batch is dynamic
@@ -73,20 +60,25 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
                 f"most {TOLERANCE:.0e}; nothing was written"
             )
         os.replace(Path(folder, path.name), path)
-    found = f"largest difference from PyTorch's scores {worst:.1e} on {count} images, {runtime}"
+    found = f"largest difference from PyTorch's scores {worst:.1e} on {count} images"
     print(f"{printable(path, 200)}: {len(about['classes'])} labels, {S} px; {found}")
 
 
-def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
-    """Returns what read the file back, and the function images -> scores that it read."""
+def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> Callable:
+    """Returns the function images -> scores that is read back from the file."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine's files
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata)})
-    return f"torch {torch.__version__}", torch.export.load(file).module()
+    return torch.export.load(file).module()
 
 
-def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[str, Callable]:
-    """The same; by onnxruntime, or where it is not installed by onnx's own, slower, evaluator."""
+def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> Callable:
+    """The same, read back by onnxruntime."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ImportError as error:
+        raise ValueError(f"{error}; pip install onnx onnxscript onnxruntime") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     names = {"input_names": ["images"], "output_names": ["scores"]}
     names["dynamic_shapes"] = ({0: "batch"},)  # the axis's name in the file
@@ -96,14 +88,5 @@ def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> tuple[st
     for key, value in metadata.items():
         exported.model.metadata_props[key] = value if type(value) is str else json.dumps(value)
     exported.save(file)
-    try:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        runtime = f"onnxruntime {onnxruntime.__version__}"
-    except ImportError:
-        import onnx.reference
-
-        session = onnx.reference.ReferenceEvaluator(file)
-        runtime = f"onnx {onnx.__version__}'s evaluator"
-    return runtime, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])

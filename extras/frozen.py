@@ -39,8 +39,7 @@ def features(
             photos = Pass(loader, f"features {name}", skip_bad)
             for images, _, rows in photos:
                 F_GAP[rows] = model(images).float().cpu()
-            content = {"features": ranks.total(F_GAP), "read": photos.read}
-            folder.save(file, content, settings)
+            folder.save(file, {"features": ranks.total(F_GAP), "read": photos.read}, settings)
         stored = folder.load(file, "backbone", settings)
         split = dataclasses.replace(split, features=stored["features"])
         found.append(split.select(np.flatnonzero(stored["read"])))

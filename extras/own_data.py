@@ -23,10 +23,12 @@ from runtime.reading import ANY, LABEL, PHOTO
 from runtime.text import listed, printable
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
+PARTS = re.compile(r"(train|val|test)(ing|id|idation|\d*)", re.I)  # folders that are no labels
+FORMS = "COCO JSON, Label Studio's JSON, CVAT's XML or a CSV of tags"
 
 
 def load(
-    photos: str, labels: str | None, val_photos: str | None, val_labels: str | None, kept: Path
+    photos: str, labels: str | None, val_photos: str | None, val_labels: str | None, kept: Path, **_
 ) -> tuple[data.Split, data.Split]:
     """Train and val, upright by EXIF. Without val's own files a fifth of the photos is held out,
     and named in `kept`; where that file is there, the photos it names are val, all others train."""
@@ -35,11 +37,10 @@ def load(
         return train, read(val_photos or photos, val_labels)
     names = [Path(path).relative_to(photos).as_posix() for path in train.paths]
     with ranks.in_turn():
+        held = stratified(train.targets, HELD_OUT)  # (M,)
         if kept.is_file():
             named = set(reading.read_json(kept, [PHOTO]))
-            held = np.array([name in named for name in names], bool)  # (M,)
-        else:
-            held = stratified(train.targets, HELD_OUT)
+            held = np.array([name in named for name in names], bool)
         if not train.targets[held].any() or held.all():
             raise ValueError(
                 f"{photos}: of {len(held):,} photos none with a label can be held out; add more, "
@@ -119,9 +120,7 @@ def from_folders(photos: str, inside: list[str]) -> data.Split:
     for path, content in zip(inside, contents(f"{photos}/{path}" for path in inside), strict=True):
         shown.setdefault(content, (path, set()))[1].update(path.split("/")[:-1][:1])
     split = tagged(photos, dict(shown.values()))
-    parts = [
-        c for c in split.classes if re.match(r"(train|val|test)(ing|id|idation|\d*)$", c, re.I)
-    ]
+    parts = [name for name in split.classes if PARTS.fullmatch(name)]
     if len(parts) > 1:
         raise ValueError(
             f"{photos} holds folders {' and '.join(parts)}, which are no labels; give the folder "
@@ -141,14 +140,6 @@ def contents(paths: Iterable[str]) -> list[str]:
     ]
 
 
-def counted(split: data.Split) -> str:
-    """The labels with their photos, most first: a table that was misread shows here."""
-    counts = split.targets.astype(int).sum(0)  # (n,)
-    order = np.argsort(-counts, kind="stable")[:20]
-    few = ", ..." if len(counts) > len(order) else ""
-    return ", ".join(f"{printable(split.classes[j])} {counts[j]:,}" for j in order) + few
-
-
 def warn_of_twins(train: data.Split, val: data.Split) -> None:
     """Say which photos are in both: on them val measures what was learnt by heart."""
     content = contents([*train.paths, *val.paths])
@@ -159,21 +150,18 @@ def warn_of_twins(train: data.Split, val: data.Split) -> None:
 
 def read_labels(path: str | Path, photos: str | Path) -> data.Split:
     """A file of labels, of whatever form it is, with paths of photos in that folder."""
-    expected = "COCO JSON, Label Studio's JSON, CVAT's XML or a CSV of tags"
     if not os.path.isfile(path):
-        raise reading.missing(path, f"a file of labels: {expected}")
+        raise reading.missing(path, f"a file of labels: {FORMS}")
     with open(path, "rb") as file:
         start = file.read(2000).decode("utf-8-sig", "replace").lstrip()
     looks = [what for pattern, what in FOREIGN.items() if re.match(pattern, start)]
     if looks:
-        raise ValueError(f"{path} looks like {looks[0]}; expected {expected}")
+        raise ValueError(f"{path} looks like {looks[0]}; expected {FORMS}")
     if start.startswith("{"):
         split = data.load_coco(path, photos)
         if len(split) and not split.targets.any():
-            raise ValueError(
-                f"{path} has {len(split):,} images and no annotation: tags of whole photos are "
-                f"lost in such exports; export {expected.split(', ', 1)[1]}"
-            )
+            lost = "no annotation: tags of whole photos are lost in such exports"
+            raise ValueError(f"{path} has {len(split):,} images and {lost}; export another form")
         return split
     read = {"[": read_label_studio, "<": read_cvat}.get(start[:1], read_tags)
     split = read(path)
@@ -191,8 +179,6 @@ FOREIGN = {  # how files begin that hold labels in another form
     "filepath,tags,": "FiftyOne's CSV, in which labels cannot be told from each other",
     "PK": "a zip; unpack it",
 }
-
-
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")  # in columns of labels
 
 
@@ -203,9 +189,7 @@ def tagged(path: str | Path, shown: dict[str, set[str]], classes: list | None = 
     reading.check(classes, [LABEL], path)
     reading.check_once(classes, path, "label")
     if not classes:
-        raise ValueError(
-            f"{path} has no labels; give --labels (--val-labels) a file, or a folder a label"
-        )
+        raise ValueError(f"{path} has no labels; give --labels {FORMS}, or a folder a label")
     targets = np.array([[c in names for c in classes] for names in shown.values()], np.uint8)
     return data.Split(list(shown), targets.reshape(-1, len(classes)), classes)
 
@@ -260,9 +244,7 @@ def read_cvat(path: str | Path) -> data.Split:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, LookupError) as error:  # LookupError: of an unknown encoding
         raise ValueError(f"{path} is not valid XML ({error}); export it again") from None
-    images = root.findall("image")
-    if not images:
-        raise ValueError(f'{path} has no images; of XML, CVAT\'s "for images 1.1" alone is read')
+    images = root.findall("image")  # none in XML of others, which so has no labels
     classes = [name.text for name in root.iterfind("meta//labels/label/name")]
     shown = {each.get("name"): {mark.get("label") for mark in each} - {None} for each in images}
     unknown = set().union(*shown.values()) - set(classes)

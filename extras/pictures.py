@@ -1,27 +1,30 @@
-"""Photos with their labels written beneath, where in them a label's score comes from, and contact
-sheets: what predict.py --save makes and results.jpg, with Pillow's own font."""
+"""Photos with their labels written beneath, and where in them a label's score comes from: what
+predict.py --save makes and results.jpg, with Pillow's own font."""
 
-import contextlib
 import math
 import re
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
 import data
+from iml_gcn import Model
 from runtime import checkpoints
 from runtime.text import printable
 
-DARK, GREY, WHITE = (24, 24, 24), (160, 160, 160), (255, 255, 255)
+DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
 NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
-TILE = SMALLEST * NARROWEST  # px; contact sheets
-COLUMNS, PAGE, TILE_LABELS = 8, 48, 6  # tiles across, tiles a sheet, labels a tile
-EXAMPLES = 24  # photos of results.jpg
+LABELS = 60  # that are shown of a photo
+TILE = SMALLEST * NARROWEST  # px; of results.jpg
+EXAMPLES, EXAMPLE_LABELS = 24, 12  # photos of results.jpg, labels that are shown of each
 PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
-JPEG = {"quality": 92, "subsampling": 0, "comment": "labelled by IML-GCN"}  # tells ours from others
+OURS = b"labelled by IML-GCN"  # tells our pictures from others
+JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
 
 
 def ascii_only(text: str) -> str:
@@ -34,9 +37,7 @@ def font_of(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
-def labelled(
-    photo: Image.Image, labels: list[tuple], title: str = "", font: str | None = None
-) -> Image.Image:
+def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -> Image.Image:
     """The photo as it is and, on a dark strip beneath, its labels: name, score, perhaps a colour.
 
     Beneath and not upon it: legible whatever the photo shows, hides nothing, has room for any
@@ -45,27 +46,17 @@ def labelled(
     size = max(SMALLEST, round(math.sqrt(photo.width * photo.height) / 32))  # px
     width, gap, line = max(photo.width, NARROWEST * size), size // 2, round(1.4 * size)
     type_ = font_of(size, font)
-
-    def fitted(text: str, room: float) -> str:
-        text = text if font else ascii_only(text)
-        for letters in range(80, 8, -1):
-            shown = printable(text, letters)
-            if type_.getlength(shown) <= room:
-                break
-        return shown
-
     words, x, y = [], gap, photo.height + gap  # words: place, text, colour
-    if title:
-        words.append((x, y, fitted(title, width - 2 * gap), GREY))
-        y += line
     for name, score, *colour in labels:
-        after = type_.getlength(f" {score}")
-        name = fitted(name, width - 2 * gap - after)
-        length = type_.getlength(name)
-        if x > gap and x + length + after > width - gap:
+        text, letters = f"{name} {score}" if font else ascii_only(f"{name} {score}"), 80
+        while type_.getlength(printable(text, letters)) > width - 2 * gap and letters > 9:
+            letters -= 1  # of the name's middle
+        text = printable(text, letters)
+        length = type_.getlength(text)
+        if x > gap and x + length > width - gap:
             x, y = gap, y + line
-        words += [(x, y, name, *(colour or [WHITE])), (x + length, y, f" {score}", GREY)]
-        x += length + after + 2 * gap
+        words.append((x, y, text, *(colour or [WHITE])))
+        x += length + 2 * gap
     picture = Image.new("RGB", (width, y + line + gap), DARK)
     picture.paste(photo, ((width - photo.width) // 2, 0))
     draw = ImageDraw.Draw(picture)
@@ -94,22 +85,37 @@ def judged(
 
 
 def save_judged(split: data.Split, scores: np.ndarray, threshold: float, path: Path) -> None:
-    """A contact sheet of EXAMPLES photos, evenly taken from a split with scores (M, n)."""
+    """A sheet of EXAMPLES photos, evenly taken from a split with scores (M, n)."""
     tiles = []
     for row in np.unique(np.linspace(0, len(split) - 1, EXAMPLES).astype(int)):
         photo = data.read_photo(split.paths[row], split.upright)
         photo.thumbnail((TILE, TILE))
         about = judged(scores[row], split.targets[row], split.classes, threshold)
-        tiles.append(labelled(photo, shortened(about, 2 * TILE_LABELS)))
+        tiles.append(labelled(photo, shortened(about, EXAMPLE_LABELS)))
     with checkpoints.replacing(path) as file:
-        contact_sheet(tiles).save(file, "JPEG", **JPEG)
+        across = math.ceil(math.sqrt(len(tiles)))  # about as many as down
+        grid(tiles, across, gap=SMALLEST).save(file, "JPEG", **JPEG)
     print(f"{len(tiles)} val photos, + right, x wrong, - missed: {path}")
+
+
+def maps_exist(model: Model) -> bool:
+    """Whether a map's mean is the logit: of mean pooling and a linear head, calibrated or not. An
+    IML-GCN's head is linear once its GCN is computed."""
+    head = getattr(model.head, "head", model.head)
+    return getattr(model.backbone, "pool", "") == "avg" and type(head) is nn.Linear
+
+
+def activation_maps(model: Model, images: torch.Tensor) -> torch.Tensor:
+    """Class activation maps (Zhou et al., CVPR 2016): logits (B, n, h, w) of every place in the
+    images (B, 3, H, W). The linear head and the mean over the places change their order."""
+    features = model.backbone.forward_features(images).float()  # (B, D, h, w)
+    return model.head(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, n, h, w)
 
 
 def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     """The photo, dark but where heat (h, w), its class activation map, is high.
 
-    Zhou et al., CVPR 2016. Full light is the highest value of the map; none is 0 and less, or what
+    Full light is the highest value of the map; none is 0 and less, or what
     is below the map's mean where that is negative (a score below a half).
     """
     heat = heat - min(heat.mean(), 0)
@@ -118,98 +124,54 @@ def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     mask = small.resize(photo.size, Image.Resampling.BICUBIC)
     picture = Image.composite(photo, Image.eval(photo, lambda value: value // 5), mask)
     row, column = np.unravel_index(heat.argmax(), heat.shape)  # the highest place: a ring
-    x, y = (column + 0.5) * photo.width / heat.shape[1], (row + 0.5) * photo.height / heat.shape[0]
-    radius = max(sum(photo.size) // 60, 4)  # px
-    for grow, colour in ((1, DARK), (0, WHITE)):
-        box = (x - radius - grow, y - radius - grow, x + radius + grow, y + radius + grow)
-        ImageDraw.Draw(picture).ellipse(box, outline=colour, width=2)
+    place = (column + 0.5) * photo.width / heat.shape[1], (row + 0.5) * photo.height / heat.shape[0]
+    ImageDraw.Draw(picture).circle(place, max(sum(photo.size) // 60, 4), outline=RING, width=2)
     return picture
 
 
-class Pictures:
-    """Writes the folder of --save: predictions.jsonl, a picture a photo, contact sheets of them.
-
-    The folder is new, empty or one of ours, so no file of another origin is ever replaced.
-    """
-
-    def __init__(self, folder: Path, font: str | None):
-        if folder.exists() and not (folder / PREDICTIONS).is_file():
-            if not folder.is_dir() or any(folder.iterdir()):
-                raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
-        try:
-            font_of(SMALLEST, font)
-        except OSError as error:
-            raise ValueError(f"--font {font} is no TrueType font ({error})") from error
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
-            errors = OSError, Image.DecompressionBombError
-            with contextlib.suppress(*errors), Image.open(path, formats=["JPEG"]) as picture:
-                if picture.info.get("comment", b"").decode("latin1") == JPEG["comment"]:
-                    path.unlink()
-        (folder / PREDICTIONS).write_text("")
-        self.folder, self.font, self.tiles, self.taken = folder, font, [], set()
-        self.sheet = self.name("contact")
-
-    def name(self, stem: str) -> Path:
-        """A file name no photo before has, on systems that do not tell cases apart either."""
-        stem = re.sub(r"[^\w.() -]", "_", stem)[:60]
-        name, number = stem, 1
-        while name.casefold() in self.taken or (self.folder / f"{name}.jpg").exists():
-            number += 1
-            name = f"{stem}-{number}"
-        self.taken.add(name.casefold())
-        return self.folder / f"{name}.jpg"
-
-    def add(
-        self,
-        stem: str,
-        photo: Image.Image,
-        labels: list[tuple[str, str]],
-        line: str,
-        maps: np.ndarray | None = None,
-    ) -> None:
-        """The photo, from a file `stem`.<suffix>; `line` goes to predictions.jsonl. With maps
-        (k, h, w) of the first k labels it is drawn once more for each of them, to its right."""
-        most = 8192 if maps is None else 8192 // 2
-        photo.thumbnail((most, most))  # JPEG ends at 65,500 px; leaves smaller photos alone
-        target = self.name(stem)
-        tiles = [labelled(photo, shortened(labels, 10 * TILE_LABELS), font=self.font)]
-        for heat, label in zip([] if maps is None else maps, labels, strict=False):
-            tiles.append(labelled(lit(photo, heat), [label], font=self.font))
-        side_by_side(tiles).save(target, **JPEG)
-        with open(self.folder / PREDICTIONS, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        photo.thumbnail((TILE, TILE))
-        labels = shortened(labels, TILE_LABELS)
-        self.tiles.append(labelled(photo, labels, target.name, self.font))
-        if len(self.tiles) == PAGE:
-            self.write_sheet()
-
-    def write_sheet(self) -> None:
-        """Of the photos since the last one; a single photo needs none."""
-        if self.tiles and len(self.taken) > 2:  # the sheet's name and a photo's
-            contact_sheet(self.tiles).save(self.sheet, **JPEG)
-            self.sheet, self.tiles = self.name("contact"), []
+def begin(folder: Path, font: str | None) -> None:
+    """Make the folder of --save: new, empty or one of ours, whose old pictures go. So no file of
+    another origin is ever replaced."""
+    if folder.exists() and not (folder / PREDICTIONS).is_file() and any(folder.iterdir()):
+        raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
+    try:
+        font_of(SMALLEST, font)
+    except OSError as error:
+        raise ValueError(f"--font {font} is no TrueType font ({error})") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
+        if OURS in path.read_bytes():
+            path.unlink()
+    (folder / PREDICTIONS).write_text("")
 
 
-def side_by_side(tiles: list[Image.Image]) -> Image.Image:
-    size = sum(tile.width for tile in tiles), max(tile.height for tile in tiles)
-    row, x = Image.new("RGB", size, DARK), 0
-    for tile in tiles:
-        row.paste(tile, (x, 0))
-        x += tile.width
-    return row
+def add(
+    folder: Path, font: str | None, path: Path, labels: list[tuple], line: str, maps: list
+) -> None:
+    """The photo of a path; `line` goes to predictions.jsonl. With maps (h, w) of the first labels
+    it is drawn once more for each of them, to its right."""
+    photo = data.read_photo(path)
+    photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
+    tiles = [labelled(photo, shortened(labels, LABELS), font)]
+    for heat, label in zip(maps, labels, strict=False):
+        tiles.append(labelled(lit(photo, heat), [label], font))
+    stem = re.sub(r"[^\w.() -]", "_", path.stem)[:60]
+    target, number = folder / f"{stem}.jpg", 1
+    while target.exists():
+        number += 1
+        target = folder / f"{stem}-{number}.jpg"
+    grid(tiles, len(tiles)).save(target, **JPEG)
+    with open(folder / PREDICTIONS, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
-def contact_sheet(tiles: list[Image.Image]) -> Image.Image:
-    """Tiles of width TILE in rows, about as many across as down."""
-    across, gap = min(COLUMNS, math.ceil(math.sqrt(len(tiles)))), SMALLEST
+def grid(tiles: list[Image.Image], across: int, gap: int = 0) -> Image.Image:
+    """Tiles of one width in rows."""
     rows = [tiles[i : i + across] for i in range(0, len(tiles), across)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    size = across * (TILE + gap) + gap, sum(heights) + gap * (len(rows) + 1)
-    sheet, y = Image.new("RGB", size, DARK), gap
+    step, heights = tiles[0].width + gap, [max(tile.height for tile in row) + gap for row in rows]
+    picture, y = Image.new("RGB", (across * step + gap, sum(heights) + gap), DARK), gap
     for row, height in zip(rows, heights, strict=True):
         for j, tile in enumerate(row):
-            sheet.paste(tile, (gap + j * (TILE + gap), y))
-        y += height + gap
-    return sheet
+            picture.paste(tile, (gap + j * step, y))
+        y += height
+    return picture

@@ -55,154 +55,101 @@ def models(
     Rows of one table are of one run: of the same labels, size and training photos, and a GCN of
     the backbone beside it. Else it is a ValueError.
     """
-    paths = {name: folder / f"{name}.pt" for name in MODELS}
-    paths = (
-        {"evaluated": path} if path else {k: file for k, file in paths.items() if file.is_file()}
-    )
-    if not paths:
+    names = [name for name in MODELS if (folder / f"{name}.pt").is_file()]
+    names = ["evaluated"] if path else names
+    if not names:
         raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
     found, starts, photos = {}, None, None
-    for name, file in paths.items():
+    for name in names:
+        file = path or folder / f"{name}.pt"
         if path and "classes" not in checkpoints.read_checkpoint(weights_file(path)):
             model = load_released(backbone, path, folder.classes)
             checkpoint = {"classes": folder.classes, "image_size": image_size}
         else:
             model, checkpoint = load_model(file)
+        same = {"image-size": image_size} if "settings" in checkpoint else {}
+        check_settings(file, checkpoint, folder.classes, same, "give that: rows are of one size")
         settings = checkpoint.get("settings") or {}
-        check_settings(file, checkpoint, folder.classes, {}, "")
-        if checkpoint["image_size"] != image_size:
-            raise ValueError(
-                f"{file} was trained at {checkpoint['image_size']} px, now it is {image_size}; "
-                "rows are compared at one size: give that --image-size"
-            )
         if starts is None:  # the first, phase backbone's: where it began, and where it ended
             starts = settings.get(START), checkpoint.get("backbone_id")
             photos = settings.get(PHOTOS)
         if settings.get(START) not in starts or settings.get(PHOTOS) != photos:
             raise ValueError(
-                f"{file} and {next(iter(paths))}.pt are of different runs: other training photos, "
+                f"{file} and {names[0]}.pt are of different runs: other training photos, "
                 "or another backbone to start from; train one of them again, with --fresh"
             )
-        about = {"label": MODELS.get(name, str(file)), "image_size": image_size}
-        about |= {"parameters": count_parameters(model), "epochs": settings.get("epochs")}
-        about |= {"settings": settings, "backbone_id": checkpoint.get("backbone_id")}
-        about |= {key: checkpoint[key] for key in ("calibration", "threshold") if key in checkpoint}
-        found[name] = model, about
+        about = {"label": MODELS.get(name, str(file)), "parameters": count_parameters(model)}
+        keys = "image_size", "epochs", "settings", "backbone_id", "calibration", "threshold"
+        found[name] = model, about | {key: checkpoint[key] for key in keys if key in checkpoint}
     return found
 
 
 def save_numbers(
     folder: Folder, name: str, logits: np.ndarray, split: data.Split, about: dict, thresholds: list
 ) -> dict:
-    """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter."""
-    report = about | summarise(logits, split.targets, split.classes, thresholds)
+    """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter.
+
+    `thresholds` are probabilities. The AP of a label that no image shows is None.
+    """
+    targets = split.targets  # (M, n)
+    ap = metrics.average_precision(logits, targets)  # (n,), logits ranked: sigmoids would tie
+    percent = [None if np.isnan(a) else 100 * float(a) for a in ap]
+    report = about | {
+        "mAP": metrics.mean_average_precision(ap),
+        "images": len(targets),
+        "left_out": int(np.isnan(ap).sum()),  # labels without a positive
+        "thresholds": {},
+        "top3": metrics.precision_recall_f1(logits, targets, top_k=3),
+        "AP": dict(zip(split.classes, percent, strict=True)),
+    }
+    for t in sorted(set(thresholds)):
+        logit = math.log(t / (1 - t))  # p > t, on the scale of the scores
+        report["thresholds"][f"{t:g}"] = metrics.precision_recall_f1(logits, targets, logit)
     if "calibration" in about:  # where predict.py draws the line
         (slope, offset), p = about["calibration"], about["threshold"]
         logit = (math.log(p / (1 - p)) - offset) / slope
-        report["predict"] = metrics.precision_recall_f1(logits, split.targets, logit)
+        report["predict"] = metrics.precision_recall_f1(logits, targets, logit)
     if ranks.rank() == 0:
         with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
             classes = np.array(split.classes)
-            np.savez_compressed(file, logits=logits, targets=split.targets, classes=classes)
+            np.savez_compressed(file, logits=logits, targets=targets, classes=classes)
         checkpoints.save_json(folder / f"metrics-{name}.json", report)
     return report
 
 
 def save(path: Path, dataset: str, image_size: int, targets: np.ndarray, reports: dict) -> None:
-    if ranks.rank() == 0:
-        text = table(dataset, image_size, targets, reports)
-        checkpoints.save_text(path, text)
-        print(f"\n{text}\nwritten to {path}")
-
-
-def summarise(logits: np.ndarray, targets: np.ndarray, classes: list[str], thresholds) -> dict:
-    """The numbers of one model from logits and targets (M, n); `thresholds` are probabilities.
-
-    mAP also without the most frequent label: COCO's person is in more images than not, and its AP
-    is high by chance alone.
-    The AP of a label that no image shows is None.
-    """
-    ap = metrics.average_precision(logits, targets)  # (n,), logits ranked: sigmoids would tie
-    frequent = int(targets.sum(0).argmax())
-    report = {
-        "mAP": metrics.mean_average_precision(ap),
-        "mAP_without": {classes[frequent]: metrics.mean_average_precision(np.delete(ap, frequent))},
-        "images": len(targets),
-        "left_out": int(np.isnan(ap).sum()),  # labels without a positive
-        "thresholds": {},
-        "top3": metrics.precision_recall_f1(logits, targets, top_k=3),
-        "AP": {
-            c: None if np.isnan(a) else 100 * float(a) for c, a in zip(classes, ap, strict=True)
-        },
-    }
-    for t in sorted(set(thresholds)):
-        logit = math.log(t / (1 - t))  # p > t, on the scale of the scores
-        report["thresholds"][f"{t:g}"] = metrics.precision_recall_f1(logits, targets, logit)
-    return report
-
-
-def chance(targets: np.ndarray) -> tuple[float, float]:
-    """mAP of ranking at random, with and without the most frequent label: the mean prevalence."""
-    prevalence = np.sort(targets.mean(0))  # (n,)
-    prevalence = prevalence[prevalence > 0]
-    return 100 * prevalence.mean(), 100 * prevalence[:-1].mean() if len(prevalence) > 1 else 0.0
-
-
-def table(dataset: str, image_size: int, targets: np.ndarray, reports: dict[str, dict]) -> str:
-    """Markdown: chance, our rows (`reports` by model name), then the paper's."""
+    """Write and print a table: chance, our rows (`reports` by model name), then the paper's."""
+    if ranks.rank():
+        return
     columns = [*COLUMNS[:3], "CF1_h", *COLUMNS[3:]]
-    (without,) = next(iter(reports.values()))["mAP_without"]
-    shown = printable(without).replace("|", "/")  # | ends a cell
-    lines = [["model", "parameters", "mAP", f"mAP w/o {shown}", "predicted", *columns]]
-    lines.append(["chance", "", *(f"{mAP:.2f}" for mAP in chance(targets)), "", *[""] * 7])
+    lines = [["model", "parameters", "mAP", "predicted", *columns]]
+    prevalence = targets.mean(0)  # (n,); its mean is the mAP of ranking at random
+    chance = 100 * prevalence[prevalence > 0].mean()
+    lines.append(["chance", "", f"{chance:.2f}", *[""] * 8])
     for report in reports.values():
         first = [report["label"], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
-        first += [f"{report['mAP_without'][without]:.2f}"]
         predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
         predictions["top 3"] = report["top3"]
         if "predict" in report:
-            predictions[f"predict.py's, {report['threshold']:.2f}"] = report["predict"]
+            predictions[f"predict.py, fitted on val: {report['threshold']:.2f}"] = report["predict"]
         for how, values in predictions.items():
             lines.append([*first, how, *(f"{values[c]:.2f}" for c in columns)])
             first = [""] * len(first)
     for label, parameters, mAP, *rest in PUBLISHED.get(dataset, []):
         values = dict(zip(COLUMNS, rest, strict=False))  # Table 3 gives mAP alone
         how = "not stated" if rest else ""
-        lines.append([f"paper: {label}", parameters, str(mAP), "", how])
-        lines[-1] += [str(values.get(c, "")) for c in columns]
+        row = [str(values.get(c, "")) for c in columns]
+        lines.append([f"paper: {label}", parameters, str(mAP), how, *row])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
     title = f"{dataset}, {len(targets):,} val images at {image_size} px, percent"
     if unreadable := max(report["unreadable"] for report in reports.values()):
         title += f"; {unreadable:,} more could not be read"
-    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows)
-    silent = [
-        f"{report['label']} gets no label of any photo right at p > {t}."
-        for report in reports.values()
-        for t, values in report["thresholds"].items()
-        if not values["OR"] and not values["OP"]
-    ]
     best = max(reports.values(), key=lambda report: report["mAP"])
     ranked = sorted((-ap, name) for name, ap in best["AP"].items() if ap is not None)
     ends = [f"{printable(name)} {-ap:.0f}" for ap, name in ranked]
-    notes = [f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."]
-    if any("predict" in report for report in reports.values()):
-        notes.append(
-            "predict.py goes by calibrated scores; they and the threshold come from the val photos "
-            "of the model's own run. Where those are this table's photos, its row flatters it."
-        )
-    return text + "".join(f"\n{line}\n" for line in [*silent, *notes, *differing(reports)])
-
-
-def differing(reports: dict[str, dict]) -> list[str]:
-    """The options in which rows differ, a sentence each: they should be read with the figures."""
-    lines = []
-    settings = {name: report["settings"] for name, report in reports.items()}
-    for key in dict.fromkeys(key for each in settings.values() for key in each):
-        values = {name: each[key] for name, each in settings.items() if key in each}
-        content = key in (START, PHOTOS) or key.startswith("node features")
-        if not content and len(set(map(str, values.values()))) > 1:
-            shown = ", ".join(f"{name} {printable(value)}" for name, value in values.items())
-            lines.append(f"Rows differ in {key}: {shown}.")
-    return lines
+    note = f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."
+    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows) + f"\n{note}\n"
+    checkpoints.save_text(path, text)
+    print(f"\n{text}\nwritten to {path}")
