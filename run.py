@@ -32,7 +32,7 @@ import data
 import iml_gcn
 import metrics
 from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
-from extras import calibration, frozen, graph_picture, pictures, table, tensorboard
+from extras import calibration, frozen, graph_picture, pictures, table
 from extras.datasets import DATASETS, Splits, aligned, load
 from extras.expected import expected
 from runtime import checkpoints, lean, options, ranks, signals
@@ -191,7 +191,6 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     average = copy.deepcopy(model) if args.ema else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
-    board = tensorboard.Board(args.out if args.tensorboard else None, name, journal.epoch)
     few = len(batches) * args.epochs < (5000 if args.weights == "none" else 500)  # [ours]
     photos = name == "backbone" and not args.freeze and args.dataset != "demo"  # all weights, of
     if few and photos:  # said before hours are spent
@@ -220,7 +219,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
         if epoch + 1 == args.epochs or (args.eval_every and (epoch + 1) % args.eval_every == 0):
             logits, seen = logits_of(args, final, val_batches, splits.val, f"{name}  val")
             mAP = metrics.mean_average_precision(metrics.average_precision(logits, seen.targets))
-        board.epoch(journal.close_epoch(mAP), journal.images_per_second)
+        journal.close_epoch(mAP)
 
     whole = iml_gcn.Model(whole.backbone, final.head) if args.freeze else final
     slope, offset = calibration.fit(logits, seen.targets)  # of the last epoch; difference 6
@@ -460,7 +459,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "lean: half the memory, a little slower; plain (lean) [docs/performance.md]"
     add("--memory", text, ["lean", "plain"], "lean")
     add("--compile", "torch.compile the model [ours]", bool)
-    add("--tensorboard", "curves in --out/tensorboard [ours]", bool)
     add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
 
     known, _ = parser.parse_known_args(argv)
@@ -541,8 +539,6 @@ def run(args) -> None:
     elif args.amp and args.device.startswith("cuda") and not options.native_bfloat16(args.device):
         print("--amp: this card only imitates bfloat16, which is slow; leave it out")
     lean.on = args.memory == "lean"
-    if args.tensorboard:
-        tensorboard.writer_class()  # before anything begins
     with torch.device("meta"):  # the backbone's own word on the size, before anything is read
         images = torch.zeros(1, 3, args.image_size, args.image_size)
         build(args.backbone, args.pool).eval()(images)

@@ -10,7 +10,6 @@
     download       COCO from its own server
     table          the numbers of a model, and ours beside the paper's
     graph_picture  the label graph as a heat map
-    tensorboard    what --tensorboard shows
     pictures       photos with their labels beneath, contact sheets
     export         a model as .onnx or .pt2
 

@@ -94,7 +94,7 @@ class Journal:
             if stop:
                 where = f"{self.where}, step {self.step} of {self.per_epoch}"
                 raise signals.Stopped(f"{where}, saved in {self.last}")
-        self.speed, self.images_per_second = progress.close(), progress.rate
+        self.speed = progress.close()
         ranks.share_buffers(*(self.parts[key] for key in ("model", "average") if key in self.parts))
 
     def check(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -116,8 +116,8 @@ class Journal:
         self.folder.save(self.last.name, state, self.settings)
         self.saved = time.monotonic()
 
-    def close_epoch(self, mAP: float | None) -> dict:
-        """A line on the terminal and in log.jsonl, which is returned; mAP where it was measured."""
+    def close_epoch(self, mAP: float | None) -> None:
+        """A line on the terminal and in log.jsonl; mAP where it was measured."""
         sums = ranks.total(torch.tensor([self.losses.sum().item(), self.seen], dtype=torch.float64))
         loss = float(sums[0] / sums[1])
         entry = {"model": self.name, "epoch": self.epoch + 1, "loss": loss, "lr": self.lr}
@@ -135,7 +135,6 @@ class Journal:
         self.epoch, self.step, self.seen, self.bad = self.epoch + 1, 0, 0, []
         self.losses.zero_()
         self.lr = self.parts["scheduler"].get_last_lr()[0]
-        return entry
 
     def finish(self, content: dict) -> None:
         self.folder.save(f"{self.name}.pt", content, self.settings)

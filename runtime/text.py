@@ -59,9 +59,8 @@ class Progress:
             print(f"\r{line}\033[K", end="", flush=True)
 
     def close(self) -> str:
-        """Clears the line; returns rate, also kept, and time for the log."""
+        """Clears the line; returns rate and time for the log."""
         if sys.stdout.isatty():
             print("\r\033[K", end="")
         seconds = time.monotonic() - self.start
-        self.rate = self.done / max(seconds, 1e-9)
-        return f"{self.rate:.1f} {self.unit}/s  {seconds:.1f} s"
+        return f"{self.done / max(seconds, 1e-9):.1f} {self.unit}/s  {seconds:.1f} s"
