@@ -7,13 +7,11 @@ for an object of any keys. Whoever holds what `read_json` returned need not look
 
 import contextlib
 import csv
-import functools
 import json
 import mmap
 import os
 import posixpath
 import re
-import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -152,27 +150,6 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
             raise ValueError(
                 f"{path}: {what} {brief(value)} is not among the {len(known):,} there are; the "
                 "file is damaged, cut by hand, or belongs to another one"
-            )
-
-
-def check_links(paths: list[str], *folders: str | Path) -> None:
-    """A ValueError if a symbolic link leads a photo out of all these folders.
-
-    The folders may be links themselves. Photos that are not there pass. It costs one lstat a photo.
-    """
-    roots = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
-    real = functools.cache(os.path.realpath)  # once a folder, not once a photo
-    for path in paths:
-        folder, name = os.path.split(path)
-        try:
-            link = stat.S_ISLNK(os.lstat(path).st_mode)
-        except (OSError, ValueError):  # ValueError: no file can have such a name
-            continue
-        target = os.path.realpath(path) if link else os.path.join(real(folder), name)
-        if not target.startswith(roots):
-            raise ValueError(
-                f"photo {printable(path, 200)} is a link, or in a linked folder, to "
-                f"{printable(target)}, outside the image folder; put a copy in its place"
             )
 
 
