@@ -239,7 +239,7 @@ def read_image(
     As a draft it takes less time: a JPEG of twice the size or more, both ways, is decoded at a
     half, a quarter or an eighth of it; then torch squashes, a grey level at most from how Pillow
     would.
-    A photo that cannot be read, or has more pixels than Image.MAX_IMAGE_PIXELS, is a ValueError.
+    A photo that cannot be read, or has more than twice Image.MAX_IMAGE_PIXELS, is a ValueError.
     """
 
     def smaller(image: Image.Image) -> Image.Image:

@@ -8,7 +8,6 @@ for an object of any keys. Whoever holds what `read_json` returned need not look
 import contextlib
 import csv
 import json
-import mmap
 import os
 import posixpath
 import re
@@ -65,24 +64,15 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 def read_json(path: str | Path, schema: object) -> object:
     """The JSON of a file, what `schema` names of it, checked. What does not fit is a ValueError.
 
-    Other keys are dropped as they are parsed, so memory is the file's text without polygons, and
-    what is kept.
+    Other keys are dropped as they are parsed, so memory is the file's text, and what is kept.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path}")
-    keys = keys_of(schema)
+    content, keys = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes()), keys_of(schema)
 
-    def keep(pairs: list[tuple[str, object]]) -> dict:
-        kept = {key: value for key, value in pairs if keys is None or key in keys}
-        if len(kept) < len(pairs) and len(dict(pairs)) < len(pairs):
-            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-            raise ValueError(f"{brief(twice)} is there twice in one object")
-        return kept
+    def keep(found: dict) -> dict:
+        return {key: value for key, value in found.items() if keys is None or key in keys}
 
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            content = POLYGONS.sub(b'"segmentation":0', text)
-        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=keep)
+        document = json.loads(content.decode("utf-8-sig"), object_hook=keep)
     except (ValueError, RecursionError) as error:
         reason = printable(error, 120)
         raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
@@ -100,38 +90,28 @@ def keys_of(schema: object) -> set[str] | None:
     return keys_of(schema[0]) if isinstance(schema, list) else set()
 
 
-def check(value: object, schema: object, path: str | Path) -> None:
+def check(value: object, schema: object, path: str | Path, place: str = "") -> None:
     """A ValueError that names the place, what was found there and what was expected."""
-    if wrong := misfit(value, schema):
-        place, problem = wrong
-        raise ValueError(
-            f"{path}: {place.lstrip('.') or 'it'} {problem}; correct it, or export the file again"
-        )
-
-
-def misfit(value: object, schema: object) -> tuple[str, str] | None:
-    """Where in a value, and what is wrong there; None if it fits the schema."""
+    problem, parts = None, ()
     if type(schema) is Kind:
-        if schema.fits(value):
-            return None
-        return "", f"is {brief(value)}, expected {schema.expected}"
-    if type(schema) is not type(value):
+        problem = None if schema.fits(value) else f"is {brief(value)}, expected {schema.expected}"
+    elif type(schema) is not type(value):
         expected = "a list" if type(schema) is list else "an object"
-        return "", f"is {brief(value)}, expected {expected}"
-    if type(schema) is list:
+        problem = f"is {brief(value)}, expected {expected}"
+    elif type(schema) is list:
         parts = ((f"[{i}]", item, schema[0]) for i, item in enumerate(value))
     elif ... in schema:
         parts = ((f".{printable(key)}", item, schema[...]) for key, item in value.items())
     else:
         missing = [key for key in schema if not key.endswith("?") and key not in value]
-        if missing:
-            return "", f"has no {missing[0]!r}, it is {brief(value)}"
+        problem = f"has no {missing[0]!r}, it is {brief(value)}" if missing else None
         named = ((key.rstrip("?"), each) for key, each in schema.items())
         parts = ((f".{key}", value[key], each) for key, each in named if key in value)
-    for place, item, each in parts:
-        if wrong := misfit(item, each):
-            return place + wrong[0], wrong[1]
-    return None
+    if problem:
+        where = place.lstrip(".") or "it"
+        raise ValueError(f"{path}: {where} {problem}; correct it, or export the file again")
+    for name, item, each in parts:
+        check(item, each, path, place + name)
 
 
 def check_once(values: Iterable, path: str | Path, what: str) -> None:
@@ -172,11 +152,8 @@ def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> I
     """use(the photo). Whatever Pillow has against the file is a ValueError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on damaged metadata: no pixel depends on it
+            warnings.simplefilter("ignore")  # on damaged metadata, or many pixels
             with Image.open(path, formats=FORMATS) as image:
-                pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
-                if most and pixels > most:  # Pillow itself only warns, up to twice as many
-                    raise ValueError(f"it has {pixels:,} pixels, at most {most:,} are decoded")
                 return use(image)
     except Exception as error:  # of a dozen kinds
         reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
@@ -210,7 +187,6 @@ def missing(path: str | Path, expected: str) -> FileNotFoundError:
     return FileNotFoundError(f"{printable(path, 200)} {found}, expected {expected}")
 
 
-LINE = 1 << 20  # characters; a line of 300 numbers has about 3,000
 FLOAT32_MAX = np.finfo(np.float32).max
 
 
@@ -220,30 +196,23 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
     Of a word that is there twice the first vector counts. Lines of other words are not parsed.
     """
     vectors, width, number = {}, None, 0
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no GloVe file {path}; give --glove a text file of word vectors")
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LINE), ""), 1):
-                values = line.rstrip().split(" ")  # not split(): a few words are Unicode blanks
-                if len(line) == LINE:
-                    raise ValueError(f"is longer than {LINE - 1:,} characters")
-                if number == 1 and len(values) == 2:  # word2vec's header: count and width
+            for number, line in enumerate(file, 1):
+                word, *values = line.rstrip().split(" ")  # not split(): some words are blanks
+                if number == 1 and len(values) == 1:  # word2vec's header: count and width
                     continue
-                width = width or len(values) - 1
-                if len(values) - 1 < width or width < 2:  # more: some of GloVe's words hold blanks
-                    raise ValueError(f"has {len(values) - 1} numbers, line 1 has {width}")
-                word, *values = values
+                width = width or len(values)
+                if len(values) < width or width < 2:  # more: some of GloVe's words hold blanks
+                    raise ValueError(f"has {len(values)} numbers, line 1 has {width}")
                 if word in wanted and word not in vectors and len(values) == width:
                     vectors[word] = np.array([float(value) for value in values])  # (d,)
                     if not np.abs(vectors[word]).max() <= FLOAT32_MAX:  # false of NaN, too
                         raise ValueError("holds a number that is not finite in float32")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); expected GloVe's .txt") from None
-    except ValueError as error:
+    except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(
-            f"{path}, line {number}: {printable(error)}; expected a word and the same count of "
-            "numbers a line"
+            f"{path}, line {number}: {printable(error)}; expected UTF-8 text, a word and the same "
+            "count of numbers a line"
         ) from None
     if not vectors:
         raise ValueError(
@@ -255,26 +224,20 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
 
 def read_matrix(path: str | Path, rows: int) -> np.ndarray:
     """A .npy file of finite numbers, (rows, d)."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path}; give a .npy file of {rows} rows")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy's, on a damaged header
-            matrix = np.load(path, allow_pickle=False)
-        good = matrix.ndim == 2 and len(matrix) == rows and np.abs(matrix).max() <= FLOAT32_MAX
-        found = f"an array of {matrix.shape}"
-    except Exception as error:  # noqa: BLE001 (of a dozen kinds: anyone may have written the file)
-        good, found = False, f"no such array ({type(error).__name__})"
-    if not good:
-        raise ValueError(f"{path} holds {found}, expected finite numbers of shape ({rows}, d)")
+        matrix = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):  # numpy's name no file
+        raise ValueError(f"{path} is no array of numbers; give it as np.save writes it") from None
+    if matrix.ndim != 2 or len(matrix) != rows or not np.abs(matrix).max() <= FLOAT32_MAX:
+        raise ValueError(
+            f"{path} holds an array of {matrix.shape}, expected finite numbers of shape ({rows}, d)"
+        )
     return matrix
 
 
 def read_rows(path: str | Path) -> list[list[str]]:
     """The rows of a CSV, each as long as the first, without blanks around the cells, which are
     separated by commas, semicolons or tabs: by what comes first."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             between = re.match(r'(?:"[^"]*"|[^\t,;"\n]*)([\t,;])', file.readline())

@@ -113,7 +113,6 @@ NO_JSON += [b"", b"\0" * 1000, COCO_TEXT[:-40].encode(), COCO_TEXT.encode() + b"
 NO_JSON += [COCO_TEXT.replace("40", each).encode() for each in ("4" * 5000, "[" * 100_000)]
 NO_JSON += [COCO_TEXT.replace('"apple"', "\x1b[31m").encode(), b'"' + b"x" * 10**7]
 NO_COCO = [
-    (COCO_TEXT[:-1].encode() + b', "images": []}', "'images' is there twice"),
     (b"[]", "it is [], expected an object"),
     (b"{}", "it has no 'images'"),
     (COCO_TEXT.replace('"images": ', '"images": null, "x": ').encode(), "images is None"),
@@ -144,7 +143,6 @@ INDEX = "vg_category_500_labels_index.json"
         (INDEX, '{"7.jpg": [500]}', "7.jpg[0] is 500, expected a label number, 0 to 499"),
         ("test_list_500.txt", "8.jpg ../9.jpg", "[1] is '../9.jpg', expected a path inside the"),
         (INDEX, '{"7.jpg": 7}', "7.jpg is 7, expected a list"),
-        (INDEX, '{"7.jpg": [], "7.jpg": [1]}', "'7.jpg' is there twice"),
     ],
 )
 def test_vg500_files_of_the_wrong_kind_are_one_sentence(tmp_path, file, content, words):
@@ -179,8 +177,7 @@ def test_glove_text_as_it_is_found(tmp_path):
         (b"cat 1 1e39", "line 1: holds"),  # float32 ends at 3.4e38
         (b"dog 1 2\ncat 1", "line 2: has 1 numbers, line 1 has 2"),
         (b"dog 1 2\ncat 1 \x1b[31m", r"line 2: could not convert string to float: '\\x1b"),
-        (b"dog 1 2\ncat " + b"1" * 10**7, "line 2: is longer than 1,048,575"),
-        (b"dog 1 2\nca\xff 1 2", "not UTF-8"),
+        (b"dog 1 2\nca\xff 1 2", "expected UTF-8 text"),
         (b"dog 1 2", "none of the 1 words"),
     ],
 )
@@ -194,10 +191,10 @@ def test_a_photo_over_pillows_limit_is_an_error_that_says_why_and_no_warning(
     tmp_path, monkeypatch, recwarn
 ):
     Image.new("RGB", (12, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow only warns, up to twice its limit
     assert data.read_image(tmp_path / "a.png", 8).size == (8, 8)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 119)  # Pillow only warns, up to twice its limit
-    with pytest.raises(ValueError, match="it has 120 pixels") as error:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59)
+    with pytest.raises(ValueError, match="120 pixels") as error:
         data.read_image(tmp_path / "a.png", 8)
     assert_sentence(error.value)
     assert len(recwarn) == 0
@@ -237,7 +234,7 @@ def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
     with pytest.raises(ValueError, match="expected finite numbers"):
         data.load_glove(path, ["label 0", "label 1", "label 2"])
     path.write_bytes(b"text")
-    with pytest.raises(ValueError, match="no such array"):
+    with pytest.raises(ValueError, match=r"vectors\.npy is no array"):
         data.load_glove(path, ["label 0"])
 
 
