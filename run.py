@@ -38,7 +38,7 @@ from extras.expected import expected
 from runtime import checkpoints, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
-from runtime.loading import FeatureLoader, Loader
+from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.text import listed
 
 # The phases
@@ -283,11 +283,11 @@ def learner(model: iml_gcn.Model, split: data.Split) -> iml_gcn.Model:
 
 
 def loader(args, split: data.Split, train: bool = False) -> Loader | FeatureLoader:
+    rows = Rows(len(split), args.batch_size, train, args.seed)
     if split.features is not None:
-        rest = args.batch_size, args.device, train, args.seed
-        return FeatureLoader(split.features, split.targets, *rest)
+        return FeatureLoader(split.features, split.targets, rows, args.device)
     images = data.MultiLabelImages(split, args.image_size, train, args.seed)
-    return Loader(images, args.batch_size, args.device, args.workers, train, args.seed)
+    return Loader(images, rows, args.device, args.workers)
 
 
 @torch.inference_mode()

@@ -41,8 +41,6 @@ class Journal:
         self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read
         if checkpoint := folder.begun(self.last.name, settings):
             self.go_on(checkpoint)
-        if ranks.rank() == 0:
-            forget(folder / "log.jsonl", name, self.epoch)
 
     def go_on(self, checkpoint: dict) -> None:
         try:
@@ -130,8 +128,7 @@ class Journal:
             names = "\n    ".join(bad[:3])
             print(f"    {len(bad):,} photos left out of this epoch:\n    {names}", flush=True)
         if ranks.rank() == 0:
-            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            log(self.folder / "log.jsonl", entry)
         self.epoch, self.step, self.seen, self.bad = self.epoch + 1, 0, 0, []
         self.losses.zero_()
         self.lr = self.parts["scheduler"].get_last_lr()[0]
@@ -143,23 +140,12 @@ class Journal:
         ranks.wait()
 
 
-def forget(log: Path, name: str, epochs: int) -> None:
-    """Cut log.jsonl back to where a training goes on: no epoch of it is there twice.
-
-    Lines that are not ours stay; the last one, if it was cut short, goes.
-    """
-    if not log.is_file():
-        return
-    text, kept = log.read_text(encoding="utf-8", errors="replace"), []
-    for line in text.splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-            later = entry["model"] == name and entry["epoch"] > epochs
-        except (ValueError, KeyError, TypeError):
-            later = not line.endswith("\n")
-        if not later:
-            kept.append(line)
-    checkpoints.save_text(log, "".join(kept))
+def log(path: Path, entry: dict) -> None:
+    """Write an epoch into log.jsonl in place of what is there of it and of the model's later ones,
+    which are done again: no epoch is there twice."""
+    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    kept = [e for e in entries if e["model"] != entry["model"] or e["epoch"] < entry["epoch"]]
+    checkpoints.save_text(path, "".join(json.dumps(e) + "\n" for e in [*kept, entry]))
 
 
 class Pass:

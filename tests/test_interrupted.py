@@ -21,7 +21,7 @@ from conftest import ROOT, argv, assert_same_run, demo_split, log_of, scores_of,
 
 import metrics
 import run
-from runtime import checkpoints, loading
+from runtime import checkpoints, loading, ranks
 
 SAVE = checkpoints.save
 
@@ -235,6 +235,7 @@ def test_two_ranks_give_the_numbers_of_one_where_norms_are_frozen(demo, tmp_path
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_of_fewer_photos_than_ranks_is_refused():
+def test_a_batch_of_fewer_photos_than_ranks_is_refused(monkeypatch):
+    monkeypatch.setattr(ranks, "size", lambda: 2)
     with pytest.raises(ValueError, match="1 photos, fewer than the 2 processes"):
-        loading.Rows(8, 1, shuffle=True, ranks=2)
+        loading.Rows(8, 1, shuffle=True)
