@@ -31,7 +31,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import data
 import iml_gcn
 import metrics
-from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
+from backbones import BACKBONES, RELEASED, build, default_weights, load_model, load_weights
 from extras import calibration, frozen, graph_picture, pictures, table
 from extras.datasets import DATASETS, Splits, aligned, load
 from extras.expected import expected
@@ -418,7 +418,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add.group = group("model")
     text = "the image network, or timm:NAME (tresnet_m; small efficientnet_lite2) "
     text += f"[{', '.join(BACKBONES)}]"
-    decides("--backbone", text, options.one_of(BACKBONES, TIMM), "tresnet_m")
+    decides("--backbone", text, "NAME", "tresnet_m")
     decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
     text = "it starts from: a name, file, URL, or none: random (ImageNet's) [difference 23; "
     text += f"{', '.join(RELEASED)}]"
@@ -481,7 +481,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.weights and args.phase == ["eval"] and not args.freeze:
         parser.error(f"--weights is what training starts from; --evaluate {args.weights} tests it")
     args.phase = ["eval"] if args.evaluate else args.phase
-    args.weights = args.weights or default_weights(args.backbone)
+    start = default_weights(args.backbone)  # or a sentence: there is no such backbone
+    args.weights = args.weights or start
     if args.freeze and args.weights == "none":
         parser.error(f"--freeze keeps {args.backbone}'s random weights; give --weights too")
     args.nodes = [kind for kind in NODES if kind in args.nodes]
