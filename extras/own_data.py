@@ -159,8 +159,6 @@ def warn_of_twins(train: data.Split, val: data.Split) -> None:
 def read_labels(path: str | Path, photos: str | Path) -> data.Split:
     """A file of labels, of whatever form it is, with paths of photos in that folder."""
     expected = "COCO JSON, Label Studio's JSON, CVAT's XML or a CSV of tags"
-    if not os.path.isfile(path):
-        raise reading.missing(path, f"a file of labels: {expected}")
     with open(path, "rb") as file:
         start = file.read(2000).decode("utf-8-sig", "replace").lstrip()
     looks = [what for pattern, what in FOREIGN.items() if re.match(pattern, start)]

@@ -29,6 +29,8 @@ def read_checkpoint(path: str | Path) -> dict:
             checkpoint = torch.hub.load_state_dict_from_url(url, check_hash=True, **plain)
         else:
             checkpoint = torch.load(path, **plain)
+        if not isinstance(checkpoint, dict):
+            raise TypeError(f"a {type(checkpoint).__name__} is no dict of tensors")
     except urllib.error.URLError as error:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise FileNotFoundError(
@@ -40,11 +42,6 @@ def read_checkpoint(path: str | Path) -> dict:
             f"{path} is not a checkpoint of plain tensors ({kind}); give the file as torch.save "
             "wrote it, or fetch it again"
         ) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f"{path} holds a {type(checkpoint).__name__}, expected a dict of weights; give a file "
-            "of weights"
-        )
     return checkpoint
 
 

@@ -101,13 +101,8 @@ def lock(path: Path):
     if ranks.rank() > 0:
         yield
         return
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = open(path / "lock", "a+")
-    except OSError as error:
-        reason = error.strerror
-        raise OSError(f"cannot write to {path} ({reason}); give another --out") from error
-    with file:
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / "lock", "a+") as file:
         try:
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

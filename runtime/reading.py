@@ -62,32 +62,15 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
 
 def read_json(path: str | Path, schema: object) -> object:
-    """The JSON of a file, what `schema` names of it, checked. What does not fit is a ValueError.
-
-    Other keys are dropped as they are parsed, so memory is the file's text, and what is kept.
-    """
-    content, keys = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes()), keys_of(schema)
-
-    def keep(found: dict) -> dict:
-        return {key: value for key, value in found.items() if keys is None or key in keys}
-
+    """The JSON of a file without polygons, checked. What does not fit is a ValueError."""
+    content = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes())
     try:
-        document = json.loads(content.decode("utf-8-sig"), object_hook=keep)
+        document = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = printable(error, 120)
         raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
     check(document, schema, path)
     return document
-
-
-def keys_of(schema: object) -> set[str] | None:
-    """The keys a schema names anywhere; None where it takes any."""
-    if isinstance(schema, dict):
-        inner = [keys_of(each) for each in schema.values()]
-        if ... in schema or None in inner:
-            return None
-        return {key.rstrip("?") for key in schema}.union(*inner)
-    return keys_of(schema[0]) if isinstance(schema, list) else set()
 
 
 def check(value: object, schema: object, path: str | Path, place: str = "") -> None:
@@ -168,7 +151,7 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
     """The photos in a folder and below it, by their paths in it, and how many files of which kinds
     are none, as text. Hidden files do not count."""
     if not os.path.isdir(folder):
-        raise missing(folder, "a folder of photos")
+        raise FileNotFoundError(f"{printable(folder, 200)} is no folder of photos")
     photos, others = [], Counter()
     for path in sorted(Path(folder).rglob("*")):
         inner = path.relative_to(folder)
@@ -179,12 +162,6 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
                 others[path.suffix.lower() or "without suffix"] += 1
     text = ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
     return photos, text + f" ({HEIC})" * (".heic" in others)
-
-
-def missing(path: str | Path, expected: str) -> FileNotFoundError:
-    found = "is a folder" if os.path.isdir(path) else "is not there"
-    found = "is a file" if os.path.isfile(path) else found
-    return FileNotFoundError(f"{printable(path, 200)} {found}, expected {expected}")
 
 
 FLOAT32_MAX = np.finfo(np.float32).max

@@ -57,7 +57,7 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--download --dataset vg500", "--download fetches COCO only"),
     (lambda d: None, "--dataset vg500 --val-json v.json", "of COCO's files, not of vg500's"),
     (lambda d: None, "--freeze", "--freeze keeps tresnet_tiny's random weights"),
-    (lambda d: (d / "file").write_text(""), "--data x --out {d}/file/out", "cannot write to /out"),
+    (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
 ]
 
 
