@@ -25,7 +25,6 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset
 
 from runtime.reading import (
-    ANY,
     LABEL,
     PHOTO,
     TEXT,
@@ -78,7 +77,7 @@ class Split:
 COCO = {
     "images": [{"id": WHOLE, "file_name": PHOTO}],
     "annotations": [{"image_id": WHOLE, "category_id": WHOLE}],
-    "categories": [{"id": WHOLE, "name": LABEL, "supercategory?": ANY}],
+    "categories": [{"id": WHOLE, "name": LABEL}],
 }
 
 ROOT = ("none", "", None)  # the supercategory of a category that is under no other

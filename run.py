@@ -374,7 +374,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         allow_abbrev=False,
         add_help=False,
     )
-    add, group, decisive = options.Adder(parser), parser.add_argument_group, []
+    add, group, decisive = options.Adder(), parser.add_argument_group, []
     shown = {"nargs": 0, "const": (SHORT, COMMON), "help": argparse.SUPPRESS}
     parser.add_argument("-h", "--help", action=options.ShortHelp, **shown)
     parser.add_argument("--help-all", action="help", help="every option, with its source")

@@ -148,13 +148,12 @@ def load_released(name: str, path: str, classes: list[str]) -> iml_gcn.Model:
     `classes` in their order (ASL's COCO files)."""
     backbone = build(name, "avg")
     state = load_weights(backbone, path)
-    expected = (len(classes), backbone.num_features)
-    if "weight" not in state or state["weight"].shape != expected:
-        found = f"one of {tuple(state['weight'].shape)}" if "weight" in state else "none"
-        raise ValueError(
-            f"{path} should hold a classifier of {expected} to be evaluated, it has {found}; "
-            "it may be --weights of --phase backbone"
-        )
     head = nn.Linear(backbone.num_features, len(classes), bias="bias" in state)
-    head.load_state_dict(state)
+    try:
+        head.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds no classifier of {len(classes)} labels to be evaluated; it may be "
+            "--weights of --phase backbone"
+        ) from error
     return iml_gcn.Model(backbone, head).eval()

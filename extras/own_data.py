@@ -268,8 +268,7 @@ def read_cvat(path: str | Path) -> data.Split:
 # Label Studio's exports: a task a photo, of any number of annotations. A photo that nobody has
 # looked at, or that was skipped, is left out; one that somebody found nothing in has no label.
 
-ANNOTATION = {"was_cancelled?": ANY, "result": [{"value?": {...: ANY}}]}
-TASKS = [{"data": {...: ANY}, "annotations": [ANNOTATION]}]
+TASKS = [{"data": {...: ANY}, "annotations": [{"result": [{...: ANY}]}]}]
 
 
 def read_label_studio(path: str | Path) -> data.Split:
@@ -277,8 +276,8 @@ def read_label_studio(path: str | Path) -> data.Split:
     shown = {}
     for task in reading.read_json(path, TASKS):
         done = [each for each in task["annotations"] if not each.get("was_cancelled")]
-        values = [result.get("value", {}) for each in done for result in each["result"]]
-        pairs = [pair for value in values for pair in value.items()]
+        values = [result.get("value") for each in done for result in each["result"]]
+        pairs = [pair for value in values if isinstance(value, dict) for pair in value.items()]
         names = [named for key, named in pairs if key == "choices" or key.endswith("labels")]
         reading.check(names, [[LABEL]], path)
         if done:

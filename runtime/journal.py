@@ -97,11 +97,9 @@ class Journal:
 
     def check(self, tensors: Iterable[torch.Tensor]) -> None:
         if not all(tensor.isfinite().all() for tensor in tensors):
-            there = self.last.is_file()
-            saved = f"{self.last} holds a state before that" if there else "nothing was saved yet"
             raise ValueError(
-                f"training diverged: {self.where}, at or before step {self.step}; {saved}; try "
-                "--fresh and a smaller --lr"
+                f"training diverged: {self.where}, at or before step {self.step}; try --fresh and "
+                "a smaller --lr"
             )
 
     def save(self) -> None:

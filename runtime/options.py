@@ -14,8 +14,7 @@ class Adder:
     kind is a type, a list of choices, bool for a switch, or the name of a text's value.
     """
 
-    def __init__(self, parser: argparse.ArgumentParser):
-        self.group = parser
+    group = None
 
     def __call__(self, name: str, text: str, kind: object, default=None, **more) -> str:
         """Returns the name of the attribute."""

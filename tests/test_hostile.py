@@ -60,9 +60,11 @@ def test_label_names_are_kept_as_they_are_and_blank_ones_refused(tmp_path):
     document = {"images": [], "annotations": []}
     document["categories"] = [{"id": i, "name": name} for i, name in enumerate(names)]
     assert data.load_coco(write_coco(tmp_path, document), "").classes == names
-    for name in ("", " \t\u3000", "x" * 1001, None):
+    for name in ("", " \t\u3000", None):
         document["categories"][2]["name"] = name
-        with pytest.raises(ValueError, match=r"categories\[2\]\.name is .* text of 1 to") as error:
+        with pytest.raises(
+            ValueError, match=r"categories\[2\]\.name is .* text, not blank"
+        ) as error:
             data.load_coco(write_coco(tmp_path, document), "")
         assert_sentence(error.value)
 
@@ -71,7 +73,7 @@ IMAGE, CATEGORY = {"id": 7, "file_name": "7.jpg"}, {"id": 9, "name": "horse"}
 MARK = {"image_id": 7, "category_id": 2}
 NO_WHOLE = [LONG, 1e300, math.nan, True, None, {}, DEEP, "7", "\x1b[2J\ud800"]
 OUTSIDE = ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\..\\x.jpg", "\\\\server\\x.jpg"]
-OUTSIDE += ["C:\\x.jpg", "x.jpg\0.png", "", "a/..", "x" * 5000]
+OUTSIDE += ["C:\\x.jpg", "x.jpg\0.png", "", "a/.."]
 SPOILT = [  # key, what is put at the end of its list, what the sentence says
     *[("images", IMAGE | {"id": value}, "images[3].id is ") for value in NO_WHOLE],
     *[("images", {"id": 5, "file_name": name}, "expected a path inside the") for name in OUTSIDE],
