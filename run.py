@@ -307,8 +307,8 @@ def logits_of(
 
 
 # What decides the numbers in a file of --out, compared before it is used again: options by their
-# values, all else by content, a photo by name and size, code without its comments. Not compared are
-# device, --compile and the number of processes, which change numbers by rounding and batch norm.
+# values, all else by content, a photo by name and size. Not compared are device, --compile and the
+# number of processes, which change numbers by rounding and batch norm.
 
 HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
 CODE += ["extras/frozen", "extras/calibration"]

@@ -75,17 +75,14 @@ class Folder:
 
 def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
     """A ValueError that names the first thing a file was made with that is another one now."""
-    stored = checkpoint.get("classes")
-    if stored != classes:
-        what = f"{len(stored)} labels" if isinstance(stored, list) else "no list of labels"
+    if checkpoint.get("classes") != classes:
         raise ValueError(
-            f"{path} has {what}, the data set {len(classes)}, and they are not the same; "
-            "give the --out of this data set, or --fresh to start over"
+            f"{path} is not of the data set's {len(classes)} labels; give the --out of this data "
+            "set, or --fresh to start over"
         )
-    stored = checkpoint.get("settings")
-    stored = stored if isinstance(stored, dict) else {}
+    stored = checkpoint.get("settings") or {}
     for key, value in settings.items():
-        if type(stored.get(key)) is not type(value) or stored[key] != value:
+        if stored.get(key) != value:
             made_with = f"{key} {printable(stored.get(key))}, now it is {value}"
             if CONTENT.fullmatch(str(value)):
                 made_with = f"other {key}"

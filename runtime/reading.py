@@ -112,19 +112,16 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
             )
 
 
-# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
-FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"]
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
 HEIC = "pip install pillow-heif to read HEIC"
 with contextlib.suppress(ImportError):  # what phones write; the package is optional
     import pillow_heif
 
     pillow_heif.register_heif_opener()
 Image.init()
-for name, suffixes in (("AVIF", {".avif"}), ("HEIF", {".heic", ".heif"})):
-    if name in Image.OPEN:
-        FORMATS.append(name)
-        SUFFIXES |= suffixes
+# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
+FORMATS = "JPEG PNG WEBP BMP GIF TIFF PPM JPEG2000 AVIF HEIF".split()
+FORMATS = [name for name in FORMATS if name in Image.OPEN]
+SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
 
 def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -148,14 +145,11 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
     are none, as text. Hidden files do not count."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{printable(folder, 200)} is no folder of photos")
-    photos, others = [], Counter()
-    for path in sorted(Path(folder).rglob("*")):
-        inner = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            if path.suffix.lower() in SUFFIXES:
-                photos.append(inner.as_posix())
-            else:
-                others[path.suffix.lower() or "without suffix"] += 1
+    files = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    photos = [file.as_posix() for file in files if file.suffix.lower() in SUFFIXES]
+    kinds = (file.suffix.lower() for file in files)
+    others = Counter(kind or "without suffix" for kind in kinds if kind not in SUFFIXES)
     text = ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
     return photos, text + f" ({HEIC})" * (".heic" in others)
 

@@ -69,7 +69,6 @@ OTHERS = {*OTHERS.split(), "--fuzz", "--fuzz-case", "--two-hosts"}  # and the te
 @pytest.fixture
 def programs(monkeypatch):
     """What takes each program's arguments."""
-    monkeypatch.setattr(run.checkpoints, "code_id", lambda *_: "")  # which takes a while
     monkeypatch.setitem(run.DATASETS, "mine", None)  # docs/change-it.md's
     monkeypatch.setitem(run.BACKBONES, "small", (None, "none"))
     return {
