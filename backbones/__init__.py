@@ -100,9 +100,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     ours = {"classes", "state_dict"} <= checkpoint.keys()
     classifier = ("head.",) if ours else getattr(backbone, "classifier", ("head.", "fc.", "_fc."))
     weights, head = {}, {}
+    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     for key, value in state.items():
-        if not isinstance(value, torch.Tensor):  # no weight, so it may miss below
-            continue
         name = re.sub(r"^(module\.|backbone\.)*", "", str(key))
         if name.startswith(classifier):
             head[re.sub(r"^(head\.)?(_?fc\.|classifier\.)?", "", name)] = value

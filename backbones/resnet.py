@@ -27,6 +27,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tresnet import pooled
 
 
+def fused(backbone: nn.Module) -> nn.Module:
+    """A copy in eval mode with every norm in the convolution that stands before it in its module.
+    Weights lie in channels_last."""
+    folded = copy.deepcopy(backbone).eval()
+    for module in list(folded.modules()):
+        for (name, conv), (follower, norm) in itertools.pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, follower, nn.Identity())
+    return folded.to(memory_format=torch.channels_last)
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1, each with batch norm, added to the shortcut; ReLU after the addition."""
 
@@ -89,21 +101,7 @@ class ResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return pooled(self.forward_features(images), self.pool)  # (B, D)
 
-    def fold(self) -> "ResNet":
-        """The deploy form, a copy in eval mode: every norm in the convolution before it."""
-        return fused(self)
-
-
-def fused(backbone: nn.Module) -> nn.Module:
-    """A copy in eval mode with every norm in the convolution that stands before it in its module.
-    Weights lie in channels_last."""
-    folded = copy.deepcopy(backbone).eval()
-    for module in list(folded.modules()):
-        for (name, conv), (follower, norm) in itertools.pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, follower, nn.Identity())
-    return folded.to(memory_format=torch.channels_last)
+    fold = fused  # the deploy form
 
 
 def resnet101(pool: str = "avg") -> ResNet:

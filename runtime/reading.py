@@ -40,10 +40,9 @@ def stays_inside(name: object) -> bool:
         return False
     plain = name.replace("\\", "/")
     first = posixpath.normpath(plain).split("/")[0]  # "" of an absolute path
-    return first not in ("", "..", ".") and not DRIVE.match(plain)
+    return first not in ("", "..", ".") and not re.match("[A-Za-z]:", plain)
 
 
-DRIVE = re.compile("[A-Za-z]:")
 WHOLE = Kind("a whole number", lambda value: type(value) is int)
 TEXT = Kind("a text", lambda value: type(value) is str)
 LABEL = Kind("a text, not blank", lambda value: type(value) is str and bool(value.strip()))
@@ -154,9 +153,6 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
     return photos, text + f" ({HEIC})" * (".heic" in others)
 
 
-FLOAT32_MAX = np.finfo(np.float32).max
-
-
 def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
     """The vectors (d,) of wanted words in a GloVe-format text file: a word and d numbers a line.
 
@@ -174,8 +170,8 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
                     raise ValueError(f"has {len(values)} numbers, line 1 has {width}")
                 if word in wanted and word not in vectors and len(values) == width:
                     vectors[word] = np.array([float(value) for value in values])  # (d,)
-                    if not np.abs(vectors[word]).max() <= FLOAT32_MAX:  # false of NaN, too
-                        raise ValueError("holds a number that is not finite in float32")
+                    if not np.isfinite(vectors[word]).all():
+                        raise ValueError("holds a number that is not finite")
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(
             f"{path}, line {number}: {printable(error)}; expected UTF-8 text, a word and the same "
@@ -195,7 +191,7 @@ def read_matrix(path: str | Path, rows: int) -> np.ndarray:
         matrix = np.load(path, allow_pickle=False)
     except (ValueError, EOFError):  # numpy's name no file
         raise ValueError(f"{path} is no array of numbers; give it as np.save writes it") from None
-    if matrix.ndim != 2 or len(matrix) != rows or not np.abs(matrix).max() <= FLOAT32_MAX:
+    if matrix.ndim != 2 or len(matrix) != rows or not np.isfinite(matrix).all():
         raise ValueError(
             f"{path} holds an array of {matrix.shape}, expected finite numbers of shape ({rows}, d)"
         )
