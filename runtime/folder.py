@@ -5,7 +5,6 @@ starting weights by content.
 """
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
@@ -99,17 +98,12 @@ def lock(path: Path):
         yield
         return
     path.mkdir(parents=True, exist_ok=True)
-    with open(path / "lock", "a+") as file:
+    with open(path / "lock", "w") as file:
         try:
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.seek(0)
             raise ValueError(
-                f"{path} is in use by process {file.read(20) or 'unknown'}; wait for its end, or "
-                "give another --out"
+                f"{path} is in use by another run; wait for its end, or give another --out"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         yield

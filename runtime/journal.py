@@ -37,7 +37,8 @@ class Journal:
         self.epoch, self.step = 0, 0  # whole epochs done, and steps of the next
         self.lr = parts["scheduler"].get_last_lr()[0]  # at the epoch's first step
         self.loss = None  # of the step that was just taken, summed over this rank's images
-        self.losses = torch.zeros(steps)  # of the epoch; on the loss's device from its first on
+        device = next(parts["model"].parameters()).device
+        self.losses = torch.zeros(steps, device=device)  # of the epoch
         self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read
         if checkpoint := folder.begun(self.last.name, settings):
             self.go_on(checkpoint)
@@ -76,8 +77,6 @@ class Journal:
                     f"{self.where}, step {self.step + 1}: not one photo of it; {errors[0]}"
                 )
             yield images, targets
-            if self.losses.device != self.loss.device:
-                self.losses = self.losses.to(self.loss.device)
             self.losses[self.step] = self.loss.detach()  # read now and then: no wait for the device
             self.step += 1
             self.seen += len(rows)

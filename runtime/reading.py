@@ -63,8 +63,7 @@ def read_json(path: str | Path, schema: object) -> object:
     try:
         document = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        reason = printable(error, 120)
-        raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
     check(document, schema, path)
     return document
 

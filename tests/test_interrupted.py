@@ -160,7 +160,7 @@ def test_a_second_run_in_a_folder_in_use_is_refused(demo, tmp_path, capsys):
     first = program("-c", hold, tmp_path, stdin=subprocess.PIPE)
     first.stdout.readline()
     assert run.main(argv(demo, tmp_path)) == 2
-    assert f"in use by process {first.pid}" in capsys.readouterr().err
+    assert f"{tmp_path} is in use by another run" in capsys.readouterr().err
     assert not (tmp_path / "args.json").exists()
     first.kill()  # even so, the folder is free again
     first.communicate()
