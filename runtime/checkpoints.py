@@ -28,7 +28,7 @@ def read_checkpoint(path: str | Path) -> dict:
         else:
             checkpoint = torch.load(path, **plain)
         if not isinstance(checkpoint, dict):
-            raise TypeError(f"a {type(checkpoint).__name__} is no dict of tensors")
+            raise TypeError("no dict of tensors")
     except urllib.error.URLError as error:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise FileNotFoundError(
