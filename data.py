@@ -25,14 +25,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset
 
 from runtime.reading import (
-    ANY,
     LABEL,
     PHOTO,
     WHOLE,
     Kind,
     check,
     check_known,
-    check_links,
     check_once,
     open_photo,
     read_json,
@@ -78,7 +76,7 @@ class Split:
 COCO = {
     "images": [{"id": WHOLE, "file_name": PHOTO}],
     "annotations": [{"image_id": WHOLE, "category_id": WHOLE}],
-    "categories": [{"id": WHOLE, "name": LABEL, "supercategory?": ANY}],
+    "categories": [{"id": WHOLE, "name": LABEL}],
 }
 
 ROOT = ("none", "", None)  # the supercategory of a category that is under no other
@@ -113,10 +111,7 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     for mark in coco["annotations"]:
         targets[rows[mark["image_id"]], columns[mark["category_id"]]] = 1
     names = (image["file_name"].replace("\\", "/") for image in coco["images"])
-    paths = [os.path.join(image_dir, name) for name in names]
-    if image_dir:  # else it is about labels alone
-        check_links(paths, image_dir)
-    return Split(paths, targets, classes)
+    return Split([os.path.join(image_dir, name) for name in names], targets, classes)
 
 
 VG_LABELS = 500
@@ -149,7 +144,6 @@ def load_vg500(root: str | Path) -> tuple[Split, Split]:
             targets[row, index[name]] = 1
         folders = ["VG_100K_2" if name in second else "VG_100K" for name in names]
         paths = [os.path.join(root, *path) for path in zip(folders, names, strict=True)]
-        check_links(paths, root / "VG_100K", root / "VG_100K_2")
         splits.append(Split(paths, targets, [f"label {j}" for j in range(VG_LABELS)]))
     train, test = splits
     check_once(train.paths + test.paths, root, "in its two lists, photo")
@@ -194,7 +188,7 @@ def read_image(
     As a draft it takes less time: a JPEG of twice the size or more, both ways, is decoded at a
     half, a quarter or an eighth of it; then torch squashes, a grey level at most from how Pillow
     would.
-    A photo that cannot be read, or has more pixels than Image.MAX_IMAGE_PIXELS, is a ValueError.
+    A photo that cannot be read, or has more than twice Image.MAX_IMAGE_PIXELS, is a ValueError.
     """
 
     def smaller(image: Image.Image) -> Image.Image:

@@ -30,7 +30,7 @@ from extras.calibration import Calibrated
 from extras.pictures import activation_maps, maps_exist
 from iml_gcn import Model
 from runtime import options, signals
-from runtime.loading import Loader
+from runtime.loading import Loader, Rows
 from runtime.reading import LABEL, WHOLE, Kind, check, walk
 from runtime.text import printable
 
@@ -105,7 +105,8 @@ def photos_in_batches(
     """Paths and images (B, 3, S, S) in [0, 1]. What cannot be read is named, and is in `failed`."""
     split = data.Split(paths, np.zeros((len(paths), 0)), [], upright=True)
     workers = min(os.cpu_count() or 1, len(paths) // 100)  # for few photos they start too slowly
-    photos = Loader(data.MultiLabelImages(split, S), args.batch_size, args.device, workers)
+    rows = Rows(len(paths), args.batch_size)
+    photos = Loader(data.MultiLabelImages(split, S), rows, args.device, workers)
     for images, _, rows, errors in photos:
         for error in errors:
             print(f"{error}; skipped", file=sys.stderr)

@@ -32,14 +32,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import data
 import iml_gcn
 import metrics
-from backbones import BACKBONES, RELEASED, TIMM, build, default_weights, load_model, load_weights
-from extras import calibration, frozen, graph_picture, pictures, table, tensorboard
+from backbones import BACKBONES, RELEASED, build, default_weights, load_model, load_weights
+from extras import calibration, frozen, graph_picture, pictures, table
 from extras.datasets import DATASETS, Splits, load
 from extras.expected import seconds_a_photo
 from runtime import checkpoints, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
-from runtime.loading import FeatureLoader, Loader
+from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.text import listed
 
 # The phases
@@ -190,7 +190,6 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     average = copy.deepcopy(model) if args.ema else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
-    board = tensorboard.Board(args.out if args.tensorboard else None, name, journal.epoch)
     few = len(batches) * args.epochs < (5000 if args.weights == "none" else 500)  # [ours]
     photos = name == "backbone" and not args.freeze and args.dataset != "demo"  # all weights, of
     if few and photos:  # said before hours are spent
@@ -219,7 +218,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
         if epoch + 1 == args.epochs or (args.eval_every and (epoch + 1) % args.eval_every == 0):
             logits, seen = logits_of(args, final, val_batches, splits.val, f"{name}  val")
             mAP = metrics.mean_average_precision(metrics.average_precision(logits, seen.targets))
-        board.epoch(journal.close_epoch(mAP), journal.images_per_second)
+        journal.close_epoch(mAP)
 
     whole = iml_gcn.Model(whole.backbone, final.head) if args.freeze else final
     slope, offset = calibration.fit(logits, seen.targets)  # of the last epoch; difference 6
@@ -283,11 +282,11 @@ def learner(model: iml_gcn.Model, split: data.Split) -> iml_gcn.Model:
 
 
 def loader(args, split: data.Split, train: bool = False) -> Loader | FeatureLoader:
+    rows = Rows(len(split), args.batch_size, train, args.seed)
     if split.features is not None:
-        rest = args.batch_size, args.device, train, args.seed
-        return FeatureLoader(split.features, split.targets, *rest)
+        return FeatureLoader(split.features, split.targets, rows, args.device)
     images = data.MultiLabelImages(split, args.image_size, train, args.seed)
-    return Loader(images, args.batch_size, args.device, args.workers, train, args.seed)
+    return Loader(images, rows, args.device, args.workers)
 
 
 @torch.inference_mode()
@@ -307,8 +306,8 @@ def logits_of(
 
 
 # What decides the numbers in a file of --out, compared before it is used again: options by their
-# values, all else by content, a photo by name and size, code without its comments. Not compared are
-# device, --compile and the number of processes, which change numbers by rounding and batch norm.
+# values, all else by content, a photo by name and size. Not compared are device, --compile and the
+# number of processes, which change numbers by rounding and batch norm.
 
 HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
 CODE += ["extras/frozen", "extras/calibration"]
@@ -374,7 +373,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         allow_abbrev=False,
         add_help=False,
     )
-    add, group, decisive = options.Adder(parser), parser.add_argument_group, []
+    add, group, decisive = options.Adder(), parser.add_argument_group, []
     shown = {"nargs": 0, "const": (SHORT, COMMON), "help": argparse.SUPPRESS}
     parser.add_argument("-h", "--help", action=options.ShortHelp, **shown)
     parser.add_argument("--help-all", action="help", help="every option, with its source")
@@ -418,7 +417,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add.group = group("model")
     text = "the image network, or timm:NAME (tresnet_m; small efficientnet_lite2) "
     text += f"[{', '.join(BACKBONES)}]"
-    decides("--backbone", text, options.one_of(BACKBONES, TIMM), "tresnet_m")
+    decides("--backbone", text, "NAME", "tresnet_m")
     decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
     text = "it starts from: a name, file, URL, or none: random (ImageNet's) [difference 23; "
     text += f"{', '.join(RELEASED)}]"
@@ -458,7 +457,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "lean: half the memory, a little slower; plain (lean) [docs/performance.md]"
     add("--memory", text, ["lean", "plain"], "lean")
     add("--compile", "torch.compile the model [ours]", bool)
-    add("--tensorboard", "curves in --out/tensorboard [ours]", bool)
     add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
 
     known, _ = parser.parse_known_args(argv)
@@ -481,7 +479,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.weights and args.phase == ["eval"] and not args.freeze:
         parser.error(f"--weights is what training starts from; --evaluate {args.weights} tests it")
     args.phase = ["eval"] if args.evaluate else args.phase
-    args.weights = args.weights or default_weights(args.backbone)
+    start = default_weights(args.backbone)  # or a sentence: there is no such backbone
+    args.weights = args.weights or start
     if args.freeze and args.weights == "none":
         parser.error(f"--freeze keeps {args.backbone}'s random weights; give --weights too")
     args.nodes = [kind for kind in NODES if kind in args.nodes]
@@ -537,8 +536,6 @@ def run(args) -> None:
     elif args.amp and args.device.startswith("cuda") and not options.native_bfloat16(args.device):
         print("--amp: this card only imitates bfloat16, which is slow; leave it out")
     lean.on = args.memory == "lean"
-    if args.tensorboard:
-        tensorboard.writer_class()  # before anything begins
     with torch.device("meta"):  # the backbone's own word on the size, before anything is read
         images = torch.zeros(1, 3, args.image_size, args.image_size)
         build(args.backbone, args.pool).eval()(images)

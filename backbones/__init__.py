@@ -51,12 +51,16 @@ def build(name: str, pool: str) -> nn.Module:
     """The backbone of this name, with random weights."""
     if name.startswith(TIMM):
         return timm_model.TimmBackbone(name.removeprefix(TIMM), pool)
+    if pool not in ("avg", "max"):
+        raise ValueError(f"pool is {pool!r}, there are 'avg' and 'max'; choose one of them")
     return BACKBONES[name][0](pool)
 
 
 def default_weights(name: str) -> str:
     """What --weights is for a backbone where it is not given: a name of RELEASED, none, or timm's
     own."""
+    if name not in BACKBONES and not name.startswith(TIMM):
+        raise ValueError(f"--backbone {name} is none of {', '.join(BACKBONES)}, {TIMM}NAME")
     return name if name.startswith(TIMM) else BACKBONES[name][1]
 
 
@@ -95,48 +99,30 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     own_entry = getattr(backbone, "own_entry", lambda *entry: entry)
     ours = {"classes", "state_dict"} <= checkpoint.keys()
     classifier = ("head.",) if ours else getattr(backbone, "classifier", ("head.", "fc.", "_fc."))
-    weights, head, problems = {}, {}, []
+    weights, head = {}, {}
+    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(
-                f"{path}: entry {key!r:.80} is a {type(value).__name__}, expected named tensors; "
-                "give a file of weights"
-            )
-        name = re.sub(r"^(module\.|backbone\.)*", "", key)
+        name = re.sub(r"^(module\.|backbone\.)*", "", str(key))
         if name.startswith(classifier):
             head[re.sub(r"^(head\.)?(_?fc\.|classifier\.)?", "", name)] = value
-        elif not name.endswith((".filt", ".num_batches_tracked")):
+        elif not name.endswith((".filt", ".num_batches_tracked")):  # torch makes these counters
             name, value = own_entry(name, value)
-            if name in weights:
-                problems.append(f"two entries for {name!r:.80}")
             weights[name] = value
-    expected = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k}
-    problems += [f"missing {k}" for k in expected if k not in weights]
-    problems += [f"unexpected {k!r:.80}" for k in weights if k not in expected]
-    problems += [
-        f"{k} is {v.dtype} {tuple(v.shape)!s:.80}, expected floats {tuple(expected[k].shape)}"
-        for k, v in weights.items()
-        if k in expected and not (v.shape == expected[k].shape and v.is_floating_point())
-    ]
-    if problems:
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = printable(" ".join(str(error).split()), 200)
         raise ValueError(
-            f"{path} does not fit this backbone, {len(problems)} problems: "
-            f"{', '.join(problems[:3])}{' ...' if len(problems) > 3 else ''}; "
-            "choose the --backbone the file was made for"
-        )
-    backbone.load_state_dict(weights, strict=False)  # strict above: only batch counters are left
-    print(f"{path}: loaded {len(weights)} of {len(expected)} backbone tensors")
+            f"{path} does not fit this backbone ({reason}); choose the --backbone the file was "
+            "made for"
+        ) from error
+    print(f"{path}: loaded {len(weights)} of {len(weights)} backbone tensors")
     return head
 
 
 def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
     """Any backbone.pt or gcn-*.pt as a Model in eval mode, and what else the file says."""
     checkpoint = read_checkpoint(path)
-    if not {"backbone", "state_dict"} <= checkpoint.keys():
-        found = ", ".join(printable(key) for key in list(checkpoint)[:4])
-        raise ValueError(
-            f"{path} is no trained model, it holds {found}; give a backbone.pt or gcn-*.pt"
-        )
     try:
         backbone = build(checkpoint["backbone"], checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])
@@ -148,9 +134,11 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
             head = nn.Linear(backbone.num_features, n)
         model = iml_gcn.Model(backbone, head)
         model.load_state_dict(state)
-    except Exception as error:  # of a dozen kinds: anyone may have written the file
-        reason = printable(str(error).split("\n")[0], 120)
-        raise ValueError(f"{path} is not a model this program wrote ({reason})") from error
+    except Exception as error:  # KeyError of another program's file, and a dozen kinds
+        reason = printable(f"{type(error).__name__}: {error}".split("\n")[0], 120)
+        raise ValueError(
+            f"{path} is not a model this program wrote ({reason}); give a backbone.pt or gcn-*.pt"
+        ) from error
     return model.eval(), checkpoint
 
 
@@ -159,13 +147,12 @@ def load_released(name: str, path: str, classes: list[str]) -> iml_gcn.Model:
     `classes` in their order (ASL's COCO files)."""
     backbone = build(name, "avg")
     state = load_weights(backbone, path)
-    expected = (len(classes), backbone.num_features)
-    if "weight" not in state or state["weight"].shape != expected:
-        found = f"one of {tuple(state['weight'].shape)}" if "weight" in state else "none"
-        raise ValueError(
-            f"{path} should hold a classifier of {expected} to be evaluated, it has {found}; "
-            "it may be --weights of --phase backbone"
-        )
     head = nn.Linear(backbone.num_features, len(classes), bias="bias" in state)
-    head.load_state_dict(state)
+    try:
+        head.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds no classifier of {len(classes)} labels to be evaluated; it may be "
+            "--weights of --phase backbone"
+        ) from error
     return iml_gcn.Model(backbone, head).eval()

@@ -19,7 +19,6 @@ Channels and blocks are Lite0's; Lite2 has 1.1 times the channels and 1.2 times 
 input is RGB divided by 255, as TResNet's; its normalisation is done inside `forward_features`.
 """
 
-import copy
 import math
 import re
 
@@ -82,8 +81,6 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, width: float, depth: float, pool: str = "avg"):
         super().__init__()
-        if pool not in ("avg", "max"):
-            raise ValueError(f"pool is {pool!r}, EfficientNet-Lite has 'avg' and 'max'; choose one")
         self.pool, self.num_features = pool, 1280
         self.conv_stem, self.bn0 = Conv(3, 32, 3, 2, bias=False), norm(32)
         blocks, c_in = [], 32
@@ -110,14 +107,7 @@ class EfficientNetLite(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return pooled(self.forward_features(images), self.pool)  # (B, D)
 
-    def fold(self) -> "EfficientNetLite":
-        """The deploy form, a copy in eval mode: every norm in the convolution before it."""
-        folded = copy.deepcopy(self).eval()
-        pairs = [(folded, "conv_stem", "bn0"), (folded, "conv_head", "bn1")]
-        for block in folded.blocks:
-            pairs += [(block, "expand_conv", "bn0")] if block.expands else []
-            pairs += [(block, "depthwise_conv", "bn1"), (block, "project_conv", "bn2")]
-        return fused(folded, pairs)
+    fold = fused  # the deploy form
 
     @staticmethod
     def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:

@@ -17,6 +17,7 @@ standard deviation are subtracted and divided by inside `forward_features`.
 """
 
 import copy
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,18 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tresnet import pooled
+
+
+def fused(backbone: nn.Module) -> nn.Module:
+    """A copy in eval mode with every norm in the convolution that stands before it in its module.
+    Weights lie in channels_last."""
+    folded = copy.deepcopy(backbone).eval()
+    for module in list(folded.modules()):
+        for (name, conv), (follower, norm) in itertools.pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, follower, nn.Identity())
+    return folded.to(memory_format=torch.channels_last)
 
 
 class Bottleneck(nn.Module):
@@ -60,8 +73,6 @@ class ResNet(nn.Module):
 
     def __init__(self, layers: tuple[int, int, int, int], pool: str = "avg"):
         super().__init__()
-        if pool not in ("avg", "max"):
-            raise ValueError(f"pool is {pool!r}, ResNet has 'avg' and 'max'; choose one of them")
         self.pool = pool
         # ImageNet's, as torchvision's weights were trained with; not persistent: not in its files.
         for name, rgb in [("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))]:
@@ -82,9 +93,6 @@ class ResNet(nn.Module):
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """The feature map before pooling, (B, D, H / 32, W / 32) rounded up."""
-        B, C, H, W = images.shape
-        if C != 3:
-            raise ValueError(f"images are (B, {C}, {H}, {W}), expected 3 channels, RGB")
         x = ((images - self.mean) / self.std).to(self.conv1.weight.dtype)
         x = F.relu(self.bn1(self.conv1(x)))  # (B, 64, H / 2, W / 2)
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64, H / 4, W / 4)
@@ -93,25 +101,7 @@ class ResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return pooled(self.forward_features(images), self.pool)  # (B, D)
 
-    def fold(self) -> "ResNet":
-        """The deploy form, a copy in eval mode: every norm in the convolution before it."""
-        folded = copy.deepcopy(self).eval()
-        pairs = [(folded, "conv1", "bn1")]
-        for block in folded.modules():
-            if isinstance(block, Bottleneck):
-                pairs += [(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
-                if isinstance(block.downsample, nn.Sequential):
-                    pairs.append((block.downsample, "0", "1"))
-        return fused(folded, pairs)
-
-
-def fused(model: nn.Module, pairs: list[tuple[nn.Module, str, str]]) -> nn.Module:
-    """The model with every norm in the convolution before it: (module, convolution, norm), by their
-    names in the module. Weights lie in channels_last."""
-    for module, conv, norm in pairs:
-        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
-        setattr(module, norm, nn.Identity())
-    return model.to(memory_format=torch.channels_last)
+    fold = fused  # the deploy form
 
 
 def resnet101(pool: str = "avg") -> ResNet:

@@ -17,10 +17,8 @@ def create(name: str, pretrained: bool = False) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # of many kinds, its hub's among them
-        advice = (
-            "give --weights FILE, or none" if pretrained else "timm.list_models() has the names"
-        )
         reason = str(error).splitlines()[0]
+        advice = "timm.list_models() has the names; else give --weights FILE, or none"
         raise ValueError(f"timm cannot make {name} ({reason}); {advice}") from error
 
 

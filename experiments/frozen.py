@@ -27,7 +27,7 @@ from experiments import evidence
 from extras.own_data import stratified
 from runtime import signals
 from runtime.folder import Folder
-from runtime.loading import FeatureLoader
+from runtime.loading import FeatureLoader, Rows
 
 GROUPS = ["often", "middle", "rare"]  # thirds of the labels by the training photos that show them
 AT_HALF = ["OP", "OR", "OF1", "CP", "CR", "CF1_h", "N+"]  # of the labels that score above 0.5
@@ -121,7 +121,8 @@ def figures(logits: np.ndarray, task: Task) -> dict:
 def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> None:
     """Train as run.py does on features."""
     optimizer = run.adam(options, iml_gcn.Model(nn.Identity(), head))
-    batches = FeatureLoader(split.features, split.targets, options.batch_size, "cpu", True, seed)
+    rows = Rows(len(split), options.batch_size, shuffle=True, seed=seed)
+    batches = FeatureLoader(split.features, split.targets, rows, "cpu")
     scheduler = run.schedule(options.recipe, optimizer, epochs * len(batches))
     for batches.rows.epoch in range(epochs):
         for features, targets, _, _ in batches:

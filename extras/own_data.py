@@ -86,7 +86,6 @@ def read(photos: str, labels: str | None) -> data.Split:
     if unnamed:
         print(f"{photos}: {len(unnamed):,} photos that {labels} does not name{listed(unnamed)}")
     paths = [os.path.join(photos, name) for name in names]
-    reading.check_links(paths, photos)
     return data.Split(paths, split.targets, split.classes, upright=True)
 
 
@@ -151,7 +150,7 @@ def warn_of_twins(train: data.Split, val: data.Split) -> None:
 def read_labels(path: str | Path, photos: str | Path) -> data.Split:
     """A file of labels, of whatever form it is, with paths of photos in that folder."""
     if not os.path.isfile(path):
-        raise reading.missing(path, f"a file of labels: {FORMS}")
+        raise FileNotFoundError(f"no file {path}; expected {FORMS}")
     with open(path, "rb") as file:
         start = file.read(2000).decode("utf-8-sig", "replace").lstrip()
     looks = [what for pattern, what in FOREIGN.items() if re.match(pattern, start)]
@@ -165,11 +164,8 @@ def read_labels(path: str | Path, photos: str | Path) -> data.Split:
         return split
     read = {"[": read_label_studio, "<": read_cvat}.get(start[:1], read_tags)
     split = read(path)
-    if not photos:
-        return split
-    paths = [os.path.join(photos, name) for name in split.paths]
-    reading.check_links(paths, photos)
-    return data.Split(paths, split.targets, split.classes)
+    split.paths = [os.path.join(photos, name) for name in split.paths]
+    return split
 
 
 FOREIGN = {  # how files begin that hold labels in another form
@@ -254,8 +250,7 @@ def read_cvat(path: str | Path) -> data.Split:
 # Label Studio's exports: a task a photo, of any number of annotations. A photo that nobody has
 # looked at, or that was skipped, is left out; one that somebody found nothing in has no label.
 
-ANNOTATION = {"was_cancelled?": ANY, "result": [{"value?": {...: ANY}}]}
-TASKS = [{"data": {...: ANY}, "annotations": [ANNOTATION]}]
+TASKS = [{"data": {...: ANY}, "annotations": [{"result": [{...: ANY}]}]}]
 
 
 def read_label_studio(path: str | Path) -> data.Split:
@@ -263,8 +258,8 @@ def read_label_studio(path: str | Path) -> data.Split:
     shown = {}
     for task in reading.read_json(path, TASKS):
         done = [each for each in task["annotations"] if not each.get("was_cancelled")]
-        values = [result.get("value", {}) for each in done for result in each["result"]]
-        pairs = [pair for value in values for pair in value.items()]
+        values = [result.get("value") for each in done for result in each["result"]]
+        pairs = [pair for value in values if isinstance(value, dict) for pair in value.items()]
         names = [named for key, named in pairs if key == "choices" or key.endswith("labels")]
         reading.check(names, [[LABEL]], path)
         if done:

@@ -1,7 +1,7 @@
 """What any training program has and no paper speaks of.
 
     text         text from outside made printable, and the line of progress
-    reading      JSON, photo names and links, checked once, while they are read
+    reading      JSON, photos, CSV and word vectors, checked once, while they are read
     checkpoints  files of tensors, read as plain data and written whole or not at all
     folder       the run's folder: its lock, and what in it may be used again
     loading      batches: each rank's part, from any step on, on the device

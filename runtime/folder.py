@@ -5,7 +5,6 @@ starting weights by content.
 """
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
@@ -75,17 +74,14 @@ class Folder:
 
 def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
     """A ValueError that names the first thing a file was made with that is another one now."""
-    stored = checkpoint.get("classes")
-    if stored != classes:
-        what = f"{len(stored)} labels" if isinstance(stored, list) else "no list of labels"
+    if checkpoint.get("classes") != classes:
         raise ValueError(
-            f"{path} has {what}, the data set {len(classes)}, and they are not the same; "
-            "give the --out of this data set, or --fresh to start over"
+            f"{path} is not of the data set's {len(classes)} labels; give the --out of this data "
+            "set, or --fresh to start over"
         )
-    stored = checkpoint.get("settings")
-    stored = stored if isinstance(stored, dict) else {}
+    stored = checkpoint.get("settings") or {}
     for key, value in settings.items():
-        if type(stored.get(key)) is not type(value) or stored[key] != value:
+        if stored.get(key) != value:
             made_with = f"{key} {printable(stored.get(key))}, now it is {value}"
             if CONTENT.fullmatch(str(value)):
                 made_with = f"other {key}"
@@ -101,23 +97,13 @@ def lock(path: Path):
     if ranks.rank() > 0:
         yield
         return
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = open(path / "lock", "a+")
-    except OSError as error:
-        reason = error.strerror
-        raise OSError(f"cannot write to {path} ({reason}); give another --out") from error
-    with file:
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / "lock", "w") as file:
         try:
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.seek(0)
             raise ValueError(
-                f"{path} is in use by process {file.read(20) or 'unknown'}; wait for its end, or "
-                "give another --out"
+                f"{path} is in use by another run; wait for its end, or give another --out"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         yield

@@ -37,12 +37,11 @@ class Journal:
         self.epoch, self.step = 0, 0  # whole epochs done, and steps of the next
         self.lr = parts["scheduler"].get_last_lr()[0]  # at the epoch's first step
         self.loss = None  # of the step that was just taken, summed over this rank's images
-        self.losses = torch.zeros(steps)  # of the epoch; on the loss's device from its first on
+        device = next(parts["model"].parameters()).device
+        self.losses = torch.zeros(steps, device=device)  # of the epoch
         self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read
         if checkpoint := folder.begun(self.last.name, settings):
             self.go_on(checkpoint)
-        if ranks.rank() == 0:
-            forget(folder / "log.jsonl", name, self.epoch)
 
     def go_on(self, checkpoint: dict) -> None:
         try:
@@ -78,8 +77,6 @@ class Journal:
                     f"{self.where}, step {self.step + 1}: not one photo of it; {errors[0]}"
                 )
             yield images, targets
-            if self.losses.device != self.loss.device:
-                self.losses = self.losses.to(self.loss.device)
             self.losses[self.step] = self.loss.detach()  # read now and then: no wait for the device
             self.step += 1
             self.seen += len(rows)
@@ -94,16 +91,14 @@ class Journal:
             if stop:
                 where = f"{self.where}, step {self.step} of {self.per_epoch}"
                 raise signals.Stopped(f"{where}, saved in {self.last}")
-        self.speed, self.images_per_second = progress.close(), progress.rate
+        self.speed = progress.close()
         ranks.share_buffers(*(self.parts[key] for key in ("model", "average") if key in self.parts))
 
     def check(self, tensors: Iterable[torch.Tensor]) -> None:
         if not all(tensor.isfinite().all() for tensor in tensors):
-            there = self.last.is_file()
-            saved = f"{self.last} holds a state before that" if there else "nothing was saved yet"
             raise ValueError(
-                f"training diverged: {self.where}, at or before step {self.step}; {saved}; try "
-                "--fresh and a smaller --lr"
+                f"training diverged: {self.where}, at or before step {self.step}; try --fresh and "
+                "a smaller --lr"
             )
 
     def save(self) -> None:
@@ -116,8 +111,8 @@ class Journal:
         self.folder.save(self.last.name, state, self.settings)
         self.saved = time.monotonic()
 
-    def close_epoch(self, mAP: float | None) -> dict:
-        """A line on the terminal and in log.jsonl, which is returned; mAP where it was measured."""
+    def close_epoch(self, mAP: float | None) -> None:
+        """A line on the terminal and in log.jsonl; mAP where it was measured."""
         sums = ranks.total(torch.tensor([self.losses.sum().item(), self.seen], dtype=torch.float64))
         loss = float(sums[0] / sums[1])
         entry = {"model": self.name, "epoch": self.epoch + 1, "loss": loss, "lr": self.lr}
@@ -130,12 +125,10 @@ class Journal:
             names = "\n    ".join(bad[:3])
             print(f"    {len(bad):,} photos left out of this epoch:\n    {names}", flush=True)
         if ranks.rank() == 0:
-            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            log(self.folder / "log.jsonl", entry)
         self.epoch, self.step, self.seen, self.bad = self.epoch + 1, 0, 0, []
         self.losses.zero_()
         self.lr = self.parts["scheduler"].get_last_lr()[0]
-        return entry
 
     def finish(self, content: dict) -> None:
         self.folder.save(f"{self.name}.pt", content, self.settings)
@@ -144,23 +137,12 @@ class Journal:
         ranks.wait()
 
 
-def forget(log: Path, name: str, epochs: int) -> None:
-    """Cut log.jsonl back to where a training goes on: no epoch of it is there twice.
-
-    Lines that are not ours stay; the last one, if it was cut short, goes.
-    """
-    if not log.is_file():
-        return
-    text, kept = log.read_text(encoding="utf-8", errors="replace"), []
-    for line in text.splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-            later = entry["model"] == name and entry["epoch"] > epochs
-        except (ValueError, KeyError, TypeError):
-            later = not line.endswith("\n")
-        if not later:
-            kept.append(line)
-    checkpoints.save_text(log, "".join(kept))
+def log(path: Path, entry: dict) -> None:
+    """Write an epoch into log.jsonl in place of what is there of it and of the model's later ones,
+    which are done again: no epoch is there twice."""
+    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    kept = [e for e in entries if e.get("model") != entry["model"] or e["epoch"] < entry["epoch"]]
+    checkpoints.save_text(path, "".join(json.dumps(e) + "\n" for e in [*kept, entry]))
 
 
 class Pass:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from runtime import ranks, signals
 
@@ -30,7 +30,7 @@ def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list
     return images.permute(0, 3, 1, 2), targets, rows, errors
 
 
-class Rows(Sampler):
+class Rows:
     """Lists of (epoch, row) keys, one list a batch. Set `epoch` before each pass, and `start`, the
     first batch of it. Of several ranks each gets its share of every batch, and no row twice.
 
@@ -38,22 +38,13 @@ class Rows(Sampler):
     (unless it is the only one), so that every step weighs the same. In order: every image once.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-    ):
+    def __init__(self, num_images: int, batch_size: int, shuffle: bool = False, seed: int = 0):
         self.num_images, self.batch_size = num_images, min(batch_size, num_images)
         self.shuffle, self.seed, self.epoch, self.start = shuffle, seed, 0, 0
-        self.rank, self.ranks = rank, ranks
-        if shuffle and self.batch_size < ranks:
+        if shuffle and self.batch_size < ranks.size():
             raise ValueError(
-                f"a batch has {self.batch_size} photos, fewer than the {ranks} processes; give a "
-                "larger --batch-size, or start fewer processes"
+                f"a batch has {self.batch_size} photos, fewer than the {ranks.size()} processes; "
+                "give a larger --batch-size, or start fewer processes"
             )
 
     def __len__(self) -> int:
@@ -66,7 +57,7 @@ class Rows(Sampler):
             order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
         for i in range(self.start, len(self)):
             rows = order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield [(self.epoch, int(row)) for row in rows[self.rank :: self.ranks]]
+            yield [(self.epoch, int(row)) for row in rows[ranks.rank() :: ranks.size()]]
 
 
 class Loader(DataLoader):
@@ -77,20 +68,11 @@ class Loader(DataLoader):
     Bytes travel to the device, floats do not.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        device: str,
-        workers: int = 0,
-        shuffle: bool = False,
-        seed: int = 0,
-    ):
-        self.device = device
-        self.rows = Rows(len(dataset), batch_size, shuffle, seed, ranks.rank(), ranks.size())
+    def __init__(self, dataset: Dataset, rows: Rows, device: str, workers: int = 0):
+        self.rows, self.device = rows, device
         super().__init__(
             dataset,
-            batch_sampler=self.rows,
+            batch_sampler=rows,
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -108,17 +90,9 @@ class Loader(DataLoader):
 class FeatureLoader:
     """As a Loader, of features (M, D) in memory in place of images, and without errors."""
 
-    def __init__(
-        self,
-        features: torch.Tensor,
-        targets: np.ndarray,
-        batch_size: int,
-        device: str,
-        shuffle: bool = False,
-        seed: int = 0,
-    ):
-        self.features, self.targets, self.device = features, torch.from_numpy(targets), device
-        self.rows = Rows(len(targets), batch_size, shuffle, seed, ranks.rank(), ranks.size())
+    def __init__(self, features: torch.Tensor, targets: np.ndarray, rows: Rows, device: str):
+        self.features, self.targets = features, torch.from_numpy(targets)
+        self.rows, self.device = rows, device
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import torch
 
@@ -14,8 +14,7 @@ class Adder:
     kind is a type, a list of choices, bool for a switch, or the name of a text's value.
     """
 
-    def __init__(self, parser: argparse.ArgumentParser):
-        self.group = parser
+    group = None
 
     def __call__(self, name: str, text: str, kind: object, default=None, **more) -> str:
         """Returns the name of the attribute."""
@@ -59,18 +58,6 @@ def between(low: float, high: float, kind: type = float) -> Callable[[str], floa
 def whole(low: int) -> Callable[[str], int]:
     """Whole numbers of at least `low`."""
     return between(low, math.inf, int)
-
-
-def one_of(names: Collection[str], prefix: str) -> Callable[[str], str]:
-    """One of these names, or anything after a prefix."""
-
-    def convert(text: str) -> str:
-        if text not in names and not text.startswith(prefix):
-            raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(names)}, {prefix}NAME")
-        return text
-
-    convert.metavar = "NAME"
-    return convert
 
 
 def device(name: str) -> str:

@@ -1,19 +1,16 @@
 """What comes from outside, checked once, where it is read: JSON, photos, word vectors.
 
 A schema says what a file holds: a `Kind` where a value is, [schema] for a list of any length,
-{"key": schema, "key?": schema} for an object, `?` where the key may be missing, and {...: schema}
-for an object of any keys. Whoever holds what `read_json` returned need not look again.
+{"key": schema} for an object with these keys and others, {...: schema} for one of any keys. Whoever
+holds what `read_json` returned need not look again.
 """
 
 import contextlib
 import csv
-import functools
 import json
-import mmap
 import os
 import posixpath
 import re
-import stat
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -39,20 +36,16 @@ def stays_inside(name: object) -> bool:
 
     On any system: a backslash and a drive letter mean what they mean on Windows.
     """
-    if type(name) is not str or "\0" in name or len(name) > 4096:
+    if type(name) is not str or "\0" in name:
         return False
     plain = name.replace("\\", "/")
     first = posixpath.normpath(plain).split("/")[0]  # "" of an absolute path
-    return first not in ("", "..", ".") and not DRIVE.match(plain)
+    return first not in ("", "..", ".") and not re.match("[A-Za-z]:", plain)
 
 
-DRIVE = re.compile("[A-Za-z]:")
 WHOLE = Kind("a whole number", lambda value: type(value) is int)
 TEXT = Kind("a text", lambda value: type(value) is str)
-LABEL = Kind(
-    "a text of 1 to 1,000 characters",
-    lambda value: type(value) is str and bool(value.strip()) and len(value) <= 1000,
-)
+LABEL = Kind("a text, not blank", lambda value: type(value) is str and bool(value.strip()))
 PHOTO = Kind(
     "a path inside the image folder, without leading .., drive letter or NUL", stays_inside
 )
@@ -65,75 +58,37 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
 
 def read_json(path: str | Path, schema: object) -> object:
-    """The JSON of a file, what `schema` names of it, checked. What does not fit is a ValueError.
-
-    Other keys are dropped as they are parsed, so memory is the file's text without polygons, and
-    what is kept.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path}")
-    keys = keys_of(schema)
-
-    def keep(pairs: list[tuple[str, object]]) -> dict:
-        kept = {key: value for key, value in pairs if keys is None or key in keys}
-        if len(kept) < len(pairs) and len(dict(pairs)) < len(pairs):
-            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-            raise ValueError(f"{brief(twice)} is there twice in one object")
-        return kept
-
+    """The JSON of a file without polygons, checked. What does not fit is a ValueError."""
+    content = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes())
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            content = POLYGONS.sub(b'"segmentation":0', text)
-        document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=keep)
+        document = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        reason = printable(error, 120)
-        raise ValueError(f"{path} is not valid JSON ({reason}); export it again") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
     check(document, schema, path)
     return document
 
 
-def keys_of(schema: object) -> set[str] | None:
-    """The keys a schema names anywhere; None where it takes any."""
-    if isinstance(schema, dict):
-        inner = [keys_of(each) for each in schema.values()]
-        if ... in schema or None in inner:
-            return None
-        return {key.rstrip("?") for key in schema}.union(*inner)
-    return keys_of(schema[0]) if isinstance(schema, list) else set()
-
-
-def check(value: object, schema: object, path: str | Path) -> None:
+def check(value: object, schema: object, path: str | Path, place: str = "") -> None:
     """A ValueError that names the place, what was found there and what was expected."""
-    if wrong := misfit(value, schema):
-        place, problem = wrong
-        raise ValueError(
-            f"{path}: {place.lstrip('.') or 'it'} {problem}; correct it, or export the file again"
-        )
-
-
-def misfit(value: object, schema: object) -> tuple[str, str] | None:
-    """Where in a value, and what is wrong there; None if it fits the schema."""
+    problem, parts = None, ()
     if type(schema) is Kind:
-        if schema.fits(value):
-            return None
-        return "", f"is {brief(value)}, expected {schema.expected}"
-    if type(schema) is not type(value):
+        problem = None if schema.fits(value) else f"is {brief(value)}, expected {schema.expected}"
+    elif type(schema) is not type(value):
         expected = "a list" if type(schema) is list else "an object"
-        return "", f"is {brief(value)}, expected {expected}"
-    if type(schema) is list:
+        problem = f"is {brief(value)}, expected {expected}"
+    elif type(schema) is list:
         parts = ((f"[{i}]", item, schema[0]) for i, item in enumerate(value))
     elif ... in schema:
         parts = ((f".{printable(key)}", item, schema[...]) for key, item in value.items())
     else:
-        missing = [key for key in schema if not key.endswith("?") and key not in value]
-        if missing:
-            return "", f"has no {missing[0]!r}, it is {brief(value)}"
-        named = ((key.rstrip("?"), each) for key, each in schema.items())
-        parts = ((f".{key}", value[key], each) for key, each in named if key in value)
-    for place, item, each in parts:
-        if wrong := misfit(item, each):
-            return place + wrong[0], wrong[1]
-    return None
+        missing = [key for key in schema if key not in value]
+        problem = f"has no {missing[0]!r}, it is {brief(value)}" if missing else None
+        parts = ((f".{key}", value[key], each) for key, each in schema.items())
+    if problem:
+        where = place.lstrip(".") or "it"
+        raise ValueError(f"{path}: {where} {problem}; correct it, or export the file again")
+    for name, item, each in parts:
+        check(item, each, path, place + name)
 
 
 def check_once(values: Iterable, path: str | Path, what: str) -> None:
@@ -155,51 +110,24 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
             )
 
 
-def check_links(paths: list[str], *folders: str | Path) -> None:
-    """A ValueError if a symbolic link leads a photo out of all these folders.
-
-    The folders may be links themselves. Photos that are not there pass. It costs one lstat a photo.
-    """
-    roots = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)
-    real = functools.cache(os.path.realpath)  # once a folder, not once a photo
-    for path in paths:
-        folder, name = os.path.split(path)
-        try:
-            link = stat.S_ISLNK(os.lstat(path).st_mode)
-        except (OSError, ValueError):  # ValueError: no file can have such a name
-            continue
-        target = os.path.realpath(path) if link else os.path.join(real(folder), name)
-        if not target.startswith(roots):
-            raise ValueError(
-                f"photo {printable(path, 200)} is a link, or in a linked folder, to "
-                f"{printable(target)}, outside the image folder; put a copy in its place"
-            )
-
-
-# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
-FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"]
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # in folders
 HEIC = "pip install pillow-heif to read HEIC"
 with contextlib.suppress(ImportError):  # what phones write; the package is optional
     import pillow_heif
 
     pillow_heif.register_heif_opener()
 Image.init()
-for name, suffixes in (("AVIF", {".avif"}), ("HEIF", {".heic", ".heif"})):
-    if name in Image.OPEN:
-        FORMATS.append(name)
-        SUFFIXES |= suffixes
+# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
+FORMATS = "JPEG PNG WEBP BMP GIF TIFF PPM JPEG2000 AVIF HEIF".split()
+FORMATS = [name for name in FORMATS if name in Image.OPEN]
+SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
 
 def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """use(the photo). Whatever Pillow has against the file is a ValueError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on damaged metadata: no pixel depends on it
+            warnings.simplefilter("ignore")  # on damaged metadata, or many pixels
             with Image.open(path, formats=FORMATS) as image:
-                pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
-                if most and pixels > most:  # Pillow itself only warns, up to twice as many
-                    raise ValueError(f"it has {pixels:,} pixels, at most {most:,} are decoded")
                 return use(image)
     except Exception as error:  # of a dozen kinds
         reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
@@ -214,27 +142,14 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
     """The photos in a folder and below it, by their paths in it, and how many files of which kinds
     are none, as text. Hidden files do not count."""
     if not os.path.isdir(folder):
-        raise missing(folder, "a folder of photos")
-    photos, others = [], Counter()
-    for path in sorted(Path(folder).rglob("*")):
-        inner = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            if path.suffix.lower() in SUFFIXES:
-                photos.append(inner.as_posix())
-            else:
-                others[path.suffix.lower() or "without suffix"] += 1
+        raise FileNotFoundError(f"{printable(folder, 200)} is no folder of photos")
+    files = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    photos = [file.as_posix() for file in files if file.suffix.lower() in SUFFIXES]
+    kinds = (file.suffix.lower() for file in files)
+    others = Counter(kind or "without suffix" for kind in kinds if kind not in SUFFIXES)
     text = ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
     return photos, text + f" ({HEIC})" * (".heic" in others)
-
-
-def missing(path: str | Path, expected: str) -> FileNotFoundError:
-    found = "is a folder" if os.path.isdir(path) else "is not there"
-    found = "is a file" if os.path.isfile(path) else found
-    return FileNotFoundError(f"{printable(path, 200)} {found}, expected {expected}")
-
-
-LINE = 1 << 20  # characters; a line of 300 numbers has about 3,000
-FLOAT32_MAX = np.finfo(np.float32).max
 
 
 def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
@@ -243,30 +158,23 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
     Of a word that is there twice the first vector counts. Lines of other words are not parsed.
     """
     vectors, width, number = {}, None, 0
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no GloVe file {path}; give --glove a text file of word vectors")
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LINE), ""), 1):
-                values = line.rstrip().split(" ")  # not split(): a few words are Unicode blanks
-                if len(line) == LINE:
-                    raise ValueError(f"is longer than {LINE - 1:,} characters")
-                if number == 1 and len(values) == 2:  # word2vec's header: count and width
+            for number, line in enumerate(file, 1):
+                word, *values = line.rstrip().split(" ")  # not split(): some words are blanks
+                if number == 1 and len(values) == 1:  # word2vec's header: count and width
                     continue
-                width = width or len(values) - 1
-                if len(values) - 1 < width or width < 2:  # more: some of GloVe's words hold blanks
-                    raise ValueError(f"has {len(values) - 1} numbers, line 1 has {width}")
-                word, *values = values
+                width = width or len(values)
+                if len(values) < width or width < 2:  # more: some of GloVe's words hold blanks
+                    raise ValueError(f"has {len(values)} numbers, line 1 has {width}")
                 if word in wanted and word not in vectors and len(values) == width:
                     vectors[word] = np.array([float(value) for value in values])  # (d,)
-                    if not np.abs(vectors[word]).max() <= FLOAT32_MAX:  # false of NaN, too
-                        raise ValueError("holds a number that is not finite in float32")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); expected GloVe's .txt") from None
-    except ValueError as error:
+                    if not np.isfinite(vectors[word]).all():
+                        raise ValueError("holds a number that is not finite")
+    except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(
-            f"{path}, line {number}: {printable(error)}; expected a word and the same count of "
-            "numbers a line"
+            f"{path}, line {number}: {printable(error)}; expected UTF-8 text, a word and the same "
+            "count of numbers a line"
         ) from None
     if not vectors:
         raise ValueError(
@@ -278,26 +186,20 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
 
 def read_matrix(path: str | Path, rows: int) -> np.ndarray:
     """A .npy file of finite numbers, (rows, d)."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path}; give a .npy file of {rows} rows")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy's, on a damaged header
-            matrix = np.load(path, allow_pickle=False)
-        good = matrix.ndim == 2 and len(matrix) == rows and np.abs(matrix).max() <= FLOAT32_MAX
-        found = f"an array of {matrix.shape}"
-    except Exception as error:  # noqa: BLE001 (of a dozen kinds: anyone may have written the file)
-        good, found = False, f"no such array ({type(error).__name__})"
-    if not good:
-        raise ValueError(f"{path} holds {found}, expected finite numbers of shape ({rows}, d)")
+        matrix = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):  # numpy's name no file
+        raise ValueError(f"{path} is no array of numbers; give it as np.save writes it") from None
+    if matrix.ndim != 2 or len(matrix) != rows or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"{path} holds an array of {matrix.shape}, expected finite numbers of shape ({rows}, d)"
+        )
     return matrix
 
 
 def read_rows(path: str | Path) -> list[list[str]]:
     """The rows of a CSV, each as long as the first, without blanks around the cells, which are
     separated by commas, semicolons or tabs: by what comes first."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no file {path}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             between = re.match(r'(?:"[^"]*"|[^\t,;"\n]*)([\t,;])', file.readline())

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 
 import torch
@@ -60,22 +59,17 @@ def code_of(work: Callable[[], int | None]) -> int:
 def run(main: Callable[[], int]) -> None:
     """Call main, note the signals meanwhile, and end the process with its code.
 
-    Any other error is printed and is code 1. Loader workers ignore SIGTERM, and Python waits for
-    its children before it ends: they are killed, or a run that failed would stay for ever.
+    Loader workers ignore SIGTERM, and Python waits for its children before it ends: they are
+    killed, or a run that failed would stay for ever.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     for each in STOPPING:
         signal.signal(each, note)
-    code = 1
     try:
-        code = main()
-    except SystemExit as stop:  # argparse's
-        code = stop.code
-    except BaseException:  # noqa: BLE001 (whatever it is, it is shown)
-        traceback.print_exc()
-    for child in multiprocessing.active_children():
-        child.kill()
-    sys.exit(code)
+        sys.exit(main())
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()
 
 
 def note(number: int, frame: object) -> None:

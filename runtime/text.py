@@ -1,6 +1,5 @@
 """Text from outside made fit for a terminal, and the line that shows how far something is."""
 
-import reprlib
 import sys
 import time
 
@@ -21,13 +20,9 @@ def printable(text: object, width: int = 80) -> str:
     return f"{text[: width - 3 - tail]}...{text[-tail:]}"
 
 
-REPR = reprlib.Repr()  # of huge or deeply nested values it makes no more than it shows
-REPR.maxstring = REPR.maxother = 80
-
-
 def brief(value: object) -> str:
     """A value from a file as Python writes it, cut for a message."""
-    return printable(REPR.repr(value))
+    return printable(repr(value))
 
 
 def listed(names: list[str]) -> str:
@@ -59,9 +54,8 @@ class Progress:
             print(f"\r{line}\033[K", end="", flush=True)
 
     def close(self) -> str:
-        """Clears the line; returns rate, also kept, and time for the log."""
+        """Clears the line; returns rate and time for the log."""
         if sys.stdout.isatty():
             print("\r\033[K", end="")
         seconds = time.monotonic() - self.start
-        self.rate = self.done / max(seconds, 1e-9)
-        return f"{self.rate:.1f} {self.unit}/s  {seconds:.1f} s"
+        return f"{self.done / max(seconds, 1e-9):.1f} {self.unit}/s  {seconds:.1f} s"

