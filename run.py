@@ -4,7 +4,6 @@
     python run.py --photos DIR --labels FILE     # your own photos                -> runs/own
     python run.py --dataset coco --data DIR      # the paper's Tables 1 and 3     -> runs/coco
     python run.py --dataset coco --data DIR --limit 64 --epochs 1 --out runs/try  # a dry run
-    python run.py --dataset coco --data DIR --phase backbone eval                 # the ASL row
     torchrun --nproc-per-node 8 run.py --dataset coco --data DIR                  # 8 GPUs
 
 Three phases (Section "Proposed Approach") and eval, which speak to each other through files in
@@ -343,9 +342,9 @@ RECIPES = {
     # [ours] for few photos: docs/data.md has how it was chosen; batch 0: by their number
     "small": dict(backbone="efficientnet_lite2", freeze=True, image_size=384, batch_size=0),
 }
-# ... and for a data set. All of demo's: ours.
-PRESETS = {"demo": dict(backbone="tresnet_tiny", image_size=64, batch_size=32, recipe="cycle")}
-PRESETS["demo"] |= {"epochs": 11, "lr": 4e-3}
+# ... and for a data set [ours].
+PRESETS = {"own": {"recipe": "small"}, "demo": {"recipe": "cycle", "epochs": 11, "lr": 4e-3}}
+PRESETS["demo"] |= {"backbone": "tresnet_tiny", "image_size": 64, "batch_size": 32}
 
 # What --help shows: the options most people use.
 SHORT = """\
@@ -462,11 +461,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     known, _ = parser.parse_known_args(argv)
     other = "coco" if known.train_json or known.val_json else "demo"
     name = "own" if known.photos else known.dataset or other
-    recipe = PRESETS.get(name, {}).get("recipe", "small" if known.photos else "paper")
-    recipe = known.recipe or recipe
-    preset = PRESETS.get(name, {})  # a recipe that is given wins over it
-    both = (preset, RECIPES[recipe]) if known.recipe else (RECIPES[recipe], preset)
-    parser.set_defaults(**both[0] | both[1] | {"recipe": recipe})
+    preset = {"recipe": "paper"} | PRESETS.get(name, {})
+    recipe = RECIPES[known.recipe or preset["recipe"]]
+    parser.set_defaults(**(preset | recipe if known.recipe else recipe | preset))  # given, it wins
     args = parser.parse_args(argv)
     own = [args.photos, args.labels, args.val_photos, args.val_labels]
     paths = args.train_json or args.val_json  # of COCO's form

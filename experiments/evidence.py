@@ -44,8 +44,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--epochs", nargs=2, default=["10", "5"], metavar=("FIRST", "THEN"), help=text)
     text = "options of the direct model, a text a row; the others go on from the first of them"
     add("--first", nargs="+", default=[""], metavar="TEXT", help=text)
-    text = "options of the others, a text a row"
-    add("--then", nargs="+", default=[""], metavar="TEXT", help=text)
+    add("--then", nargs="+", default=[""], metavar="TEXT", help="of the others, a text a row")
     return parser.parse_args(argv)
 
 

@@ -54,10 +54,10 @@ class Task:
         self.pairs, self.counts = iml_gcn.cooccurrence(Y)
 
     def gcn(self, nodes, length=1.0, hidden=1024, reading="paper", tau=0.1, p=0.2, rare=False):
-        """A GCN head, its nodes `length` long in the mean, 0: as they are. `rare`: only the rarer
-        half of the labels gets neighbours."""
+        """A GCN head, its nodes `length` long in the mean. `rare`: only the rarer half of labels
+        gets neighbours."""
         norms = nodes.norm(dim=1)  # (n,)
-        nodes = nodes * (length / norms[norms > 0].mean()) if length else nodes
+        nodes = nodes * (length / norms[norms > 0].mean())
         A = iml_gcn.adjacency(self.pairs, self.counts, tau, p, reading)  # (n, n)
         A_hat = iml_gcn.normalise(A, reading)
         if rare:
@@ -86,7 +86,6 @@ SETTINGS = {
     "F_PCA, no graph": lambda t: t.gcn(t.pca, reading="none"),
     "F_W, no graph": lambda t: t.gcn(t.words, reading="none"),
     "random nodes, no graph": lambda t: t.gcn(torch.randn(t.n, t.n), reading="none"),
-    "F_W, length as it is": lambda t: t.gcn(t.words, length=0),
     "F_PCA, length 0.3": lambda t: t.gcn(t.pca, length=0.3),
     "F_PCA, length 3": lambda t: t.gcn(t.pca, length=3),
     "F_PCA, tau 0.05": lambda t: t.gcn(t.pca, tau=0.05),

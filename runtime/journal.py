@@ -44,19 +44,12 @@ class Journal:
             self.go_on(checkpoint)
 
     def go_on(self, checkpoint: dict) -> None:
-        try:
-            for key, part in self.parts.items():
-                part.load_state_dict(checkpoint[key])
-            self.epoch, self.step = int(checkpoint["epochs"]), int(checkpoint["step"])
-            self.lr = float(checkpoint["lr"])
-            if ranks.rank() == 0:  # it holds the sums over all ranks
-                self.losses.copy_(checkpoint["losses"])
-                self.seen, self.bad = int(checkpoint["seen"]), list(checkpoint["bad"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ValueError(
-                f"{self.last} is not from this version of the program, or damaged "
-                f"({type(error).__name__}); --fresh starts over"
-            ) from error
+        for key, part in self.parts.items():
+            part.load_state_dict(checkpoint[key])
+        self.epoch, self.step, self.lr = (checkpoint[key] for key in ("epochs", "step", "lr"))
+        if ranks.rank() == 0:  # it holds the sums over all ranks
+            self.losses.copy_(checkpoint["losses"])
+            self.seen, self.bad = checkpoint["seen"], checkpoint["bad"]
         where = f"epoch {self.epoch} and {self.step} of {self.per_epoch} steps"
         print(f"{self.name}: goes on after {where} ({self.last})")
 

@@ -127,7 +127,6 @@ def test_heads_of_the_frozen_table_are_what_their_names_say():
     torch.testing.assert_close(
         heads["F_I, centred"].nodes, centred / centred.norm(dim=1).mean(), rtol=1e-4, atol=1e-5
     )
-    torch.testing.assert_close(heads["F_W, length as it is"].nodes, task.words)
     assert heads["F_PCA, length 3"].nodes.norm(dim=1).mean() == pytest.approx(3, abs=1e-4)
     assert torch.equal(heads["F_PCA, no graph"].A_hat, torch.eye(4))
     few = heads["F_PCA, graph for rare labels"].A_hat
