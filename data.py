@@ -14,7 +14,6 @@ JSON is read by `json` and photos by Pillow. Augmentation follows ASL's training
 import hashlib
 import os
 import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,27 +78,19 @@ COCO = {
     "categories": [{"id": WHOLE, "name": LABEL}],
 }
 
-ROOT = ("none", "", None)  # the supercategory of a category that is under no other
-
 
 def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     """Every image of a COCO-format JSON, labelled or not, in file order, with its photo's path.
 
     Classes are in category id order (ids have gaps: column != id). Crowd annotations count as any
     other. An image of several annotations of one category has that label once. A file name may be
-    written with Windows' backslashes (Label Studio). A category under a root of the same name is
-    one label with it: Roboflow makes the project's name such a root.
+    written with Windows' backslashes (Label Studio). Categories of one name are one label: Roboflow
+    makes a root of the project's name, which may be a label's too.
     """
     coco = read_json(json_path, COCO)
     check_once((image["id"] for image in coco["images"]), json_path, "image id")
     check_once((category["id"] for category in coco["categories"]), json_path, "category id")
     categories = sorted(coco["categories"], key=lambda each: each["id"])  # difference 8
-    under = {each["name"] for each in categories if each["name"] == each.get("supercategory")}
-    roots = [each["name"] for each in categories if each.get("supercategory") in ROOT]
-    roots = [name for name in roots if name in under]
-    others = Counter(each["name"] for each in categories) - Counter(roots)
-    check_once(roots, json_path, "category")
-    check_once(others.elements(), json_path, "category")
     classes = list(dict.fromkeys(each["name"] for each in categories))
     column = {name: j for j, name in enumerate(classes)}
     columns = {each["id"]: column[each["name"]] for each in categories}

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from extras.calibration import Calibrated
 from extras.pictures import activation_maps, maps_exist
 from iml_gcn import Model
 from runtime import options, signals
-from runtime.loading import Loader, Rows
+from runtime.loading import collate
 from runtime.reading import LABEL, WHOLE, Kind, check, walk
 from runtime.text import printable
 
@@ -59,7 +60,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = f"with --save: where the {SHOWN} highest labels are seen; good for large things alone"
     add("--where", action="store_true", help=f"{text} [docs/scores.md]")
     add("--font", metavar="FILE", help="TrueType font for --save (Pillow's own, of ASCII only)")
-    add("--export", type=Path, metavar="FILE", help=".onnx or .pt2 to write the model to, checked")
+    add("--export", type=Path, metavar="FILE", help="write the model here, as .onnx or .pt2")
     add("--batch-size", type=options.whole(1), default=16, metavar="N", help="(%(default)s)")
     add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
@@ -103,16 +104,17 @@ def photos_in_batches(
     args, paths: list[Path], S: int, failed: list[str]
 ) -> Iterator[tuple[list[Path], torch.Tensor]]:
     """Paths and images (B, 3, S, S) in [0, 1]. What cannot be read is named, and is in `failed`."""
-    split = data.Split(paths, np.zeros((len(paths), 0)), [], upright=True)
-    workers = min(os.cpu_count() or 1, len(paths) // 100)  # for few photos they start too slowly
-    rows = Rows(len(paths), args.batch_size)
-    photos = Loader(data.MultiLabelImages(split, S), rows, args.device, workers)
-    for images, _, rows, errors in photos:
-        for error in errors:
-            print(f"{error}; skipped", file=sys.stderr)
-        failed += errors
-        if len(rows):
-            yield [paths[row] for row in rows], images
+    split = data.Split(paths, np.zeros((len(paths), 0), np.uint8), [], upright=True)
+    photos, keys = data.MultiLabelImages(split, S), [(0, row) for row in range(len(paths))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for i in range(0, len(paths), args.batch_size):
+            items = pool.map(photos.__getitem__, keys[i : i + args.batch_size])
+            images, _, rows, errors = collate(list(items))
+            for error in errors:
+                print(f"{error}; skipped", file=sys.stderr)
+            failed += errors
+            if len(rows):
+                yield [paths[row] for row in rows], images.to(args.device).float().div_(255)
 
 
 @torch.inference_mode()

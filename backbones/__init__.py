@@ -111,7 +111,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        reason = printable(" ".join(str(error).split()), 200)
+        reason = printable(" ".join(str(error).split())[:250], 250)
         raise ValueError(
             f"{path} does not fit this backbone ({reason}); choose the --backbone the file was "
             "made for"

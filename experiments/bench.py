@@ -166,6 +166,7 @@ def pace(kind: str, B: int, S: int, device: str, amp: bool) -> dict[str, float]:
 
 def card(device: str = "cuda") -> None:
     report = {"about": get_pretty_env_info().splitlines(), "differences": differences(device)}
+    Path("gpu.json").write_text(json.dumps(report, indent=1))  # whatever comes
     code = run.main(["--device", device, "--out", "runs/bench-demo", "--fresh"])
     report["demo"] = Path("runs/bench-demo/results.md").read_text() if not code else code
     report["training"] = []

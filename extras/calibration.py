@@ -3,8 +3,6 @@
 A model trained with the asymmetric loss scores high by construction. sigmoid(slope * logit +
 offset) with the most likely slope and offset, the same for all labels (Platt, 1999), is about the
 share of times that such a label is right. Ranks, and with them AP, are as before.
-
-Metrics are not this module's, nor is a threshold: `metrics.py` has both.
 """
 
 import math

@@ -80,7 +80,8 @@ def load(
         if name == "own" and part == "train":
             counts = zip(split.classes, split.targets.sum(0).tolist(), strict=True)
             most = Counter(dict(counts)).most_common(20)  # a table that was misread shows here
-            print(f"labels: {', '.join(f'{printable(name)} {count:,}' for name, count in most)}")
+            shown = [f"{printable(name)} {count:,}" for name, count in most]
+            print(f"labels: {', '.join(shown)}{', ...' * (len(split.classes) > 20)}")
         if not len(split):
             raise ValueError(f"no {part} image is left; check --limit and the annotations")
         missing = [path for path in split.paths if not os.path.isfile(path)]

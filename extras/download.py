@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from runtime.signals import stop_if_asked
@@ -28,8 +28,9 @@ def coco(folder: Path, year: str) -> None:
         url = f"{SERVER}/{kind}{year}.zip"
         part = folder / f"{Path(url).name}.part"
         name = Path(url).stem if kind.startswith("zips") else "annotations"
+        there = f"annotations/instances_val{year}.json" if name == "annotations" else name
         try:
-            if not (folder / name).exists():
+            if not (folder / there).exists():
                 fetch(url, part)
                 unpack(part, folder, name)
             part.unlink(missing_ok=True)  # unpacked, now or before a kill
@@ -43,18 +44,22 @@ def coco(folder: Path, year: str) -> None:
 def fetch(url: str, part: Path) -> None:
     """Download what `part` lacks, and go on where the connection breaks."""
     part.touch()
-    for _ in range(TRIES):
+    tries = 0  # that got no further
+    while tries < TRIES:
+        have = part.stat().st_size
         try:
             return receive(url, part)
-        except HTTPError as error:
-            if error.code == 416:  # no byte comes after those that are there
-                return
-            raise
         except (HTTPException, URLError, ConnectionError, TimeoutError) as error:
+            code = getattr(error, "code", 500)  # of HTTP
+            if code == 416:  # no byte comes after those that are there
+                return
+            if code < 500:
+                raise
             print(f"{url}: {error}; it goes on in {PAUSE} s", flush=True)
+        tries = 0 if part.stat().st_size > have else tries + 1
         time.sleep(PAUSE)
         stop_if_asked(f"the download of {url}")
-    raise ConnectionError(f"it broke off {TRIES} times")
+    raise ConnectionError(f"{TRIES} times in a row nothing came")
 
 
 def receive(url: str, part: Path) -> None:
@@ -80,6 +85,8 @@ def unpack(path: Path, folder: Path, name: str) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     with zipfile.ZipFile(path) as zipped:
         entries = [entry for entry in zipped.namelist() if entry.startswith(f"{name}/")]
-        zipped.extractall(temporary, entries)  # nothing outside it; checks the CRCs
+        for entry in entries:
+            zipped.extract(entry, temporary)  # nothing outside it; checks the CRC
+            stop_if_asked(f"the unpacking of {path}")
     (temporary / name).rename(folder / name)
     shutil.rmtree(temporary)

@@ -1,7 +1,4 @@
-"""How long training will take, told before it begins, from a few photos that are read and timed.
-
-How long it did take is the journal's affair.
-"""
+"""How long training will take, told before it begins, from a few photos that are read and timed."""
 
 import time
 

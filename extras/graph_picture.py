@@ -31,7 +31,7 @@ def save(path: Path, graph: tuple[torch.Tensor, ...], classes: list[str], tau: f
     shown = np.sort(best[:MOST])
     cells = colours[np.ix_(shown, shown)].round().astype(np.uint8).repeat(CELL, 0).repeat(CELL, 1)
     few = f", the {MOST} best connected of {len(classes)} labels" if len(classes) > MOST else ""
-    caption = f"P(column | row){few}: light 0.0, dark 1.0, white below {tau:g}: no edge"
+    caption = f"P(column | row){few}: light 0.0, dark 1.0, white: no edge (tau {tau:g})"
     names = [printable(ascii_only(classes[i]), NAME_WIDTH) for i in shown]
     font = font_of(FONT_SIZE)
     margin = max(int(font.getlength(name)) for name in names) + 8

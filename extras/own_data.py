@@ -160,7 +160,8 @@ def read_labels(path: str | Path, photos: str | Path) -> data.Split:
         split = data.load_coco(path, photos)
         if len(split) and not split.targets.any():
             lost = "no annotation: tags of whole photos are lost in such exports"
-            raise ValueError(f"{path} has {len(split):,} images and {lost}; export another form")
+            other = FORMS.split(", ", 1)[1]
+            raise ValueError(f"{path} has {len(split):,} images and {lost}; export {other}")
         return split
     read = {"[": read_label_studio, "<": read_cvat}.get(start[:1], read_tags)
     split = read(path)
@@ -240,7 +241,9 @@ def read_cvat(path: str | Path) -> data.Split:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, LookupError) as error:  # LookupError: of an unknown encoding
         raise ValueError(f"{path} is not valid XML ({error}); export it again") from None
-    images = root.findall("image")  # none in XML of others, which so has no labels
+    images = root.findall("image")
+    if not images:
+        raise ValueError(f'{path} has no images; of XML, CVAT\'s "for images 1.1" alone is read')
     classes = [name.text for name in root.iterfind("meta//labels/label/name")]
     shown = {each.get("name"): {mark.get("label") for mark in each} - {None} for each in images}
     unknown = set().union(*shown.values()) - set(classes)

@@ -115,8 +115,8 @@ def activation_maps(model: Model, images: torch.Tensor) -> torch.Tensor:
 def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     """The photo, dark but where heat (h, w), its class activation map, is high.
 
-    Full light is the highest value of the map; none is 0 and less, or what
-    is below the map's mean where that is negative (a score below a half).
+    Full light is the highest value of the map; none is 0 and less, or what is below the map's mean
+    where that is negative (a score below a half).
     """
     heat = heat - min(heat.mean(), 0)
     heat = np.clip(heat / max(heat.max(), 1e-12), 0, 1)
@@ -132,7 +132,8 @@ def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
 def begin(folder: Path, font: str | None) -> None:
     """Make the folder of --save: new, empty or one of ours, whose old pictures go. So no file of
     another origin is ever replaced."""
-    if folder.exists() and not (folder / PREDICTIONS).is_file() and any(folder.iterdir()):
+    others = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if others and not (folder / PREDICTIONS).is_file():
         raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
     try:
         font_of(SMALLEST, font)
@@ -140,7 +141,9 @@ def begin(folder: Path, font: str | None) -> None:
         raise ValueError(f"--font {font} is no TrueType font ({error})") from error
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
-        if OURS in path.read_bytes():
+        with open(path, "rb") as file:
+            ours = OURS in file.read(4096)
+        if ours:
             path.unlink()
     (folder / PREDICTIONS).write_text("")
 
@@ -151,7 +154,8 @@ def add(
     """The photo of a path; `line` goes to predictions.jsonl. With maps (h, w) of the first labels
     it is drawn once more for each of them, to its right."""
     photo = data.read_photo(path)
-    photo.thumbnail((8192, 8192))  # JPEG ends at 65,500 px; leaves smaller photos alone
+    most = 4096 if maps else 8192  # px; JPEG ends at 65,500
+    photo.thumbnail((most, most))
     tiles = [labelled(photo, shortened(labels, LABELS), font)]
     for heat, label in zip(maps, labels, strict=False):
         tiles.append(labelled(lit(photo, heat), [label], font))

@@ -131,7 +131,8 @@ def save(path: Path, dataset: str, image_size: int, targets: np.ndarray, reports
         predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
         predictions["top 3"] = report["top3"]
         if "predict" in report:
-            predictions[f"predict.py, fitted on val: {report['threshold']:.2f}"] = report["predict"]
+            how = f"predict.py, fitted on its val: {report['threshold']:.2f}"
+            predictions[how] = report["predict"]
         for how, values in predictions.items():
             lines.append([*first, how, *(f"{values[c]:.2f}" for c in columns)])
             first = [""] * len(first)

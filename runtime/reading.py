@@ -44,7 +44,6 @@ def stays_inside(name: object) -> bool:
 
 
 WHOLE = Kind("a whole number", lambda value: type(value) is int)
-TEXT = Kind("a text", lambda value: type(value) is str)
 LABEL = Kind("a text, not blank", lambda value: type(value) is str and bool(value.strip()))
 PHOTO = Kind(
     "a path inside the image folder, without leading .., drive letter or NUL", stays_inside
@@ -82,7 +81,7 @@ def check(value: object, schema: object, path: str | Path, place: str = "") -> N
         parts = ((f".{printable(key)}", item, schema[...]) for key, item in value.items())
     else:
         missing = [key for key in schema if key not in value]
-        problem = f"has no {missing[0]!r}, it is {brief(value)}" if missing else None
+        problem = f"has no {missing[0]!r}, it has {brief(list(value)[:8])}" if missing else None
         parts = ((f".{key}", value[key], each) for key, each in schema.items())
     if problem:
         where = place.lstrip(".") or "it"
@@ -186,15 +185,11 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
 
 def read_matrix(path: str | Path, rows: int) -> np.ndarray:
     """A .npy file of finite numbers, (rows, d)."""
-    try:
+    with contextlib.suppress(ValueError, EOFError, TypeError, AttributeError):  # text, an .npz, ...
         matrix = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):  # numpy's name no file
-        raise ValueError(f"{path} is no array of numbers; give it as np.save writes it") from None
-    if matrix.ndim != 2 or len(matrix) != rows or not np.isfinite(matrix).all():
-        raise ValueError(
-            f"{path} holds an array of {matrix.shape}, expected finite numbers of shape ({rows}, d)"
-        )
-    return matrix
+        if matrix.ndim == 2 and len(matrix) == rows and np.isfinite(matrix).all():
+            return matrix
+    raise ValueError(f"{path} is no .npy file of finite numbers of shape ({rows}, d)")
 
 
 def read_rows(path: str | Path) -> list[list[str]]:

@@ -85,7 +85,6 @@ SPOILT = [  # key, what is put at the end of its list, what the sentence says
     ("images", {"id": 5, LONG: 1}, "images[3] has no 'file_name'"),
     ("images", IMAGE, "image id 7 is there twice"),
     ("categories", CATEGORY, "category id 9 is there twice"),
-    ("categories", {"id": 11, "name": "zebra"}, "category 'zebra' is there twice"),
     ("annotations", {"image_id": 7, "caption": "a horse"}, "annotations[4] has no 'category_id'"),
     ("annotations", MARK | {"image_id": 10**4000}, "image_id 1000"),
     ("annotations", MARK | {"category_id": 5}, "category_id 5 is not among the 2 there are"),
@@ -223,15 +222,17 @@ def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
     np.save(path, rows)
     nodes, unknown = data.load_glove(path, ["label 0", "label 1", "label 2"])
     assert (nodes.tolist(), unknown) == (rows.tolist(), [])
-    with pytest.raises(ValueError, match=r"vectors\.npy holds an array of \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"vectors\.npy is no .* of shape \(2, d\)"):
         data.load_glove(path, ["label 0", "label 1"])
     rows[1, 1] = np.inf
     np.save(path, rows)
-    with pytest.raises(ValueError, match="expected finite numbers"):
+    with pytest.raises(ValueError, match="npy file of finite numbers"):
         data.load_glove(path, ["label 0", "label 1", "label 2"])
-    path.write_bytes(b"text")
-    with pytest.raises(ValueError, match=r"vectors\.npy is no array"):
-        data.load_glove(path, ["label 0"])
+    np.save(path, [["cat", "dog"]])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="npy file of finite numbers"):
+            data.load_glove(path, ["label 0"])
+        path.write_bytes(b"text")
 
 
 def test_a_progress_line_with_nothing_done_yet_has_no_rate(monkeypatch, capsys):

@@ -134,7 +134,7 @@ CHOICES = """"annotation_id","annotator","created_at","id","image","lead_time","
         ("file,labels,by\na.jpg,cat,me\n", "the columns file, labels, by; expected a photo and"),
         ("PK\x03\x04\x14", "a zip; unpack it"),
         ('<?xml version="1.0" encoding="utf-9"?><annotations/>', "not valid XML (unknown encod"),
-        ("<annotation><filename>a.jpg</filename></annotation>", "has no labels; give --labels"),
+        ("<annotation><filename>a.jpg</filename></annotation>", "no images; of XML, CVAT's"),
     ],
 )
 def test_labels_that_are_wrong_or_foreign_are_one_sentence(tmp_path, capsys, text, words):
