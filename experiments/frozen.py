@@ -30,7 +30,7 @@ from runtime.folder import Folder
 from runtime.loading import FeatureLoader, Rows
 
 GROUPS = ["often", "middle", "rare"]  # thirds of the labels by the training photos that show them
-AT_HALF = ["OP", "OR", "OF1", "CP", "CR", "CF1_h", "N+"]  # of the labels that score above 0.5
+AT = ["OP", "OR", "OF1", "CP", "CR", "CF1_h", "N+"]  # at run.py's first --threshold, else 0.5
 
 
 @dataclass
@@ -104,7 +104,7 @@ SETTINGS = {
 }
 
 
-def figures(logits: np.ndarray, task: Task) -> dict:
+def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
     """In percent, N+ as a number of labels; `best` is the threshold of the highest OF1 here."""
     targets = task.val.targets
     found = evidence.figures(logits, targets)
@@ -113,8 +113,8 @@ def figures(logits: np.ndarray, task: Task) -> dict:
     for name, labels in zip(GROUPS, np.array_split(order, 3), strict=True):
         found[name] = metrics.mean_average_precision(ap[labels])
     found["best"] = metrics.best_threshold(logits, targets)
-    at = metrics.precision_recall_f1(logits, targets, 0)
-    return {k: round(value, 3) for k, value in (found | {k: at[k] for k in AT_HALF}).items()}
+    at = metrics.precision_recall_f1(logits, targets, np.log(threshold / (1 - threshold)))
+    return {k: round(value, 3) for k, value in (found | {k: at[k] for k in AT}).items()}
 
 
 def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> None:
@@ -151,7 +151,7 @@ def trained(task: Task, options, setting: str, lr: float, epochs: int, photos: i
     if photos:
         rows = np.random.default_rng(seed).permutation(len(task.train))[:photos]
         task = Task(task.train.select(rows), task.val, task.words)
-    return figures(logits_of(task, options, setting, epochs, seed), task)
+    return figures(logits_of(task, options, setting, epochs, seed), task, *options.threshold[:1])
 
 
 def parse_args(argv=None) -> argparse.Namespace:

@@ -118,6 +118,13 @@ def test_every_head_of_the_frozen_table_learns_and_a_seed_gives_the_same_again()
     assert again == row != frozen.trained(frozen_task(), options, name, 0.03, 60, 0, 2)
 
 
+def test_precision_and_recall_of_the_frozen_table_are_at_the_threshold_that_is_given():
+    task = frozen_task()
+    all_at_073 = np.ones(task.val.targets.shape)  # logits: sigmoid(1) = 0.73
+    recall = [frozen.figures(all_at_073, task, *at)["OR"] for at in ([], [0.7], [0.75])]
+    assert recall == [100, 100, 0]
+
+
 def test_heads_of_the_frozen_table_are_what_their_names_say():
     task = frozen_task()
     heads = {name: make(task) for name, make in frozen.SETTINGS.items()}
