@@ -519,8 +519,8 @@ def foretell(args, splits: Splits, folder: Folder) -> None:
         backbone = backbone.to(args.device, memory_format=torch.channels_last)
         images = data.MultiLabelImages(splits.train, args.image_size, augment=not args.freeze)
         seconds = seconds_a_photo(backbone, images, args.workers, autocast(args)) / ranks.size()
-        seconds *= len(splits.train) + len(splits.val) / 3  # in eval, a third of the time of a step
-        seconds *= 1 if args.freeze else len(left) * args.epochs
+        train, val = len(splits.train), len(splits.val)  # in eval: a third of the time of a step
+        seconds *= train + val if args.freeze else (train + val / 3) * len(left) * args.epochs
         print(f"expected: about {timedelta(seconds=round(seconds))} (h:mm:ss)")
 
 
