@@ -32,9 +32,9 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if scores.ndim == 1:
         return average_precision(scores[:, None], targets[:, None])[0]
     result = np.full(scores.shape[1], np.nan)
-    for j in range(scores.shape[1]):
-        ranked = np.sort(scores[:, j])  # (M,), ascending
-        positives = np.sort(scores[targets[:, j], j])  # (K,), ascending
+    for j, (column, positive) in enumerate(zip(scores.T.copy(), targets.T.copy(), strict=True)):
+        ranked = np.sort(column)  # (M,), ascending
+        positives = np.sort(column[positive])  # (K,), ascending
         if len(positives):
             retrieved = len(ranked) - np.searchsorted(ranked, positives)  # (K,), scores >= this one
             hits = len(positives) - np.searchsorted(positives, positives)  # (K,), positives among
