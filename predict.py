@@ -9,7 +9,7 @@ The checkpoint says all else: classes, image size, backbone. Photos become pixel
 and always upright where EXIF says how the camera was held. So are those of run.py --photos; COCO
 and Visual Genome are trained on without, as ASL's code does (docs/differences.md, 22).
 
-Exit code 1: some photos, or all, could not be read, the others were labelled. 2: a wrong call.
+Exit code 1: some photos could not be read, all others were labelled. 2: a wrong call or file.
 Symbols: B images in a batch, n labels, S the side images are squashed to.
 """
 

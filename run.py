@@ -305,8 +305,8 @@ def logits_of(
 
 
 # What decides the numbers in a file of --out, compared before it is used again: options by their
-# values, all else by content, a photo by name and size. Not compared are device, --compile and the
-# number of processes, which change numbers by rounding and batch norm.
+# values, all else by content, a photo by name and size. Not compared are device, --compile,
+# --memory and the number of processes, which change numbers by rounding and batch norm.
 
 HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
 CODE += ["extras/frozen", "extras/calibration"]
@@ -384,11 +384,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     add.group = group("what to run")
     add("--photos", "folder of your own photos [ours]", "DIR")
     add("--labels", "theirs: JSON, CSV or XML (the folders they are in) [docs/data.md]", "FILE")
-    add("--val-photos", "folder of photos to validate on (a fifth of --photos is held out)", "DIR")
-    add("--val-labels", "and their labels", "FILE")
+    add("--val-photos", "folder of photos to validate on (a fifth of --photos) [ours]", "DIR")
+    add("--val-labels", "and their labels [ours]", "FILE")
     known = [name for name in DATASETS if name != "own"]
-    add("--dataset", f"or a known one: {', '.join(known)} (demo)", known)
-    add("--data", "root folder of the data set (data/<dataset>)", "DIR")
+    add("--dataset", f"or a known one: {', '.join(known)} (demo) [Table 1, 2]", known)
+    add("--data", "root folder of the data set (data/<dataset>) [ours]", "DIR")
     add("--download", "fetch what --data lacks of COCO, some 20 GB [ours]", bool)
     text = "what to do: all, or some of backbone embed gcn eval (all) [Proposed Approach]"
     add("--phase", text, ["all", *PHASES], ["all"], nargs="+")
@@ -403,9 +403,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add.group = group("data")
     add("--year", "of COCO: 2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
     for split in ("train", "val"):
-        add(f"--{split}-json", f"COCO JSON, or CSV of tags, for {split}, not --data's", "FILE")
-        add(f"--{split}-images", "and the folder its file names are relative to", "DIR")
-    add("--keep-unlabelled", "do not drop images without a label (--photos) [difference 7]", bool)
+        add(f"--{split}-json", f"labels for {split} in place of --data's [ours]", "FILE")
+        add(f"--{split}-images", "and the folder its file names are relative to [ours]", "DIR")
+    add("--keep-unlabelled", "keep images without a label (--photos does) [difference 7]", bool)
     add("--glove", "word vectors for --nodes word: GloVe text, or .npy [ML-GCN: 840B]", "FILE")
     text = "pixels a side (448; asl 224, small 384, demo 64) [difference 9]"
     decides("--image-size", text, whole(1), 448)
@@ -414,11 +414,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
 
     add.group = group("model")
-    text = "the image network, or timm:NAME (tresnet_m; small efficientnet_lite2) "
+    text = "the network, or timm:NAME (tresnet_m; small efficientnet_lite2, demo tresnet_tiny) "
     text += f"[{', '.join(BACKBONES)}]"
     decides("--backbone", text, "NAME", "tresnet_m")
     decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
-    text = "it starts from: a name, file, URL, or none: random (ImageNet's) [difference 23; "
+    text = "it starts from: name, file, URL, or none: random (ImageNet's if known) [difference 23; "
     text += f"{', '.join(RELEASED)}]"
     add("--weights", text, "NAME")
     decides("--freeze", "train only heads on it, on features made once (small) [ours]", bool)
@@ -432,7 +432,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--node-norm", text, between(0, 1e6), 1.0)
 
     add.group = group("training")
-    text = "paper, asl, cycle, or small: for few photos, on a CPU (paper; --photos small)"
+    text = "paper, asl, cycle, or small: few photos, on a CPU (paper; --photos small, demo cycle)"
     decides("--recipe", f"{text} [differences 9 to 18; docs/data.md]", RECIPES)
     decides("--epochs", "of each training (40; demo 11) [Impl. details]", whole(1), 40)
     text = "photos a step, of all processes together (64; demo 32, small 4 to 32) [ours]"
@@ -444,7 +444,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     decides("--gamma-neg", "focus on hard negatives, 0: none (4) [ASL]", between(0, 100), 4.0)
     decides("--gamma-pos", "and on hard positives (0) [ASL]", between(0, 100), 0.0)
     decides("--clip", "negatives below this score cost nothing (0.05) [ASL]", between(0, 1), 0.05)
-    decides("--ema", "decay of weights' moving average (0: off; asl 0.9997)", between(0, 1), 0.0)
+    decides("--ema", "decay of a moving average, 0: off (0; asl 0.9997) [ASL]", between(0, 1), 0.0)
     decides("--seed", "of weights, order and augmentation (0) [ours]", whole(0), 0)
     add("--eval-every", "val after N epochs, and the last; 0: only then (1) [ours]", whole(0), 1)
     add("--save-every", "minutes between saves within an epoch (15) [ours]", between(0, 1e6), 15)

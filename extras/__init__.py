@@ -1,4 +1,4 @@
 """What stands around the paper's method: where data come from, tables, pictures, other formats.
 
-No model, loss or metric here, and no reader of a data set's files: those are the top level's.
+The paper's model, loss and metrics, and the readers of its data sets, are the top level's.
 """

@@ -1,7 +1,7 @@
 """The data sets by name: where their files lie, what is fetched or drawn, what is told of them.
 
 A data set is a function of its root folder, and of what `load_coco` takes besides, that returns
-train and val; the readers themselves are `data.py`'s.
+train and val; the readers are `data.py`'s, and for people's own photos `own_data.py`'s.
 """
 
 import os

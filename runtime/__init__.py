@@ -1,4 +1,4 @@
 """What any training program has and no paper speaks of.
 
-Nothing here knows labels, graphs or metrics: that is the paper's, at the top level.
+Nothing here knows the model, its graph or its metrics: those are the top level's.
 """

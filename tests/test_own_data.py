@@ -1,6 +1,6 @@
 """People's own photos: every form of labels, which photo is meant, what is held out, whole runs.
 
-Oracles: one truth in the exports of five labelling tools, small files and splits by hand, random
+Oracles: one truth in the exports of four labelling tools, small files and splits by hand, random
 splits, photos drawn in both ways they may be stored.
 """
 
