@@ -95,9 +95,6 @@ def training(model, B: int, S: int, device="cpu", amp=False, dtype=torch.float32
     return loss, step
 
 
-# The CPU
-
-
 def row(what: str, figures: dict[str, float]) -> None:
     """A line of a Markdown table."""
     ours, peer = figures["ours"], figures.get("timm")

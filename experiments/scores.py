@@ -8,7 +8,6 @@ on one half of the val photos and measured on the other, and the other way round
 Symbols: M images, n labels.
 """
 
-import argparse
 import sys
 
 import numpy as np
@@ -22,6 +21,7 @@ from runtime import signals
 
 HEADS, EPOCHS = ["linear head", "F_PCA"], 12
 SHRINK = 10  # positives: a label's own threshold counts half where it has as many
+parse_args = evidence.parser_of(HEADS, range(3)).parse_args
 
 
 def expected_error(scores: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
@@ -61,10 +61,6 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     values |= {"true": right.sum(1).mean(), "OF1": OF1(shared), "OF1_each": OF1(own)}
     values["OF1_shrunk"] = OF1(weight * own + (1 - weight) * shared)
     return {name: round(float(value), 4) for name, value in values.items()}
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    return evidence.parser_of(HEADS, range(3)).parse_args(argv)
 
 
 def work(args) -> None:

@@ -123,6 +123,20 @@ def test_precision_and_recall_of_the_frozen_table_are_at_the_threshold_that_is_g
     all_at_073 = np.ones(task.val.targets.shape)  # logits: sigmoid(1) = 0.73
     recall = [frozen.figures(all_at_073, task, *at)["OR"] for at in ([], [0.7], [0.75])]
     assert recall == [100, 100, 0]
+    row = frozen.figures(2 * task.val.targets - 1.0, task)  # right ones at 0.73, wrong ones at 0.27
+    assert 0.27 <= row["best_C"] < 0.73
+    assert row["CF1_best"] == 100
+
+
+def test_a_prior_lifts_the_logits_of_rare_labels_by_the_log_of_their_share():
+    task, options = frozen_task(), run.parse_args(["--batch-size", "32"])
+    names = "linear head", "linear head, prior 0.4"
+    plain, lifted = (frozen.logits_of(task, options, name, 2, 0) for name in names)
+    shares = task.train.targets.mean(0)
+    for a in range(4):
+        for b in range(4):
+            gained = (lifted - plain)[:, a] - (lifted - plain)[:, b]
+            np.testing.assert_allclose(gained, 0.4 * np.log(shares[b] / shares[a]), atol=1e-5)
 
 
 def test_heads_of_the_frozen_table_are_what_their_names_say():
