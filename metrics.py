@@ -32,6 +32,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if scores.ndim == 1:
         return average_precision(scores[:, None], targets[:, None])[0]
     result = np.full(scores.shape[1], np.nan)
+    # Copies of the transposed: a label's scores lie together, and sort faster.
     for j, (column, positive) in enumerate(zip(scores.T.copy(), targets.T.copy(), strict=True)):
         ranked = np.sort(column)  # (M,), ascending
         positives = np.sort(column[positive])  # (K,), ascending
