@@ -113,9 +113,10 @@ def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
     for name, labels in zip(("often", "middle", "rare"), np.array_split(order, 3), strict=True):
         found[name] = metrics.mean_average_precision(ap[labels])
     found["best"], best = (metrics.best_threshold(logits, targets, F1) for F1 in ("OF1", "CF1_h"))
-    limits = [np.log(p / (1 - p)) for p in (threshold, best)]
-    at, most = (metrics.precision_recall_f1(logits, targets, limit) for limit in limits)
-    found |= {k: at[k] for k in AT} | {"best_C": best, "CF1_best": most["CF1_h"]}
+    limits = [np.log(p / (1 - p)) for p in (threshold, found["best"], best)]
+    at, overall, each = (metrics.precision_recall_f1(logits, targets, limit) for limit in limits)
+    found |= {k: at[k] for k in AT} | {"best_C": best, "CF1_best": each["CF1_h"]}
+    found["OF1_best"] = overall["OF1"]
     return {k: round(value, 3) for k, value in found.items()}
 
 
