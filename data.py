@@ -23,19 +23,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset
 
-from runtime.reading import (
-    LABEL,
-    PHOTO,
-    WHOLE,
-    Kind,
-    check,
-    check_known,
-    check_once,
-    open_photo,
-    read_json,
-    read_matrix,
-    read_vectors,
-)
+from runtime import reading
+from runtime.reading import LABEL, PHOTO, WHOLE, Kind
 
 
 @dataclass
@@ -87,16 +76,16 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     written with Windows' backslashes (Label Studio). Categories of one name are one label: Roboflow
     makes a root of the project's name, which may be a label's too.
     """
-    coco = read_json(json_path, COCO)
-    check_once((image["id"] for image in coco["images"]), json_path, "image id")
-    check_once((category["id"] for category in coco["categories"]), json_path, "category id")
+    coco = reading.read_json(json_path, COCO)
+    reading.check_once((image["id"] for image in coco["images"]), json_path, "image id")
+    reading.check_once((each["id"] for each in coco["categories"]), json_path, "category id")
     categories = sorted(coco["categories"], key=lambda each: each["id"])  # difference 8
     classes = list(dict.fromkeys(each["name"] for each in categories))
     column = {name: j for j, name in enumerate(classes)}
     columns = {each["id"]: column[each["name"]] for each in categories}
     rows = {image["id"]: row for row, image in enumerate(coco["images"])}
     for key, known in (("image_id", rows), ("category_id", columns)):
-        check_known((mark[key] for mark in coco["annotations"]), known, json_path, key)
+        reading.check_known((mark[key] for mark in coco["annotations"]), known, json_path, key)
 
     targets = np.zeros((len(rows), len(classes)), np.uint8)  # (M, n)
     for mark in coco["annotations"]:
@@ -125,11 +114,11 @@ def load_vg500(root: str | Path) -> tuple[Split, Split]:
             f"  VG_100K/*.jpg  VG_100K_2/*.jpg  {path.name}\n"
             "  train_list_500.txt  test_list_500.txt"
         )
-    index, splits = read_json(path, {...: [LABEL_NUMBER]}), []
+    index, splits = reading.read_json(path, {...: [LABEL_NUMBER]}), []
     second = set(os.listdir(root / "VG_100K_2")) if (root / "VG_100K_2").is_dir() else set()
     for part in ("train", "test"):
         names = read_list(root / f"{part}_list_500.txt")
-        check_known(names, index, path, "a photo of the lists,")
+        reading.check_known(names, index, path, "a photo of the lists,")
         targets = np.zeros((len(names), VG_LABELS), np.uint8)  # (M, n)
         for row, name in enumerate(names):
             targets[row, index[name]] = 1
@@ -137,7 +126,7 @@ def load_vg500(root: str | Path) -> tuple[Split, Split]:
         paths = [os.path.join(root, *path) for path in zip(folders, names, strict=True)]
         splits.append(Split(paths, targets, [f"label {j}" for j in range(VG_LABELS)]))
     train, test = splits
-    check_once(train.paths + test.paths, root, "in its two lists, photo")
+    reading.check_once(train.paths + test.paths, root, "in its two lists, photo")
     return train, test
 
 
@@ -146,8 +135,8 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; VG-500's release has it")
     names = path.read_text(encoding="utf-8", errors="replace").split()
-    check(names, [PHOTO], path)
-    check_once(names, path, "photo")
+    reading.check(names, [PHOTO], path)
+    reading.check_once(names, path, "photo")
     return names
 
 
@@ -159,10 +148,10 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
     A .npy file is the matrix itself, in the order of the labels (VG-500's have no names).
     """
     if Path(path).suffix == ".npy":
-        return torch.from_numpy(read_matrix(path, len(classes))).float(), []
+        return torch.from_numpy(reading.read_matrix(path, len(classes))).float(), []
     words = [[w for w in re.split(r"[\s_-]+", name.lower()) if w] for name in classes]
     wanted = {w for ws in words for w in ws}
-    vectors = read_vectors(path, wanted)
+    vectors = reading.read_vectors(path, wanted)
     nodes = np.zeros((len(classes), len(next(iter(vectors.values())))))  # (n, d)
     for j, ws in enumerate(words):
         known = [vectors[w] for w in ws if w in vectors]
@@ -185,9 +174,9 @@ def read_image(
     def smaller(image: Image.Image) -> Image.Image:
         if draft:
             image.draft(None, (size, size))  # stays at least this large
-        return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+        return to_rgb(image, upright)
 
-    image = open_photo(path, smaller)
+    image = reading.open_photo(path, smaller)
     if not draft:
         return image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W) uint8
@@ -197,13 +186,13 @@ def read_image(
 
 def read_photo(path: str | Path, upright: bool = True) -> Image.Image:
     """The photo as RGB, as large as it is; upright by EXIF."""
-    return open_photo(
-        path, lambda photo: to_rgb(ImageOps.exif_transpose(photo) if upright else photo)
-    )
+    return reading.open_photo(path, lambda photo: to_rgb(photo, upright))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Grey, CMYK, palette: RGB. Transparency is laid on white, 16-bit grey keeps its top 8 bits."""
+def to_rgb(image: Image.Image, upright: bool) -> Image.Image:
+    """Grey, CMYK, palette: RGB, perhaps turned upright. Transparency is laid on white, 16-bit grey
+    keeps its top 8 bits."""
+    image = ImageOps.exif_transpose(image) if upright else image
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -22,15 +22,13 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """AP of every label, (n,) in [0, 1]; NaN for a label without positives.
 
     The mean, over a label's positives, of the precision among the images that score at least as
-    high. One label may be given as (M,) and (M,), the result is then a scalar.
+    high.
     """
     scores, targets = np.asarray(scores), np.asarray(targets) > 0
-    if scores.shape != targets.shape:
-        raise ValueError(f"scores are {scores.shape}, targets {targets.shape}; expected the same")
+    if scores.shape != targets.shape or scores.ndim != 2:
+        raise ValueError(f"scores {scores.shape}, targets {targets.shape}; expected two of (M, n)")
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN, which has no rank; the model that made them diverged")
-    if scores.ndim == 1:
-        return average_precision(scores[:, None], targets[:, None])[0]
     result = np.full(scores.shape[1], np.nan)
     # Copies of the transposed: a label's scores lie together, and sort faster.
     for j, (column, positive) in enumerate(zip(scores.T.copy(), targets.T.copy(), strict=True)):

@@ -136,6 +136,8 @@ def pooled(x: torch.Tensor, pool: str) -> torch.Tensor:
 
     They leave in float32 even under autocast: the head ranks what is left of them.
     """
+    if pool not in ("avg", "max"):
+        raise ValueError(f"pool is {pool!r}, there are 'avg' and 'max'; choose one of them")
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x.amax((2, 3)) if pool == "max" else x.mean((2, 3))
 
@@ -149,8 +151,6 @@ class TResNet(nn.Module):
 
     def __init__(self, layers: tuple[int, int, int, int], width: float = 1.0, pool: str = "avg"):
         super().__init__()
-        if pool not in ("avg", "max"):
-            raise ValueError(f"pool is {pool!r}, TResNet has 'avg' and 'max'; choose one of them")
         self.pool = pool
         planes = int(64 * width)
         self.conv1 = ConvABN(48, planes, 3, slope=1e-2)  # the stem's slope, not the blocks' 1e-3

@@ -12,7 +12,6 @@ Symbols: B images in a batch, S image side.
 """
 
 import copy
-import functools
 import itertools
 import json
 import sys
@@ -27,7 +26,7 @@ from torch.utils.collect_env import get_pretty_env_info
 import iml_gcn
 import run
 import tresnet
-from runtime import lean
+from runtime import lean, options
 
 try:
     import timm
@@ -37,6 +36,9 @@ except (ImportError, RuntimeError):  # RuntimeError: torchvision of another torc
 LABELS, ROUNDS = 80, 5  # COCO's; a median over two disturbed rounds
 INFERENCE = [(8, 448), (16, 224)]  # B, S; run.py's size and ASL's
 TRAINING = 16, 224  # B, S: fits 8 GB of memory
+LAST = torch.channels_last
+KINDS = ["ours, deploy", "ours, lean", "ours, plain", "ours, compiled"]
+PEERS = ["timm, deploy", "timm, deploy, NCHW", "timm", "timm, NCHW"]
 CARD = {"sizes": (224, 448), "batches": (64, 128), "steps": 4}  # a round
 
 
@@ -72,34 +74,57 @@ def models() -> dict[str, torch.nn.Module]:
     return found
 
 
-def training(model, B: int, S: int, device="cpu", amp=False, dtype=torch.float32) -> tuple:
-    """loss(), asymmetric, of a drawn batch; step(), which is that, backward and fused Adam."""
+def drawn(B: int, S: int, device: str, dtype=torch.float32, layout=LAST) -> tuple:
+    """images (B, 3, S, S) and targets (B, n), of which as many are 1 as in COCO."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(B, 3, S, S, generator=generator)
-    images = images.to(device, dtype, memory_format=torch.channels_last)
-    targets = torch.rand(B, LABELS, generator=generator) < 2.9 / 80  # as many as a COCO photo has
-    targets = targets.to(device, dtype)  # (B, n)
-    model.train().to(device, dtype, memory_format=torch.channels_last)
+    targets = torch.rand(B, LABELS, generator=generator) < 2.9 / 80
+    return images.to(device, dtype, memory_format=layout), targets.to(device, dtype)
+
+
+def training(model, B: int, S: int, device="cpu", amp=False, layout=LAST, **more) -> tuple:
+    """loss(), asymmetric, of drawn images or others; step(): that, backward and fused Adam."""
+    same, targets = drawn(B, S, device, layout=layout, **more)
+    model.train().to(device, same.dtype, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
-    def loss() -> torch.Tensor:
+    def loss(images: torch.Tensor = same) -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             logits = model(images)
         return iml_gcn.asymmetric_loss(logits, targets)
 
-    def step() -> None:
+    def step(images: torch.Tensor = same) -> None:
         optimizer.zero_grad()
-        loss().backward()
+        loss(images).backward()
         optimizer.step()
 
     return loss, step
 
 
+def work(kind: str, B: int, S: int, device="cpu", amp=False) -> Callable:
+    """A training step of a kind; of "deploy" the logits, ours in the deploy form. The layout is
+    channels_last where it is not NCHW."""
+    name, _, how = kind.partition(", ")
+    lean.on, model = how != "plain", models()[name]
+    model = torch.compile(model) if how == "compiled" else model
+    layout = torch.contiguous_format if "NCHW" in how else LAST
+    if "deploy" not in how:
+        return training(model, B, S, device, amp, layout)[1]
+    images, _ = drawn(B, S, device, layout=layout)
+    model = (model.fold() if name == "ours" else model.eval()).to(device, memory_format=layout)
+
+    @torch.inference_mode()
+    def logits() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            return model(images)
+
+    return logits
+
+
 def row(what: str, figures: dict[str, float]) -> None:
     """A line of a Markdown table."""
-    ours, peer = figures["ours"], figures.get("timm")
-    ratio = f"{peer:.2f} | {peer / ours:.2f}" if peer else " | "
-    print(f"| {what} | {ours:.2f} | {ratio} |", flush=True)
+    ours, *peer = figures.values()
+    print(f"| {what} | {ours:.2f} |", *[f"{p:.2f} | {p / ours:.2f} |" for p in peer], flush=True)
 
 
 def table() -> None:
@@ -107,12 +132,9 @@ def table() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, timm {version}\n")
     print("| | ours | timm | timm / ours |\n| --- | --- | --- | --- |")
     for B, S in INFERENCE:
-        images, found = torch.rand(B, 3, S, S), models()
-        runs = {name: functools.partial(model.eval(), images) for name, model in found.items()}
-        images = images.contiguous(memory_format=torch.channels_last)
-        runs["ours"] = functools.partial(found["ours"].fold(), images)
-        with torch.inference_mode():
-            ms = {name: 1000 * seconds / B for name, seconds in seconds_of(runs).items()}
+        kinds = ["ours, deploy", *["timm, deploy, NCHW"] * bool(timm)]
+        seconds = seconds_of({kind.split(",")[0]: work(kind, B, S) for kind in kinds})
+        ms = {name: 1000 * each / B for name, each in seconds.items()}
         row(f"inference, {B} x {S} px, ms an image (ours folded)", ms)
     (B, S), steps, kept = TRAINING, {}, {}
     for name, model in models().items():
@@ -126,39 +148,51 @@ def table() -> None:
 # A card
 
 
-def differences(device: str) -> dict[str, float]:
-    """Largest relative difference of the device from the CPU, in-place from plain, run from run:
-    of the loss and of all gradients, after one step of a TResNet-M in float64."""
+def differences(device: str) -> dict[str, dict[str, float]]:
+    """Largest relative difference of the device from the CPU, in-place from plain, run from run: of
+    the loss, of gradients, of the deploy form's logits and of F_I, of a TResNet-M in float64."""
     torch.manual_seed(0)
     start = models()["ours"]
 
-    def found(where: str, on: bool = True) -> torch.Tensor:
+    def found(where: str, on: bool = True) -> dict[str, torch.Tensor]:
         lean.on, model = on, copy.deepcopy(start)
-        loss = training(model, 4, 64, where, dtype=torch.float64)[0]()
+        images, targets = drawn(2, 64, where, torch.float64)
+        loss = training(model, 2, 64, where, dtype=torch.float64)[0]()
         loss.backward()
-        return torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())]).cpu()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+        means = iml_gcn.LabelMeans(LABELS, model.backbone.num_features)
+        with torch.inference_mode():
+            means.update(model.eval().backbone(images), targets)
+            parts = {"loss": loss, "gradients": gradients, "deploy form": model.fold()(images)}
+        return {name: part.cpu() for name, part in parts.items()} | {"F_I": means.mean()}
 
-    def between(a: torch.Tensor, b: torch.Tensor) -> float:
-        return ((a - b).abs().max() / b.abs().max()).item()
+    def between(a: dict, b: dict) -> dict[str, float]:
+        return {k: ((a[k] - b[k]).abs().max() / b[k].abs().max()).item() for k in a}
 
     plain, here, there = found(device, False), found("cpu"), found(device)
     among = {"device - CPU": between(there, here), "lean - plain": between(there, plain)}
     return among | {"run - run": between(found(device), there)}
 
 
-def pace(kind: str, B: int, S: int, device: str, amp: bool) -> dict[str, float]:
-    """Images a second and peak memory in GiB of training steps; none where memory is short."""
+def pace(kind: str, B: int, *more) -> dict[str, float]:
+    """Images a second and peak memory in GiB; none where memory is short."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    lean.on = kind == "ours, lean"
-    model = models()[kind.split(",")[0]]
-    model = torch.compile(model) if kind == "ours, compiled" else model
     try:
-        _, step = training(model, B, S, device, amp)
-        images = B / seconds_of({kind: step}, CARD["steps"])[kind]
+        images = B / seconds_of({kind: work(kind, B, *more)}, CARD["steps"])[kind]
     except RuntimeError as error:  # short of memory, or what torch.compile has against it
         return {"error": str(error)[:200]}
     return {"images/s": images, "GiB": torch.cuda.max_memory_allocated() / 2**30}
+
+
+def fed(B: int, S: int, device: str) -> dict[str, float]:
+    """Seconds of an epoch of the demo's photos with a loader, and of as many steps that have their
+    batch: what lies between is spent waiting. In run.py's precision."""
+    args = run.parse_args(f"--device {device} --image-size {S} --batch-size {B}".split())
+    loader = run.loader(args, run.load_data(args).train, train=True)
+    step = work("ours", B, S, device, options.native_bfloat16(device))
+    epochs = {"fed": lambda: [step(images) for images, *_ in loader]}
+    return seconds_of(epochs | {"alone": lambda: [step() for _ in range(len(loader))]})
 
 
 def card(device: str = "cuda") -> None:
@@ -166,12 +200,14 @@ def card(device: str = "cuda") -> None:
     Path("gpu.json").write_text(json.dumps(report, indent=1))  # whatever comes
     code = run.main(["--device", device, "--out", "runs/bench-demo", "--fresh"])
     report["demo"] = Path("runs/bench-demo/results.md").read_text() if not code else code
-    report["training"] = []
-    kinds = ["ours, lean", "ours, plain", "ours, compiled", *list(models())[1:]]
+    report["loader"] = fed(min(CARD["batches"]), max(CARD["sizes"]), device)
+    report["pace"], kinds = [], KINDS + PEERS * bool(timm)
     for S, B, amp, kind in itertools.product(CARD["sizes"], CARD["batches"], (False, True), kinds):
+        if kind == "ours, compiled" and (B > min(CARD["batches"]) or not amp):
+            continue  # each takes a minute
         found = pace(kind, B, S, device, amp)
-        report["training"].append({"kind": kind, "S": S, "B": B, "bfloat16": amp} | found)
-        print(report["training"][-1], flush=True)
+        report["pace"].append({"kind": kind, "S": S, "B": B, "bfloat16": amp} | found)
+        print(report["pace"][-1], flush=True)
         Path("gpu.json").write_text(json.dumps(report, indent=1))
 
 

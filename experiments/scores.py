@@ -31,25 +31,15 @@ def expected_error(scores: np.ndarray, targets: np.ndarray, bins: int = 15) -> f
     return np.abs(gaps).sum() / scores.size  # its number of labels
 
 
-def best_each(scores: np.ndarray, targets: np.ndarray, shared: float) -> np.ndarray:
-    """(n,): the threshold of each label's highest F1; `shared` where it has no positive."""
-    found = np.full(scores.shape[1], shared)
-    for j in np.flatnonzero(targets.sum(0)):
-        order = np.sort(scores[:, j])
-        middle = (order[1:] + order[:-1]) / 2  # (M - 1,)
-        right = ((scores[:, j] > middle[:, None]) & (targets[:, j] > 0)).sum(1)
-        f1 = 2 * right / ((scores[:, j] > middle[:, None]).sum(1) + targets[:, j].sum())
-        found[j] = middle[f1.argmax()]
-    return found
-
-
 def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     """Fitted on the photos `fit` (M,), measured on the others."""
     slope, offset = calibration.fit(logits[fit], targets[fit])
     scores, rest = calibration.scores(logits, slope, offset), ~fit
-    shared = metrics.best_threshold(slope * logits[fit] + offset, targets[fit])
-    own = best_each(scores[fit], targets[fit], shared)  # (n,)
-    weight = targets[fit].sum(0) / (targets[fit].sum(0) + SHRINK)  # (n,)
+    calibrated, known = slope * logits[fit] + offset, targets[fit]
+    shared = metrics.best_threshold(calibrated, known)
+    columns = zip(calibrated.T[..., None], known.T[..., None], strict=True)  # (M, 1), (M, 1) each
+    own = [metrics.best_threshold(x, y) if y.any() else shared for x, y in columns]  # (n,)
+    weight = known.sum(0) / (known.sum(0) + SHRINK)  # (n,)
     raw, right = calibration.scores(logits[rest], 1, 0), targets[rest]
 
     def OF1(thresholds) -> float:
@@ -59,7 +49,7 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     values |= {"ece_raw": expected_error(raw, right), "ece": expected_error(scores[rest], right)}
     values |= {"above_raw": (raw > 0.5).sum(1).mean(), "above": (scores[rest] > 0.5).sum(1).mean()}
     values |= {"true": right.sum(1).mean(), "OF1": OF1(shared), "OF1_each": OF1(own)}
-    values["OF1_shrunk"] = OF1(weight * own + (1 - weight) * shared)
+    values["OF1_shrunk"] = OF1(weight * np.array(own) + (1 - weight) * shared)
     return {name: round(float(value), 4) for name, value in values.items()}
 
 

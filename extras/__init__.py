@@ -1,4 +1,1 @@
-"""What stands around the paper's method: where data come from, tables, pictures, other formats.
-
-The paper's model, loss and metrics, and the readers of its data sets, are the top level's.
-"""
+"""What stands around the method: data sets, tables, pictures, formats. No model, loss or metric."""

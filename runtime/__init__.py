@@ -1,4 +1,1 @@
-"""What any training program has and no paper speaks of.
-
-Nothing here knows the model, its graph or its metrics: those are the top level's.
-"""
+"""What any training program has and no paper speaks of. No model, label graph or metric."""

@@ -28,4 +28,6 @@ def test_a_label_without_positives_has_no_ap_and_is_left_out_of_the_mean():
 
 def test_scores_without_a_rank_are_refused():
     with pytest.raises(ValueError, match="NaN"):
-        metrics.average_precision(np.array([0.1, np.nan]), np.array([1, 0]))
+        metrics.average_precision(np.array([[0.1], [np.nan]]), np.array([[1], [0]]))
+    with pytest.raises(ValueError, match=r"expected two of \(M, n\)"):
+        metrics.average_precision(np.array([0.1, 0.2]), np.array([1, 0]))
