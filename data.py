@@ -166,8 +166,7 @@ def read_image(
     """The photo as RGB, squashed to size x size (bilinear, aspect not kept; difference 9).
 
     As a draft it takes less time: a JPEG of twice the size or more, both ways, is decoded at a
-    half, a quarter or an eighth of it; then torch squashes, a grey level at most from how Pillow
-    would.
+    half, a quarter or an eighth of it; then torch squashes, at most a grey level off Pillow.
     A photo that cannot be read, or has more than twice Image.MAX_IMAGE_PIXELS, is a ValueError.
     """
 

@@ -129,6 +129,8 @@ def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tens
 def scaled(args, nodes: torch.Tensor) -> torch.Tensor:
     """nodes (n, d) times one number: their mean length becomes --node-norm (difference 25)."""
     lengths = nodes.norm(dim=1)  # (n,); those of 0 do not count: difference 26
+    if not lengths.any():
+        raise ValueError("node features are all zero; give other --nodes")
     return nodes * (args.node_norm / lengths[lengths > 0].mean()) if args.node_norm else nodes
 
 
@@ -261,9 +263,7 @@ def schedule(recipe: str, optimizer, steps: int) -> torch.optim.lr_scheduler.LRS
 
 def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """A step of the moving average of weights and running statistics, from where they began.
-
-    torch's AveragedModel counts its steps on the device, and so waits for it at each.
-    """
+    torch's AveragedModel counts its steps on the device, and so waits for it at each."""
     pairs = zip(*([*m.parameters(), *m.buffers()] for m in (average, model)), strict=True)
     pairs = [pair for pair in pairs if pair[0].is_floating_point()]  # not batch norm's counters
     get_ema_multi_avg_fn(decay)(*zip(*pairs, strict=True), None)

@@ -114,7 +114,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
             f"{path} does not fit this backbone ({reason}); choose the --backbone the file was "
             "made for"
         ) from error
-    print(f"{path}: loaded {len(weights)} backbone tensors")
+    print(f"{path}: loaded {len(weights)} of {len(weights)} backbone tensors")
     return head
 
 

@@ -157,9 +157,5 @@ def table(rows: list[dict], reference: str = "", figure: str = "mAP") -> list[st
     return lines
 
 
-def main(argv=None) -> int:
-    return signals.code_of(lambda: work(parse_args(argv)))
-
-
 if __name__ == "__main__":
-    signals.run(main)
+    signals.run(lambda: signals.code_of(lambda: work(parse_args())))

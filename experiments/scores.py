@@ -2,7 +2,7 @@
 
     python -m experiments.scores --csv FILE.csv -- --glove FILE OPTIONS-OF-RUN
 
-Heads are trained on frozen features of the training photos. Calibration and thresholds are fitted
+Heads are trained on frozen features of the training photos. Calibration and threshold are fitted
 on one half of the val photos and measured on the other, and the other way round.
 
 Symbols: M images, n labels.
@@ -20,7 +20,6 @@ from extras.own_data import stratified
 from runtime import signals
 
 HEADS, EPOCHS = ["linear head", "F_PCA"], 12
-SHRINK = 10  # positives: a label's own threshold counts half where it has as many
 parse_args = evidence.parser_of(HEADS, range(3)).parse_args
 
 
@@ -35,21 +34,14 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     """Fitted on the photos `fit` (M,), measured on the others."""
     slope, offset = calibration.fit(logits[fit], targets[fit])
     scores, rest = calibration.scores(logits, slope, offset), ~fit
-    calibrated, known = slope * logits[fit] + offset, targets[fit]
-    shared = metrics.best_threshold(calibrated, known)
-    columns = zip(calibrated.T[..., None], known.T[..., None], strict=True)  # (M, 1), (M, 1) each
-    own = [metrics.best_threshold(x, y) if y.any() else shared for x, y in columns]  # (n,)
-    weight = known.sum(0) / (known.sum(0) + SHRINK)  # (n,)
+    shared = metrics.best_threshold(slope * logits[fit] + offset, targets[fit])
     raw, right = calibration.scores(logits[rest], 1, 0), targets[rest]
 
-    def OF1(thresholds) -> float:
-        return metrics.precision_recall_f1(scores[rest] - thresholds, right, 0)["OF1"]
-
+    OF1 = metrics.precision_recall_f1(scores[rest], right, shared)["OF1"]
     values = {"slope": slope, "offset": offset}
     values |= {"ece_raw": expected_error(raw, right), "ece": expected_error(scores[rest], right)}
     values |= {"above_raw": (raw > 0.5).sum(1).mean(), "above": (scores[rest] > 0.5).sum(1).mean()}
-    values |= {"true": right.sum(1).mean(), "OF1": OF1(shared), "OF1_each": OF1(own)}
-    values["OF1_shrunk"] = OF1(weight * np.array(own) + (1 - weight) * shared)
+    values |= {"true": right.sum(1).mean(), "OF1": OF1}
     return {name: round(float(value), 4) for name, value in values.items()}
 
 

@@ -1,7 +1,6 @@
 """The programs behind docs/evidence.md and docs/performance.md: figures by hand, and short runs."""
 
 import csv
-import functools
 import json
 import os
 import re
@@ -17,7 +16,6 @@ import data
 import run
 import tresnet
 from experiments import bench, evidence, frozen, scores
-from extras import demo as scenes
 from extras import own_data
 from runtime import checkpoints, lean
 from runtime.folder import START
@@ -58,7 +56,7 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path):
     command += ["--workers", "0"]
     trained = []
     for _ in range(2):
-        assert evidence.main(list(map(str, command))) == 0
+        evidence.work(evidence.parse_args(list(map(str, command))))
         paths = sorted((tmp_path / "out").rglob("*.pt"))
         trained.append([(path, path.stat().st_mtime_ns) for path in paths])
     assert trained[0] == trained[1]  # none twice
@@ -93,7 +91,7 @@ def test_evidence_begins_nothing_after_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence.run, "main", fail)
     command = f"--csv {tmp_path}/t.csv --out {tmp_path}/out --seeds 1 2 3 4 5 -- x"
     with pytest.raises(SystemExit, match="2"):
-        evidence.main(command.split())
+        evidence.work(evidence.parse_args(command.split()))
     assert began == ["1"]
     assert not (tmp_path / "t.csv").exists()
 
@@ -189,15 +187,6 @@ def test_the_calibration_error_is_the_mean_distance_of_score_and_share_that_is_r
     assert scores.expected_error(scored, targets, bins=2) == pytest.approx(expected)
 
 
-def test_labels_whose_scores_differ_are_told_apart_by_a_threshold_each():
-    # Right at -1 and at 2, wrong at -2 and at 1: no threshold is right for both labels.
-    targets = np.array([[0, 1, 0], [1, 0, 0]] * 100)  # the third shows nowhere
-    logits = np.where(targets > 0, [-1, 2, 0], [-2, 1, -3]).astype(float)
-    row = scores.measured(logits, targets, np.arange(200) < 100)
-    assert row["OF1_each"] == 100
-    assert row["OF1"] == pytest.approx(200 * 2 / 3 / (1 + 2 / 3), abs=0.01)  # 2 of 3 right
-
-
 def test_what_is_measured_of_scores_comes_from_the_photos_that_nothing_was_fitted_on():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(400, 5)) * 2
@@ -287,23 +276,27 @@ def test_bench_measures_without_its_peer_and_says_so(small_bench, capsys):
         assert re.fullmatch(rf"\| {what}.*\| \d+\.\d\d \|", row)
 
 
+def test_every_weight_of_the_benchmarks_model_is_at_work(small_bench):
+    model = bench.model_of("ours")
+    bench.training(model, 2, 64)[0]().backward()
+    assert all(p.grad.any() for p in model.parameters())
+
+
 def test_the_benchmark_of_a_card_runs_on_a_cpu_too(small_bench, monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "compile", lambda model: model)  # C++ takes a minute
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(run, "main", lambda arguments: 2)
+    monkeypatch.setattr(run, "main", lambda arguments: print(arguments))
     monkeypatch.setattr(lean, "on", True)  # and again after it
-    few = functools.partial(scenes.make_demo, train=3, val=1)
-    monkeypatch.setattr(scenes, "make_demo", few)
     monkeypatch.chdir(tmp_path)
     bench.card("cpu")
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert any(torch.__version__ in line for line in report["about"])
-    assert report["demo"] == 2
+    for name, more in (("demo", ""), ("TResNet-M", "-448")):
+        assert f"'runs/bench{more}'" in report[name]
     found = report["differences"]
     assert set(found["run - run"]) == {"loss", "gradients", "deploy form", "F_I"}
     assert set([*found["device - CPU"].values(), *found["run - run"].values()]) == {0}
     assert 0 < found["lean - plain"]["gradients"] < 1e-12  # in place: equal up to rounding
-    assert all(seconds > 0 for seconds in report["loader"].values())
     rows = [(row["kind"], row["bfloat16"]) for row in report["pace"]]
     kinds = ["ours, deploy", "ours, lean", "ours, plain"]
     assert rows == [(k, False) for k in kinds] + [(k, True) for k in [*kinds, "ours, compiled"]]
