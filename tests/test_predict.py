@@ -273,7 +273,7 @@ def test_bad_calls_of_predict_end_with_code_2_and_one_sentence(
     predictor, tmp_path, capsys, monkeypatch, change, arguments, words
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "onnx", None)  # its import fails
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # its import fails
     drawn_photo().save("photo.png")
     (tmp_path / "empty").mkdir()
     torch.save(torch.load(predictor[0]) | change, "model.pt")
