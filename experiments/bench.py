@@ -156,16 +156,16 @@ def table() -> None:
 # A card
 
 
-def differences(device: str) -> dict[str, dict[str, float]]:
+def differences(device: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     """Largest relative difference of the device from the CPU, in-place from plain, run from run: of
-    the loss, gradients, the deploy form's logits and F_I's sums, of a TResNet-M in float64."""
+    the loss, gradients, the deploy form's logits and F_I's sums, of a TResNet-M in a precision."""
     torch.manual_seed(0)
     start = model_of("ours")
 
     def found(where: str, on: bool = True) -> dict[str, torch.Tensor]:
         lean.on, model = on, copy.deepcopy(start)
-        images, targets = drawn(2, 64, where, torch.float64)
-        loss = training(model, 2, 64, where, dtype=torch.float64)[0]()
+        images, targets = drawn(2, 64, where, dtype)
+        loss = training(model, 2, 64, where, dtype=dtype)[0]()
         loss.backward()
         gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
         means = iml_gcn.LabelMeans(LABELS, model.backbone.num_features)
@@ -202,7 +202,8 @@ def said(options: str) -> str:
 
 def card(device: str = "cuda") -> None:
     report = {"about": get_pretty_env_info().splitlines(), "timm": timm and timm.__version__}
-    report |= {"differences": differences(device), "pace": []}
+    precise = {str(dtype): differences(device, dtype) for dtype in (torch.float64, torch.float32)}
+    report |= {"differences": precise, "pace": []}
     kinds = KINDS + PEERS * bool(timm)
     for S, B, amp, kind in itertools.product(CARD["sizes"], CARD["batches"], (False, True), kinds):
         if kind == "ours, compiled" and (B > min(CARD["batches"]) or not amp):

@@ -36,7 +36,6 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
     scores, rest = calibration.scores(logits, slope, offset), ~fit
     shared = metrics.best_threshold(slope * logits[fit] + offset, targets[fit])
     raw, right = calibration.scores(logits[rest], 1, 0), targets[rest]
-
     OF1 = metrics.precision_recall_f1(scores[rest], right, shared)["OF1"]
     values = {"slope": slope, "offset": offset}
     values |= {"ece_raw": expected_error(raw, right), "ece": expected_error(scores[rest], right)}
