@@ -80,11 +80,11 @@ def precision_recall_f1(
     return values | {"N+": int((tp > 0).sum())}
 
 
-def best_threshold(logits: np.ndarray, targets: np.ndarray, measure: str = "OF1") -> float:
-    """The probability, in steps of 0.01, above which labels have the highest OF1, or other
-    measure: what predict.py goes by, on calibrated logits (difference 6)."""
+def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The probability, in steps of 0.01, above which labels have the highest OF1: what predict.py
+    goes by, on calibrated logits (difference 6)."""
 
-    def value(p: float) -> float:
-        return precision_recall_f1(logits, targets, math.log(p / (1 - p)))[measure]
+    def OF1(p: float) -> float:
+        return precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]
 
-    return max((k / 100 for k in range(1, 100)), key=value)
+    return max((k / 100 for k in range(1, 100)), key=OF1)

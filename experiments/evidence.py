@@ -40,8 +40,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = parser_of(SETTINGS, [1, 2, 3])
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="of the runs")
-    text = "of the direct model and, from its weights, of every other (10 5)"
-    add("--epochs", nargs=2, default=["10", "5"], metavar=("FIRST", "THEN"), help=text)
+    add("--epochs", nargs=2, default=["10", "5"], metavar=("DIRECT", "THEN"), help="(10 5)")
     text = "options of the direct model, a text a row; the others go on from the first of them"
     add("--first", nargs="+", default=[""], metavar="TEXT", help=text)
     add("--then", nargs="+", default=[""], metavar="TEXT", help="of the others, a text a row")
@@ -66,7 +65,8 @@ def trained(args, setting: str, options: str, epochs: str, seed: int) -> dict:
     if code := run.main(command):
         sys.exit(code)
     with np.load(max(out.glob("scores-*.npz"))) as scores:  # -gcn-*, else -backbone
-        return figures(scores["logits"], scores["targets"])
+        ap = metrics.average_precision(scores["logits"], scores["targets"])  # (n,)
+    return {"mAP": round(metrics.mean_average_precision(ap), 3)}
 
 
 def work(args) -> None:
@@ -92,21 +92,9 @@ def parser_of(settings: Collection[str], seeds: Iterable[int]) -> argparse.Argum
     return parser
 
 
-def figures(logits: np.ndarray, targets: np.ndarray) -> dict:
-    """mAP in percent: of all labels; of those with 10 positives or more but the most frequent; of
-    all but that one."""
-    ap = metrics.average_precision(logits, targets)  # (n,)
-    counts = targets.astype(int).sum(0)  # (n,)
-    most = np.arange(len(counts)) == counts.argmax()
-    groups = {"mAP": ..., "mAP_10": (counts >= 10) & ~most, "mAP_without": ~most}
-    return {k: round(metrics.mean_average_precision(ap[g]), 3) for k, g in groups.items()}
-
-
 def read(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return list(csv.DictReader(text.splitlines()))
 
 
 def fill(path: Path, measured: Callable, **columns: Iterable) -> None:
