@@ -341,8 +341,8 @@ RECIPES = {
     "small": dict(backbone="efficientnet_lite2", freeze=True, image_size=384, batch_size=0),
 }
 # ... and for a data set [ours].
-PRESETS = {"own": {"recipe": "small"}, "demo": {"recipe": "cycle", "epochs": 11, "lr": 4e-3}}
-PRESETS["demo"] |= {"backbone": "tresnet_tiny", "image_size": 64, "batch_size": 32}
+PRESETS = {"own": {"recipe": "small"}, "demo": {"recipe": "cycle", "epochs": 12, "lr": 4e-3}}
+PRESETS["demo"] |= dict(backbone="tresnet_tiny", image_size=64, batch_size=32, memory="plain")
 
 # What --help shows: the options most people use.
 SHORT = """\
@@ -432,7 +432,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add.group = group("training")
     text = "paper, asl, cycle, or small: few photos, on a CPU (paper; --photos small, demo cycle)"
     decides("--recipe", f"{text} [differences 9 to 18; docs/data.md]", RECIPES)
-    decides("--epochs", "of each training (40; demo 11) [Impl. details]", whole(1), 40)
+    decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
     text = "photos a step, of all processes together (64; demo 32, small 4 to 32) [ours]"
     decides("--batch-size", text, whole(1), 64)
     text = "peak learning rate (1e-3; asl 1e-4, cycle 3e-3, demo 4e-3) [Impl. details]"
@@ -451,7 +451,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", "NAME", "auto")
     text = "bfloat16 autocast; loss and head stay float32 (on cards that have it) [ours]"
     decides("--amp", text, "", action=argparse.BooleanOptionalAction)
-    text = "lean: half the memory, a little slower; plain (lean) [docs/performance.md]"
+    text = "lean: half the memory, a little slower; plain (lean; demo plain) [docs/performance.md]"
     add("--memory", text, ["lean", "plain"], "lean")
     add("--compile", "torch.compile the model [ours]", bool)
     add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
@@ -531,6 +531,8 @@ def run(args) -> None:
     elif args.amp and args.device.startswith("cuda") and not options.native_bfloat16(args.device):
         print("--amp: this card only imitates bfloat16, which is slow; leave it out")
     lean.on = args.memory == "lean"
+    if args.backbone == "tresnet_tiny":
+        torch.set_num_threads(1)  # more only slow so small a network down
     with torch.device("meta"):  # the backbone's own word on the size, before anything is read
         images = torch.zeros(1, 3, args.image_size, args.image_size)
         build(args.backbone, args.pool).eval()(images)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from runtime import checkpoints
 
 SCENE_WIDTH, SCENE_HEIGHT, JPEG_QUALITY = 160, 120, 90
-SUPERSAMPLING = 3  # objects are drawn this much larger, then shrunk
+SUPERSAMPLING = 2  # objects are drawn this much larger, then shrunk
 STRAY_RATE, PARTNER_RATE = 0.06, 0.5
 COUNT_RATES = [0.01, 0.15, 0.3, 0.3, 0.17, 0.07]  # of 0, 1, ... 5 objects in a scene
 
