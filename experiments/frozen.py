@@ -7,13 +7,12 @@ run.py's part computes the features once, into its --out. A line of SETTINGS is 
 a row of the CSV a seed of it; the same command goes on where it was. With --held-out, where choices
 are made, a fifth of the training photos takes the place of val; --held-out 1 draws another fifth.
 
-Symbols: M images, n labels, D feature size.
+Symbols: M images of a split, B others, n labels, D feature size.
 """
 
 import argparse
 import functools
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,20 +71,18 @@ class Task:
 
 def kernel_ridge(split: data.Split, features: torch.Tensor, roots: bool = True) -> torch.Tensor:
     """(B, n) of features (B, D): ridge regression in closed form, fitted to a split, with the
-    kernel exp(-|x - x'|^2) of the features' roots, centred and of length 1.
-
-    0 is the line at which a label is given: as many photos of the split are above it as show the
-    label, each judged by a fit without it (leave-one-out; PCut of Y. Yang, SIGIR 2001).
-    """
+    kernel exp(-|x - x'|^2) of the features' roots, centred and of length 1. What is above 0 is
+    given: as many photos of the split are as show the label, each judged by a fit without it, but
+    for the means (leave-one-out; as PCut of Y. Yang, SIGIR 2001, on these photos)."""
     Y = torch.from_numpy(split.targets).float()  # (M, n)
     X, x = (f.sign() * f.abs().sqrt() if roots else f for f in (split.features, features))
     known, points = F.normalize(X - X.mean(0)), F.normalize(x - X.mean(0))  # (M, D), (B, D)
     K, k = (torch.exp(2 * p @ known.T - 2) for p in (known, points))  # (M, M), (B, M)
-    inverse = torch.linalg.inv(K + 0.1 * torch.eye(len(Y)))
+    inverse = torch.linalg.inv(K + 0.1 * torch.eye(len(Y)))  # 0.1, as the kernel's width: [ours]
     weights = inverse @ (Y - Y.mean(0))  # (M, n)
     left_out = Y - Y.mean(0) - weights / inverse.diagonal()[:, None]  # (M, n)
-    following = Y.sum(0, keepdim=True).long().clamp(max=len(Y) - 1)  # (1, n)
-    return k @ weights - left_out.sort(0, descending=True).values.gather(0, following)
+    next_place = Y.sum(0, keepdim=True).long().clamp(max=len(Y) - 1)  # (1, n)
+    return k @ weights - left_out.sort(0, descending=True).values.gather(0, next_place)
 
 
 class Sum(nn.ModuleList):
@@ -137,10 +134,8 @@ def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
     return {k: round(value, 3) for k, value in (found | {k: at[k] for k in AT}).items()}
 
 
-def fit(head: nn.Module | Callable, split: data.Split, options, epochs: int, seed: int) -> None:
-    """Train as run.py does on features; a kernel ridge is fitted when called."""
-    if not isinstance(head, nn.Module):
-        return
+def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> None:
+    """Train as run.py does on features."""
     optimizer = run.adam(options, iml_gcn.Model(nn.Identity(), head))
     rows = Rows(len(split), options.batch_size, shuffle=True, seed=seed)
     batches = FeatureLoader(split.features, split.targets, rows, "cpu")
@@ -162,7 +157,8 @@ def logits_of(task: Task, options, setting: str, epochs: int, seed: int) -> np.n
     if setting.endswith(", then linear"):
         fit(head, task.train, options, epochs // 2, seed)
         head, epochs, seed = head.to_linear(), epochs - epochs // 2, seed + 1000
-    fit(head, task.train, options, epochs, seed)
+    if isinstance(head, nn.Module):  # a kernel ridge is fitted when called
+        fit(head, task.train, options, epochs, seed)
     with torch.inference_mode():
         return head(task.val.features).numpy()
 
@@ -178,6 +174,7 @@ def trained(task: Task, options, setting: str, lr: float, epochs: int, photos: i
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = evidence.parser_of(SETTINGS, range(10))
+    parser.set_defaults(settings=[name for name in SETTINGS if not name.startswith("kernel")])
     add = parser.add_argument
     add("--held-out", type=int, nargs="?", const=0, help="a draw of a fifth of the training photos")
     add("--lr", type=float, nargs="+", default=[1e-3], help="(1e-3)")

@@ -40,17 +40,8 @@ def test_evidence_trains_its_rows_and_goes_on_where_it_was(demo, tmp_path):
     tried = evidence.FIRST, "direct, longer", "F_W", "F_PCA"  # of the others the options alone
     for options in evidence.SETTINGS.values():
         run.parse_args([*options.split(), "--glove", "x"])
-    command += [
-        "--settings",
-        *tried,
-        "--",
-        "--dataset",
-        "coco",
-        "--data",
-        demo,
-        "--glove",
-        tmp_path / "glove.txt",
-    ]
+    command += ["--settings", *tried, "--", "--dataset", "coco", "--data", demo]
+    command += ["--glove", tmp_path / "glove.txt"]
     command += "--backbone tresnet_tiny --image-size 32 --batch-size 4 --device cpu".split()
     command += ["--workers", "0"]
     trained = []
@@ -134,12 +125,12 @@ def test_kernel_ridge_is_the_fit_by_hand_and_its_line_that_of_fits_without_each_
     points = [p / np.linalg.norm(p, axis=1, keepdims=True) for p in points]
     targets = task.train.targets.astype(float)
 
-    def told(known, targets_, places):
+    def told(known, shown, places):
         def kernel(a, b):
             return np.exp(-((a[:, None] - b[None]) ** 2).sum(2))
 
         ridge = 0.1 * np.eye(len(known))
-        found = np.linalg.solve(kernel(known, known) + ridge, targets_ - targets.mean(0))
+        found = np.linalg.solve(kernel(known, known) + ridge, shown - targets.mean(0))
         return kernel(places, known) @ found
 
     others = [np.arange(40) != row for row in range(40)]
