@@ -214,9 +214,7 @@ def card(device: str = "cuda") -> None:
         Path("gpu.json").write_text(json.dumps(report, indent=1))  # whatever comes after
     start = f"--device {device} --fresh --out runs/bench"
     report["demo"] = said(start)
-    report["TResNet-M"] = said(
-        f"{start}-448 --memory lean {LARGE}"
-    )  # its images a second, with a loader
+    report["TResNet-M"] = said(f"{start}-448 --memory lean {LARGE}")  # with a loader
     Path("gpu.json").write_text(json.dumps(report, indent=1))
     print(report["demo"], report["TResNet-M"])
 
