@@ -40,7 +40,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = parser_of(SETTINGS, [1, 2, 3])
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="of the runs")
-    add("--epochs", nargs=2, default=["10", "5"], metavar=("DIRECT", "OTHERS"), help="(10 5)")
+    text = "of the direct model and, from its weights, of every other (10 5)"
+    add("--epochs", nargs=2, default=["10", "5"], metavar=("FIRST", "THEN"), help=text)
     text = "options of the direct model, a text a row; the others go on from the first of them"
     add("--first", nargs="+", default=[""], metavar="TEXT", help=text)
     add("--then", nargs="+", default=[""], metavar="TEXT", help="of the others, a text a row")

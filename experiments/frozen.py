@@ -128,7 +128,8 @@ def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
     ap = metrics.average_precision(logits, targets)  # (n,)
     found = {"mAP": metrics.mean_average_precision(ap)}
     order = np.argsort(-task.train.targets.sum(0), kind="stable")  # by their training photos
-    found["rare"] = metrics.mean_average_precision(ap[order[-(len(ap) // 3) :]])
+    for name, labels in zip(("often", "middle", "rare"), np.array_split(order, 3), strict=True):
+        found[name] = metrics.mean_average_precision(ap[labels])
     found["best"] = metrics.best_threshold(logits, targets)
     at = metrics.precision_recall_f1(logits, targets, np.log(threshold / (1 - threshold)))
     return {k: round(value, 3) for k, value in (found | {k: at[k] for k in AT}).items()}
