@@ -26,14 +26,14 @@ import torch
 
 import data
 from backbones import load_model
-from extras import export, pictures
-from extras.calibration import Calibrated
-from extras.pictures import activation_maps, maps_exist
 from iml_gcn import Model
-from runtime import options, signals
+from reports import export, pictures
+from reports.calibration import Calibrated
+from reports.pictures import activation_maps, maps_exist
+from runtime import device, options, signals
 from runtime.loading import collate
 from runtime.reading import LABEL, WHOLE, Kind, check, walk
-from runtime.text import printable
+from runtime.terminal import printable
 
 THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
 SHOWN = 3  # labels of --where
@@ -74,7 +74,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("name photos or folders to label, or a file to --export the model to")
     if args.where and not args.save:
         parser.error("--where draws pictures, give the folder for them: --save DIR")
-    args.device = "cpu" if args.export else options.device(args.device)
+    args.device = "cpu" if args.export else device.choose(args.device)
     return args
 
 
@@ -153,7 +153,7 @@ def label(args, model: Model, about: dict, photos: Iterable) -> None:
 
 
 def run(args) -> int:
-    options.check_device(args.device)
+    device.check(args.device)
     model, about = load(args.checkpoint)
     if args.threshold is not None:
         about["threshold"] = args.threshold

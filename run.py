@@ -31,15 +31,23 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import data
 import iml_gcn
 import metrics
-from backbones import BACKBONES, RELEASED, build, default_weights, load_model, load_weights
-from extras import calibration, frozen, graph_picture, pictures, table
-from extras.datasets import DATASETS, Splits, load
-from extras.expected import seconds_a_photo
-from runtime import checkpoints, lean, options, ranks, signals
+from backbones import (
+    BACKBONES,
+    RELEASED,
+    build,
+    default_weights,
+    features,
+    load_model,
+    load_weights,
+)
+from datasets.catalogue import DATASETS, Splits, load
+from reports import calibration, graph_picture, pictures, table
+from reports.forecast import seconds_a_photo
+from runtime import checkpoints, device, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
 from runtime.journal import Journal, Pass
 from runtime.loading import FeatureLoader, Loader, Rows
-from runtime.text import listed
+from runtime.terminal import listed
 
 # The phases
 
@@ -152,7 +160,9 @@ def with_features(args, splits: Splits, folder: Folder) -> Splits:
     made_with = {START: args.frozen} | {key: getattr(args, key) for key in keys}
     batches = [loader(args, split) for split in splits]
     with autocast(args):
-        found = frozen.features(backbone, splits, batches, folder, made_with, args.skip_bad_images)
+        found = features.features(
+            backbone, splits, batches, folder, made_with, args.skip_bad_images
+        )
     return Splits(*found)
 
 
@@ -307,7 +317,7 @@ def logits_of(
 # --memory and the number of processes, which change numbers by rounding and batch norm.
 
 HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
-CODE += ["extras/frozen", "extras/calibration"]
+CODE += ["reports/calibration"]
 CODE += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
 
 
@@ -485,7 +495,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--download fetches COCO only: give --dataset coco, and no paths but --data's")
     args.data = args.photos or args.data or f"data/{args.dataset}"
     args.out = Path(args.out or f"runs/{args.dataset}")
-    args.device, args.decisive = options.device(args.device), decisive
+    args.device, args.decisive = device.choose(args.device), decisive
     paths = [path for name in CODE for path in sorted(HERE.glob(f"{name}.py"))]
     args.code = checkpoints.code_id(*paths)  # that is running, whatever becomes of the files
     return args
@@ -525,10 +535,10 @@ def foretell(args, splits: Splits, folder: Folder) -> None:
 def run(args) -> None:
     """The phases in their order, in a folder that no other run writes to."""
     args.device = ranks.begin(args.device)
-    options.check_device(args.device)
+    device.check(args.device)
     if args.amp is None:
-        args.amp = options.native_bfloat16(args.device)
-    elif args.amp and args.device.startswith("cuda") and not options.native_bfloat16(args.device):
+        args.amp = device.native_bfloat16(args.device)
+    elif args.amp and args.device.startswith("cuda") and not device.native_bfloat16(args.device):
         print("--amp: this card only imitates bfloat16, which is slow; leave it out")
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":

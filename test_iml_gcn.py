@@ -17,7 +17,7 @@ import data
 import iml_gcn
 import metrics
 import run
-from extras.demo import make_demo
+from datasets.demo import make_demo
 
 
 def random(*shape, seed=0):

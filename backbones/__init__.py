@@ -20,7 +20,7 @@ from backbones import timm_model
 from backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite2
 from backbones.resnet import resnet101
 from runtime.checkpoints import read_checkpoint
-from runtime.text import printable
+from runtime.terminal import printable
 
 TIMM = "timm:"  # before the name of any model of the package timm
 BACKBONES = {  # name -> how to build it, given the pooling; the weights it starts from

@@ -24,8 +24,8 @@ import data
 import iml_gcn
 import metrics
 import run
+from datasets.own_photos import stratified
 from experiments import evidence
-from extras.own_data import stratified
 from runtime import signals
 from runtime.folder import Folder
 from runtime.loading import FeatureLoader, Rows

@@ -14,9 +14,9 @@ import numpy as np
 
 import metrics
 import run
+from datasets.own_photos import stratified
 from experiments import evidence, frozen
-from extras import calibration
-from extras.own_data import stratified
+from reports import calibration
 from runtime import signals
 
 HEADS, EPOCHS = ["linear head", "F_PCA"], 12

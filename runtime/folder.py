@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from runtime import checkpoints, ranks
-from runtime.text import printable
+from runtime.terminal import printable
 
 try:
     import fcntl

@@ -20,7 +20,7 @@ import torch
 
 from runtime import checkpoints, ranks, signals
 from runtime.folder import Folder
-from runtime.text import Progress
+from runtime.terminal import Progress
 
 
 class Journal:

@@ -1,11 +1,9 @@
-"""Types of command-line options, and the device they name."""
+"""Types of command-line options."""
 
 import argparse
 import math
 import re
 from collections.abc import Callable
-
-import torch
 
 
 class Adder:
@@ -58,28 +56,3 @@ def between(low: float, high: float, kind: type = float) -> Callable[[str], floa
 def whole(low: int) -> Callable[[str], int]:
     """Whole numbers of at least `low`."""
     return between(low, math.inf, int)
-
-
-def device(name: str) -> str:
-    """The device of this name, auto the first there is. Touches no GPU, so that ranks choose."""
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def native_bfloat16(name: str) -> bool:
-    """Whether the device is a card that computes in bfloat16 itself, at twice the speed."""
-    if not name.startswith("cuda"):
-        return False
-    with torch.cuda.device(name):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} is not to be had: {reason}") from None

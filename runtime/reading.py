@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from runtime.text import brief, printable
+from runtime.terminal import brief, printable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from runtime.text import printable
+from runtime.terminal import printable
 
 STOPPING = signal.SIGTERM, signal.SIGINT
 received = None  # the one that asked this process to stop

@@ -15,7 +15,7 @@ import iml_gcn
 import predict
 import run
 import tresnet
-from extras import demo as scenes
+from datasets import demo as scenes
 
 # Small images gain nothing by a second thread, and threads that wait for each other on a machine
 # with other work take many times as long. The variable is for processes of their own.

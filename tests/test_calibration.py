@@ -9,7 +9,7 @@ import torch
 from conftest import predicted, scores_of
 
 import iml_gcn
-from extras import calibration
+from reports import calibration
 
 
 def drawn(slope, offset, images=20_000):

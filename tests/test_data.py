@@ -16,8 +16,8 @@ from conftest import coco_document, demo_split, vg_photos, write_coco, write_vg
 from PIL import Image
 
 import data
-from extras import datasets
-from extras import demo as scenes
+from datasets import catalogue
+from datasets import demo as scenes
 from runtime import checkpoints, loading, reading
 
 # What labelling tools write as COCO JSON: names of photos a, b and c, ids of the first image and
@@ -256,10 +256,10 @@ def test_the_id_of_tensors_is_of_values_shape_dtype_and_order():
 
 def test_val_has_the_labels_of_train_by_name_and_no_other():
     val = data.Split(["x.jpg"], np.array([[1, 0]], np.uint8), ["dog", "bird"])
-    found = datasets.aligned(val, ["bird", "cat", "dog"])
+    found = catalogue.aligned(val, ["bird", "cat", "dog"])
     assert (found.classes, found.targets.tolist()) == (["bird", "cat", "dog"], [[0, 0, 1]])
     with pytest.raises(ValueError, match="not among those of the training photos: dog;"):
-        datasets.aligned(val, ["bird", "cat"])
+        catalogue.aligned(val, ["bird", "cat"])
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_alone(demo):

@@ -125,7 +125,7 @@ def changed(root):
         "PRESETS[": ("run.py", r"PRESETS = .*\n", r"\g<0>{}"),
         "head =": ("run.py", r" *head = iml_gcn\.linear_head.*\n", "{}"),
         "elif": ("backbones/__init__.py", r" *else:\n *head = nn\.Linear", r"{}\g<0>"),
-        '"one_error"': ("extras/table.py", r' *"mAP": .*\n', r"\g<0>{}"),
+        '"one_error"': ("reports/table.py", r' *"mAP": .*\n', r"\g<0>{}"),
     }
     parts = re.split("```python\n(.*?)```", PAGES["docs/change-it.md"], flags=re.S)
     for text, example in zip(parts[::2], parts[1::2], strict=False):

@@ -16,7 +16,7 @@ import pytest
 from conftest import argv, refused
 
 import run
-from extras import download
+from datasets import coco_download
 from runtime import signals
 
 ZIPS = ["annotations/annotations_trainval2014.zip", "zips/train2014.zip", "zips/val2014.zip"]
@@ -52,8 +52,8 @@ def web(demo, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
         web.url = f"http://127.0.0.1:{httpd.server_port}"
-        monkeypatch.setattr(download, "SERVER", web.url)
-        monkeypatch.setattr(download, "time", SimpleNamespace(sleep=web.pauses.append))
+        monkeypatch.setattr(coco_download, "SERVER", web.url)
+        monkeypatch.setattr(coco_download, "time", SimpleNamespace(sleep=web.pauses.append))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         yield web
         httpd.shutdown()
@@ -85,16 +85,16 @@ def test_coco_is_downloaded_unpacked_trained_on_and_not_asked_for_again(demo, we
 def test_a_download_that_breaks_goes_on_at_the_byte_it_had(demo, web, tmp_path):
     size = len(web.files[ZIPS[0]])
     web.breaks = [0, 1000, 0, 1, size // 2, 0, 0, 0]
-    download.coco(tmp_path, "2014")
+    coco_download.coco(tmp_path, "2014")
     assert contents(tmp_path, ".") == contents(demo, *TREE)
     starts = [0, 0, 1000, 1000, 1001, *[1001 + size // 2] * 4]
     assert web.asked[:-2] == [(ZIPS[0], start, 206) for start in starts]
-    assert web.pauses == [download.PAUSE] * 8
+    assert web.pauses == [coco_download.PAUSE] * 8
 
 
 def test_a_server_that_knows_no_ranges_sends_all_anew(demo, web, tmp_path):
     web.ranges, web.breaks = False, [1000, 500]
-    download.coco(tmp_path, "2014")
+    coco_download.coco(tmp_path, "2014")
     assert contents(tmp_path, ".") == contents(demo, *TREE)
     assert web.asked[:3] == [(ZIPS[0], 0, 200)] * 3
 
@@ -105,7 +105,7 @@ def test_a_download_that_fails_says_so_and_goes_on_when_started_again(web, tmp_p
     whole = web.files.pop(TRAIN)
     assert refused(capsys, options).startswith(f"{failed}HTTP Error 404")
     assert web.asked == [(ZIPS[0], 0, 206), (TRAIN, 0, 404)]  # once: 404 will not change
-    tries = download.TRIES
+    tries = coco_download.TRIES
     web.files[TRAIN], web.breaks = whole, [5000] + [0] * tries
     assert refused(capsys, options).startswith(f"{failed}{tries} times in a row")
     assert web.asked[2:] == [(TRAIN, 0, 206)] + [(TRAIN, 5000, 206)] * tries
@@ -129,16 +129,16 @@ def test_a_stop_leaves_nothing_half_done_and_what_has_come_is_not_fetched_again(
     def stop_at_piece(self, count):
         signals.received = signal.SIGTERM if next(pieces) == 2 else None
 
-    monkeypatch.setattr(download.Progress, "due", stop_at_piece)
+    monkeypatch.setattr(coco_download.Progress, "due", stop_at_piece)
     monkeypatch.setattr(signals, "received", None)
     with pytest.raises(signals.Stopped, match=r"stopped in the download of .*train2014.zip"):
-        download.coco(tmp_path, "2014")
+        coco_download.coco(tmp_path, "2014")
     assert not (tmp_path / "train2014").exists()
     old = tmp_path / "train2014.tmp/train2014/old.jpg"
     old.parent.mkdir(parents=True, exist_ok=True)
     old.touch()
     signals.received = None
-    download.coco(tmp_path, "2014")
+    coco_download.coco(tmp_path, "2014")
     assert contents(tmp_path, ".") == contents(demo, *TREE)
     assert web.asked[2:] == [(TRAIN, len(web.files[TRAIN]), 416), (ZIPS[2], 0, 206)]
 
@@ -148,7 +148,7 @@ def test_folders_that_were_put_there_by_hand_are_used_and_kept(demo, web, tmp_pa
     for name, content in own.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    download.coco(tmp_path, "2014")
+    coco_download.coco(tmp_path, "2014")
     assert contents(tmp_path, ".") == contents(demo, "train2014") | own
     assert web.asked == [(TRAIN, 0, 206)]
 
@@ -162,7 +162,7 @@ LINK.external_attr = 0o120777 << 16
 def test_nothing_of_a_zip_comes_to_lie_outside_its_folder_of_photos(demo, web, tmp_path):
     hostile = {"train2014/b.jpg": b"photo", LINK: b"/etc/passwd"} | dict.fromkeys(OUTSIDE, b"bad")
     web.files[TRAIN] = zip_of(hostile)
-    download.coco(tmp_path / "data", "2014")
+    coco_download.coco(tmp_path / "data", "2014")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     found = contents(tmp_path / "data", ".")
     train = {name: found.pop(name) for name in sorted(found) if name.startswith("train2014/")}
@@ -185,5 +185,5 @@ STORED = zip_of({"train2014/a.jpg": b"\x98" * 1000}, zipfile.ZIP_STORED)
 def test_a_zip_that_is_damaged_or_another_is_refused(web, tmp_path, content, reason):
     web.files[TRAIN] = content
     with pytest.raises(ValueError, match=rf"train2014.zip into \S+ \(.*{reason}.*or delete"):
-        download.coco(tmp_path, "2014")
+        coco_download.coco(tmp_path, "2014")
     assert not (tmp_path / "train2014").exists()

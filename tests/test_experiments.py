@@ -15,8 +15,8 @@ import torch
 import data
 import run
 import tresnet
+from datasets import own_photos
 from experiments import bench, evidence, frozen, scores
-from extras import own_data
 from runtime import checkpoints, lean
 from runtime.folder import START
 
@@ -220,7 +220,7 @@ def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp
     path = {"PYTHONPATH": str(RESULTS.parent.parent)}
     subprocess.run(command, cwd=tmp_path, check=True, env=os.environ | path)
     for name, expected in (("train", train[:2]), ("val", val[:2])):
-        split = own_data.read(str(tmp_path), str(tmp_path / f"subset/{name}.json"))
+        split = own_photos.read(str(tmp_path), str(tmp_path / f"subset/{name}.json"))
         assert [int(Path(path).read_text()) for path in split.paths] == expected
         assert split.targets.tolist() == [[1], [1]]
 

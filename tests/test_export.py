@@ -19,7 +19,7 @@ from PIL import Image
 
 import iml_gcn
 import tresnet
-from extras import export
+from reports import export
 
 
 def reload_pt2(path):

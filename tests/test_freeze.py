@@ -11,7 +11,7 @@ from PIL import Image
 import backbones
 import iml_gcn
 import run
-from extras import frozen as features
+from backbones import features
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 
 import iml_gcn
 import run
-from extras import graph_picture
+from reports import graph_picture
 
 
 def drawn(targets, folder):

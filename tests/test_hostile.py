@@ -18,7 +18,7 @@ from PIL import Image
 
 import data
 import run
-from runtime import checkpoints, text
+from runtime import checkpoints, terminal
 
 LONG = "x" * 10**7
 DEEP = functools.reduce(lambda inner, _: [inner], range(200), 1)
@@ -52,7 +52,7 @@ def test_photo_names_that_stay_inside_are_taken_as_they_are(tmp_path):
     ],
 )
 def test_printable_by_hand(value, width, expected):
-    assert text.printable(value, width) == expected
+    assert terminal.printable(value, width) == expected
 
 
 def test_label_names_are_kept_as_they_are_and_blank_ones_refused(tmp_path):
@@ -237,7 +237,7 @@ def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
 
 def test_a_progress_line_with_nothing_done_yet_has_no_rate(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    progress = text.Progress("eval", 7)
+    progress = terminal.Progress("eval", 7)
     progress.show()
     assert capsys.readouterr().out == "\r" + "eval  0/7 images  " + "\033[K"
     assert progress.close().startswith("0.0 images/s")

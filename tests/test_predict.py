@@ -17,8 +17,8 @@ from PIL import Image
 import iml_gcn
 import predict
 from backbones import efficientnet_lite
-from extras import calibration, pictures
-from extras.pictures import activation_maps
+from reports import calibration, pictures
+from reports.pictures import activation_maps
 from runtime import reading
 
 

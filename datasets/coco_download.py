@@ -15,7 +15,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from runtime.signals import stop_if_asked
-from runtime.text import Progress
+from runtime.terminal import Progress
 
 SERVER = "http://images.cocodataset.org"  # its certificate is another name's: https fails
 TRIES, PAUSE, TIMEOUT, MB = 20, 5, 60, 10**6  # PAUSE, TIMEOUT: seconds

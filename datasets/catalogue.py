@@ -1,7 +1,7 @@
 """The data sets by name: where their files lie, what is fetched or drawn, what is told of them.
 
 A data set is a function of its root folder, and of what `load_coco` takes besides, that returns
-train and val; the readers are `data.py`'s, and for people's own photos `own_data.py`'s.
+train and val; the readers are `data.py`'s, and for people's own photos `own_photos.py`'s.
 """
 
 import os
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 import data
-from extras import demo, download, own_data
+from datasets import coco_download, demo, own_photos
+from datasets.label_files import read_labels
 from runtime import ranks
-from runtime.text import listed, printable
+from runtime.terminal import listed, printable
 
 
 class Splits(NamedTuple):
@@ -35,7 +36,7 @@ def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Sp
     where these are given."""
     if fetch:
         with ranks.in_turn():
-            download.coco(Path(root), year)
+            coco_download.coco(Path(root), year)
     splits = []
     for split in ("train", "val"):
         labels = where.get(f"{split}_json") or f"{root}/annotations/instances_{split}{year}.json"
@@ -48,7 +49,7 @@ def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Sp
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )
-        splits.append(own_data.read_labels(labels, images))
+        splits.append(read_labels(labels, images))
     return Splits(*splits)
 
 
@@ -56,7 +57,7 @@ DATASETS: dict[str, Callable[..., tuple[data.Split, data.Split]]] = {
     "demo": load_demo,
     "coco": load_coco,
     "vg500": lambda root, **_: data.load_vg500(root),
-    "own": own_data.load,
+    "own": own_photos.load,
 }
 
 
@@ -92,7 +93,7 @@ def load(
             )
         splits.append(split)
     if name == "own":
-        own_data.warn_of_twins(*splits)
+        own_photos.warn_of_twins(*splits)
     return Splits(splits[0], aligned(splits[1], splits[0].classes))
 
 

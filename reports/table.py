@@ -14,7 +14,7 @@ from backbones import load_model, load_released, weights_file
 from iml_gcn import Model, count_parameters
 from runtime import checkpoints, ranks
 from runtime.folder import PHOTOS, START, Folder, check_settings
-from runtime.text import printable
+from runtime.terminal import printable
 
 MODELS = {  # our models' file names, in the order of the tables
     "backbone": "direct (ASL)",

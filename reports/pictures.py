@@ -13,7 +13,7 @@ from torch import nn
 import data
 from iml_gcn import Model
 from runtime import checkpoints
-from runtime.text import printable
+from runtime.terminal import printable
 
 DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from extras.pictures import ascii_only, font_of
+from reports.pictures import ascii_only, font_of
 from runtime import checkpoints
-from runtime.text import printable
+from runtime.terminal import printable
 
 MOST, NAME_WIDTH = 100, 22  # labels that are shown, characters of their names
 CELL, LINE, FONT_SIZE = 14, 20, 11  # px

@@ -20,7 +20,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from iml_gcn import Model
-from runtime.text import printable
+from runtime.terminal import printable
 
 TOLERANCE = 1e-4  # on scores [ours]
 

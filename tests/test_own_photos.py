@@ -17,7 +17,7 @@ from PIL import Image
 
 import data
 import run
-from extras import datasets, own_data
+from datasets import catalogue, label_files, own_photos
 
 # Four photos, as the tools' own exports have them. In Label Studio's there are besides two people's
 # labels of sub/e.jpg, a skipped annotation (of c d.jpg), and a photo nobody has looked at (h.jpg).
@@ -67,9 +67,9 @@ EXPORTS = {
 
 def shown_in(path, inside):
     """Photo in a folder -> its labels, and the classes, that a file names."""
-    split = own_data.read_labels(path, "")
+    split = label_files.read_labels(path, "")
     shown = [{c for c, one in zip(split.classes, row, strict=True) if one} for row in split.targets]
-    return dict(zip(own_data.found(split.paths, inside), shown, strict=True)), split.classes
+    return dict(zip(own_photos.found(split.paths, inside), shown, strict=True)), split.classes
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -97,7 +97,7 @@ def test_a_csv_of_tags_by_hand_in_every_form(tmp_path, text, classes):
     (tmp_path / "tags.csv").write_text("\ufeff" + text, encoding="utf-8")
     shown = {"a.jpg": set(CLASSES), "sub/b.jpg": {"dog"}, "c.jpg": set()}
     assert shown_in(tmp_path / "tags.csv", [*shown]) == (shown, classes)
-    paths = own_data.read_labels(tmp_path / "tags.csv", "in").paths
+    paths = label_files.read_labels(tmp_path / "tags.csv", "in").paths
     assert re.fullmatch("in/(my/)?a.jpg in/(my/)?sub/b.jpg in/c.jpg", " ".join(paths))
 
 
@@ -171,13 +171,13 @@ def test_the_photo_that_is_meant_is_found_or_is_said_to_be_ambiguous():
         ("3f2a9c1b-a.jpg", ["a.jpg", "x/3f2a9c1b-a.jpg"], "x/3f2a9c1b-a.jpg"),  # its own digits
         ("gone.jpg", ["a.jpg"], "gone.jpg"),  # which is told later, with all that are missing
     ]:
-        assert own_data.found([name], inside) == [expected]
+        assert own_photos.found([name], inside) == [expected]
     for name, inside in {
         "x/a.jpg": ["y/a.jpg", "z/a.jpg"],
         "3f2a9c1b-a_b.jpg": ["a b.jpg", "y/a_b.jpg"],
     }.items():
         with pytest.raises(ValueError, match=f"{name} may be {inside[0]} or {inside[1]}; write"):
-            own_data.found([name], inside)
+            own_photos.found([name], inside)
 
 
 def test_folders_are_labels_and_one_photo_in_two_of_them_has_both(tmp_path, capsys):
@@ -185,7 +185,7 @@ def test_folders_are_labels_and_one_photo_in_two_of_them_has_both(tmp_path, caps
     write_photos(tmp_path, **seeds, **{".thumbs/a.png": 3, "cat/.hidden.png": 4})
     for name in ("phone.heic", "cat/phone.HEIC", "cat/.DS_Store", "notes.txt"):
         (tmp_path / name).write_text("no photo")
-    split = own_data.read(str(tmp_path), None)
+    split = own_photos.read(str(tmp_path), None)
     assert split.paths == [f"{tmp_path}/{name}" for name in ("c.png", "cat/a.png", "dog/b.png")]
     assert (split.classes, split.targets.tolist()) == (["cat", "dog"], [[0, 0], [1, 1], [0, 1]])
     note = "left out 2 .heic, 1 .txt (pip install pillow-heif to read HEIC)"
@@ -197,7 +197,7 @@ def test_val_has_a_fifth_of_every_label_where_no_two_are_in_one_photo():
         rng = np.random.default_rng(seed)
         counts = rng.integers(1, 25, 12)  # of photos of a label; 40 have none
         label = rng.permutation(np.repeat(range(13), [*counts, 40]))  # of each photo; 12: none
-        held = own_data.stratified(np.eye(13, 12, dtype=np.uint8)[label], 0.2)
+        held = own_photos.stratified(np.eye(13, 12, dtype=np.uint8)[label], 0.2)
         found = np.bincount(label[held], minlength=13)[:12]
         assert np.abs(found - counts / 5).max() < 1
         assert ((found > 0) & (found < counts))[counts >= 5].all()
@@ -209,7 +209,7 @@ def test_val_lacks_fewer_rare_labels_than_photos_drawn_by_lot():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         targets = random_targets(300, 60, rng.uniform(0.005, 0.05, 60), seed)  # about 1 to 15 each
-        ours = own_data.stratified(targets, 0.2)
+        ours = own_photos.stratified(targets, 0.2)
         for k, held in enumerate((ours, rng.permutation(ours))):
             lacking[k] += (targets.any(0) & ~targets[held].any(0)).sum()
     assert lacking[0] < 0.6 * lacking[1]
@@ -221,7 +221,7 @@ def test_halves_by_hand_the_same_at_every_call(photos):
     # one of the first two with one of the last two, whichever, which takes the rare cats first.
     targets = np.array([["c" in photo, "d" in photo] for photo in photos], np.uint8)
     for seed in range(10):
-        half, again = (own_data.stratified(targets, 0.5, seed) for _ in range(2))
+        half, again = (own_photos.stratified(targets, 0.5, seed) for _ in range(2))
         assert half.tolist() == again.tolist()
         assert [half.sum(), *targets[half].sum(0)] == [2, *targets.sum(0) / 2]
 
@@ -236,7 +236,7 @@ def test_photos_are_upright_in_training_and_in_evaluation(tmp_path, monkeypatch,
     for name, size, error in (("a.png", 64, 0), ("a.jpg", 32, 4)):  # of JPEG a draft of half size
         stored.save(tmp_path / name, exif=exif)
         (tmp_path / "tags.csv").write_text(f"{name},cat\n")
-        split = own_data.read(str(tmp_path), f"{tmp_path}/tags.csv")
+        split = own_photos.read(str(tmp_path), f"{tmp_path}/tags.csv")
         upright = data.MultiLabelImages(split, size, augment)[0, 0][0]
         as_stored = np.asarray(data.read_image(tmp_path / name, size, augment))
         for pixels, image in ((upright, photo), (as_stored, stored)):
@@ -287,7 +287,7 @@ def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     write_photos(tmp_path / "train", **{"cat/a.png": 0, "dog/b.png": 1})
     write_photos(tmp_path / "val", **{"cat/x.png": 0, "dog/y.png": 2})
     val = {"val_photos": f"{tmp_path}/val", "val_labels": None, "kept": tmp_path / "kept.json"}
-    datasets.load("own", f"{tmp_path}/train", True, labels=None, **val)
+    catalogue.load("own", f"{tmp_path}/train", True, labels=None, **val)
     told = f"1 val photos are training photos, byte for byte: {tmp_path}/val/cat/x.png"
     assert told in capsys.readouterr().out
 

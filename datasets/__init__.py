@@ -1,0 +1,1 @@
+"""Where photos and labels come from. No model, no loss, no metric; `data.py` has `Split`."""

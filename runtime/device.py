@@ -1,0 +1,28 @@
+"""The device that a run computes on: which one, whether it is there, what it can do."""
+
+import torch
+
+
+def choose(name: str) -> str:
+    """The device of this name, auto the first there is. Touches no GPU, so that ranks choose."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def native_bfloat16(name: str) -> bool:
+    """Whether the device is a card that computes in bfloat16 itself, at twice the speed."""
+    if not name.startswith("cuda"):
+        return False
+    with torch.cuda.device(name):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def check(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} is not to be had: {reason}") from None
