@@ -88,3 +88,17 @@ def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
         return precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]
 
     return max((k / 100 for k in range(1, 100)), key=OF1)
+
+
+def operating_points(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(99, 4): a threshold from 0.01 to 0.99, and above it OP and OR (0 to 1) and labels a photo.
+
+    For whoever chooses between few wrong labels and few missed ones, on calibrated logits (M, n).
+    """
+    points = []
+    for k in range(1, 100):
+        p = k / 100
+        at = precision_recall_f1(logits, targets, math.log(p / (1 - p)))
+        per_photo = (np.asarray(logits) > math.log(p / (1 - p))).sum() / len(logits)
+        points.append((p, at["OP"] / 100, at["OR"] / 100, per_photo))
+    return np.array(points)

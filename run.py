@@ -240,6 +240,9 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             "epochs": args.epochs,
             "calibration": [slope, offset],
             "threshold": metrics.best_threshold(slope * logits + offset, seen.targets),
+            "operating_points": metrics.operating_points(
+                slope * logits + offset, seen.targets
+            ).tolist(),
             "backbone_id": checkpoints.content_id(*whole.backbone.state_dict().values()),
             "state_dict": whole.state_dict(),
         }

@@ -31,3 +31,12 @@ def test_scores_without_a_rank_are_refused():
         metrics.average_precision(np.array([[0.1], [np.nan]]), np.array([[1], [0]]))
     with pytest.raises(ValueError, match=r"expected two of \(M, n\)"):
         metrics.average_precision(np.array([0.1, 0.2]), np.array([1, 0]))
+
+
+def test_operating_points_count_what_is_above_each_threshold():
+    logits = np.log(np.array([[0.9, 0.3], [0.6, 0.8]]) / np.array([[0.1, 0.7], [0.4, 0.2]]))
+    points = metrics.operating_points(logits, np.array([[1, 1], [0, 1]]))
+    at = {round(p, 2): rest for p, *rest in points.tolist()}
+    assert at[0.25] == pytest.approx([3 / 4, 1, 2])  # all four predicted, three of them right
+    assert at[0.65] == pytest.approx([1, 2 / 3, 1])  # 0.9 and 0.8, of three that are there
+    assert at[0.95] == [0, 0, 0]
