@@ -29,15 +29,20 @@ from runtime.reading import LABEL, PHOTO, WHOLE, Kind
 
 @dataclass
 class Split:
-    """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names; where
-    the backbone is frozen the photos' features F_GAP (M, D); and whether photos are to be turned
-    upright where EXIF says how the camera was held (difference 22)."""
+    """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names.
+
+    `upright`: photos are turned upright where EXIF says how the camera was held (difference 22).
+    `features`, where the backbone is frozen, are its F_GAP (M, D) of the photos, and `made_by` is
+    its id. `unreadable` counts the photos that were left out because they could not be read.
+    """
 
     paths: list[str]
     targets: np.ndarray
     classes: list[str]
     features: torch.Tensor | None = None
+    made_by: str = ""
     upright: bool = False
+    unreadable: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -50,15 +55,16 @@ class Split:
             digest.update(about.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
-    def of(self, frozen: bool) -> "Split":
-        """With its features, or for a backbone that they are not of without."""
-        return self if frozen else replace(self, features=None)
-
     def select(self, rows: np.ndarray) -> "Split":
         """The images of these row numbers, in this order."""
         features = None if self.features is None else self.features[rows]
         paths, targets = [self.paths[i] for i in rows], self.targets[rows]
         return replace(self, paths=paths, targets=targets, features=features)
+
+    def select_readable(self, rows: np.ndarray) -> "Split":
+        """The images of these row numbers; all others could not be read."""
+        unreadable = self.unreadable + len(self) - len(rows)
+        return replace(self.select(rows), unreadable=unreadable)
 
 
 COCO = {

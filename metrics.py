@@ -75,9 +75,16 @@ def precision_recall_f1(
     CF1 = f1(precision, recall)[present].mean() if present.any() else np.nan
     OP = tp.sum() / max(predictions.sum(), 1)
     OR = tp.sum() / max(positives.sum(), 1)
-    values = {"CP": CP, "CR": CR, "CF1": CF1, "CF1_h": f1(CP, CR), "OP": OP, "OR": OR}
-    values = {name: 100 * float(value) for name, value in (values | {"OF1": f1(OP, OR)}).items()}
-    return values | {"N+": int((tp > 0).sum())}
+    return {
+        "CP": 100 * float(CP),
+        "CR": 100 * float(CR),
+        "CF1": 100 * float(CF1),
+        "CF1_h": 100 * float(f1(CP, CR)),
+        "OP": 100 * float(OP),
+        "OR": 100 * float(OR),
+        "OF1": 100 * float(f1(OP, OR)),
+        "N+": int((tp > 0).sum()),
+    }
 
 
 def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:

@@ -6,12 +6,12 @@
     python run.py --dataset coco --data DIR --limit 64 --epochs 1 --out runs/try  # a dry run
     torchrun --nproc-per-node 8 run.py --dataset coco --data DIR                  # 8 GPUs
 
-Three phases (Section "Proposed Approach") and eval, which speak to each other through files in
---out only:
+Three phases (Section "Proposed Approach") and eval, which speak to each other only through files in
+--out:
 
     backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
     embed      backbone.pt, training photos   -> embeddings.pt: F_I and F_PCA
-    gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one a kind of node feature
+    gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one per kind of node feature
     eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md, .jpg
 
 Symbols: B images in a batch, M images in a split, n labels, D image feature size.
@@ -21,7 +21,6 @@ import argparse
 import copy
 import math
 import os
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +30,27 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import data
 import iml_gcn
 import metrics
-from backbones import (
-    BACKBONES,
-    RELEASED,
-    build,
-    default_weights,
-    features,
-    load_model,
-    load_weights,
-)
+from backbones import BACKBONES, RELEASED, build, default_weights, load_model, load_weights
+from backbones.features import id_of, part_for, with_features
 from datasets.catalogue import DATASETS, Splits, load
-from reports import calibration, graph_picture, pictures, table
-from reports.forecast import seconds_a_photo
-from runtime import checkpoints, device, lean, options, ranks, signals
-from runtime.folder import PHOTOS, START, Folder, lock
+from reports import calibration, forecast, graph_picture, pictures, table
+from runtime import checkpoints, device, lean, ranks, signals
+from runtime.folder import (
+    BACKBONE,
+    CODE,
+    GRAPH,
+    NODES,
+    PHOTOS,
+    START,
+    VAL_PHOTOS,
+    Folder,
+    finish_setting_aside,
+    lock,
+    set_aside,
+)
 from runtime.journal import Journal, Pass
 from runtime.loading import FeatureLoader, Loader, Rows
+from runtime.options import Option, between, defaults_of, or_auto, parser_of, whole
 from runtime.terminal import listed
 
 # The phases
@@ -64,11 +68,12 @@ def phase_backbone(args, splits: Splits, folder: Folder) -> None:
 def phase_embed(args, splits: Splits, folder: Folder) -> None:
     """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6."""
     settings = embedding_settings(args, splits, folder)
-    if folder.done("embeddings.pt", settings, remake=True):
+    if folder.reusable("embeddings.pt", settings):
+        print("embed: done before (embeddings.pt)")
         return
-    model, about = load_model(folder / "backbone.pt")
-    split = splits.train.of(about["backbone_id"] == args.frozen)
-    backbone = learner(model, split).fold().backbone.to(args.device)
+    model, _ = load_model(folder / "backbone.pt")
+    part, split = part_for(model, splits.train)
+    backbone = part.fold().backbone.to(args.device)
     means = iml_gcn.LabelMeans(len(folder.classes), model.backbone.num_features)
     for images, targets, _ in Pass(loader(args, split), "embed", args.skip_bad_images):
         with autocast(args):
@@ -94,24 +99,24 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
-    found, reports = table.models(folder, args.image_size, args.evaluate, args.backbone), {}
-    scored = {}
-    for name, (model, about) in found.items():
-        val = splits.val.of(about.pop("backbone_id", None) == args.frozen)
-        model = learner(model, val).to(args.device, memory_format=torch.channels_last)
-        logits, seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
-        about |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}
+    models = table.models(folder, args.image_size, args.evaluate, args.backbone)
+    reports, logits_by_model = {}, {}
+    for name, (model, report) in models.items():
+        part, val = part_for(model, splits.val)
+        part = part.to(args.device, memory_format=torch.channels_last)
+        logits, read = logits_of(args, part, loader(args, val), val, f"eval {name}")
+        report |= {"dataset": args.dataset, "unreadable": read.unreadable}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
-        reports[name] = table.save_numbers(folder, name, logits, seen, about, thresholds)
-        scored[name] = logits
+        reports[name] = table.save_numbers(folder, name, logits, read, report, thresholds)
+        logits_by_model[name] = logits
     name = "results-evaluated.md" if args.evaluate else "results.md"
     dataset = "own" if args.train_json or args.val_json else args.dataset
-    table.save(folder / name, dataset, args.image_size, seen.targets, reports)
+    table.save(folder / name, dataset, args.image_size, read.targets, reports)
     best = max(reports, key=lambda name: reports[name]["mAP"])
     if "calibration" in reports[best] and ranks.rank() == 0:
-        scores = calibration.scores(scored[best], *reports[best]["calibration"])
+        scores = calibration.scores(logits_by_model[best], *reports[best]["calibration"])
         path = folder / name.replace(".md", ".jpg")
-        pictures.save_judged(seen, scores, reports[best]["threshold"], path)
+        pictures.save_judged(read, scores, reports[best]["threshold"], path)
 
 
 # What the phases are made of
@@ -127,23 +132,25 @@ def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tens
     """(n, d): F_W from --glove, F_I or F_PCA from embeddings.pt, or random numbers, a control."""
     if kind == "word":
         return data.load_glove(args.glove, folder.classes)[0]  # (n, 300)
-    if kind == "random":  # F_PCA's shape and scale, and nothing in it
+    if kind == "random":  # the shape and scale of F_PCA, without anything learnt
         n, generator = len(folder.classes), torch.Generator().manual_seed(args.seed)
-        return scaled(args, torch.randn(n, n, generator=generator))
+        return scaled(torch.randn(n, n, generator=generator), args.node_norm)
     settings = embedding_settings(args, splits, folder)
-    return scaled(args, folder.load("embeddings.pt", "embed", settings)[kind])
+    embeddings = folder.load("embeddings.pt", "embed", settings)
+    return scaled(embeddings[kind], args.node_norm)
 
 
-def scaled(args, nodes: torch.Tensor) -> torch.Tensor:
-    """nodes (n, d) times one number: their mean length becomes --node-norm (difference 25)."""
+def scaled(nodes: torch.Tensor, length: float) -> torch.Tensor:
+    """nodes (n, d) times one number, so that their mean length is `length` (difference 25); as they
+    are where that is 0."""
     lengths = nodes.norm(dim=1)  # (n,); those of 0 do not count: difference 26
     if not lengths.any():
-        raise ValueError("node features are all zero; give other --nodes")
-    return nodes * (args.node_norm / lengths[lengths > 0].mean()) if args.node_norm else nodes
+        raise ValueError("node features are all zero; choose other --nodes")
+    return nodes * (length / lengths[lengths > 0].mean()) if length else nodes
 
 
 def pretrained_backbone(args) -> torch.nn.Module:
-    """The backbone with --weights, or random ones."""
+    """The backbone with the weights of --weights, or with random ones."""
     backbone = build(args.backbone, args.pool)
     if args.weights != "none":
         with ranks.in_turn():
@@ -151,27 +158,30 @@ def pretrained_backbone(args) -> torch.nn.Module:
     return backbone
 
 
-def with_features(args, splits: Splits, folder: Folder) -> Splits:
-    """--freeze: the splits with F_GAP (M, D) of their photos by the backbone of --weights."""
-    torch.manual_seed(args.seed)
-    backbone = pretrained_backbone(args)
-    args.frozen = checkpoints.content_id(*backbone.state_dict().values())
-    keys = "image_size", "pool", "amp", "code"
-    made_with = {START: args.frozen} | {key: getattr(args, key) for key in keys}
-    batches = [loader(args, split) for split in splits]
-    with autocast(args):
-        found = features.features(
-            backbone, splits, batches, folder, made_with, args.skip_bad_images
-        )
-    return Splits(*found)
-
-
 def starting_backbone(args, folder: Folder) -> torch.nn.Module:
-    """Phase backbone's, or with --gcn-from weights what that one started from (difference 13)."""
+    """The backbone that phase gcn starts from: phase backbone's, or with --gcn-from weights the one
+    that phase started from (difference 13)."""
     if args.gcn_from == "weights":
         return pretrained_backbone(args)
-    folder.load("backbone.pt", "backbone")  # or a sentence: it is not there, or of other labels
+    folder.load("backbone.pt", "backbone")  # a ValueError if it is missing or of other labels
     return load_model(folder / "backbone.pt")[0].backbone
+
+
+def frozen(args, splits: Splits, folder: Folder) -> Splits:
+    """--freeze: the splits with features (M, D) of their photos by the backbone of --weights."""
+    torch.manual_seed(args.seed)
+    backbone = pretrained_backbone(args)
+    settings = {key: getattr(args, key) for key in ("image_size", "pool", "amp")} | {CODE: CODE_ID}
+    with_their_features = []
+    for name, split in zip(("train", "val"), splits, strict=True):
+        batches = loader(args, split)
+        with autocast(args):
+            with_their_features.append(
+                with_features(
+                    name, split, backbone, batches, folder, settings, args.skip_bad_images
+                )
+            )
+    return Splits(*with_their_features)
 
 
 # Training and evaluation
@@ -180,36 +190,33 @@ def starting_backbone(args, folder: Folder) -> torch.nn.Module:
 def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder) -> None:
     """Train `model` to the last epoch and write <name>.pt (differences 9 to 14).
 
-    A step: forward, asymmetric loss, backward, Adam, schedule, moving average; nothing in it waits
-    for the device. The journal knows where to go on, saves and logs.
+    A step: forward, asymmetric loss, backward, Adam, schedule, moving average; no step synchronises
+    with the device. The journal resumes, saves and logs.
     """
     settings = model_settings(args, model, splits)
     if folder.done(f"{name}.pt", settings):
         return
-    if args.freeze and settings[START] != args.frozen:
+    part, train_split = part_for(model, splits.train)
+    _, val_split = part_for(model, splits.val)
+    if args.freeze and part is model:
         raise ValueError(
             f"--freeze trains heads on features of --weights, and {folder / 'backbone.pt'} has "
-            "another backbone; redo phase backbone too, or leave --freeze out"
+            "another backbone; redo phase backbone too, or leave out --freeze"
         )
-    whole = model  # --freeze trains its head alone
-    model = learner(whole, splits.train).to(args.device, memory_format=torch.channels_last)
-    batches, val_batches = loader(args, splits.train, train=True), loader(args, splits.val)
-    optimizer = adam(args, model)
+    part = part.to(args.device, memory_format=torch.channels_last)
+    batches, val_batches = loader(args, train_split, train=True), loader(args, val_split)
+    optimizer = adam(args, part)
     scheduler = schedule(args.recipe, optimizer, len(batches) * args.epochs)
-    average = copy.deepcopy(model) if args.ema else None
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
-    journal = Journal(folder, name, parts, settings, len(batches), args.save_every)
-    few = len(batches) * args.epochs < (5000 if args.weights == "none" else 500)  # [ours]
-    photos = name == "backbone" and not args.freeze and args.dataset != "demo"  # all weights, of
-    if few and photos:  # said before hours are spent
-        print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")
-    forward = ranks.parallel(model, args.device)
+    average = copy.deepcopy(part) if args.ema else None
+    learning = {"model": part, "optimizer": optimizer, "scheduler": scheduler, "average": average}
+    journal = Journal(folder, name, learning, settings, len(batches), args.save_every)
+    forward = ranks.parallel(part, args.device)
     forward = torch.compile(forward) if args.compile else forward
-    final = average or model
+    final = average or part
 
     for epoch in journal.epochs(args.epochs):
-        model.train()
-        model.backbone.train(any(p.requires_grad for p in model.backbone.parameters()))
+        part.train()
+        part.backbone.train(any(p.requires_grad for p in part.backbone.parameters()))
         for images, targets in journal.steps(batches, epoch):
             with autocast(args):
                 logits = forward(images)  # (B, n)
@@ -221,36 +228,51 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             optimizer.step()
             scheduler.step()
             if average:
-                follow(average, model, args.ema)
+                follow(average, part, args.ema)
             journal.loss = loss
         mAP = None
-        if epoch + 1 == args.epochs or (args.eval_every and (epoch + 1) % args.eval_every == 0):
-            logits, seen = logits_of(args, final, val_batches, splits.val, f"{name}  val")
-            mAP = metrics.mean_average_precision(metrics.average_precision(logits, seen.targets))
+        if is_measured(epoch, args):
+            val_logits, read = logits_of(args, final, val_batches, val_split, f"{name}  val")
+            mAP = metrics.mean_average_precision(
+                metrics.average_precision(val_logits, read.targets)
+            )
         journal.close_epoch(mAP)
 
-    whole = iml_gcn.Model(whole.backbone, final.head) if args.freeze else final
-    slope, offset = calibration.fit(logits, seen.targets)  # of the last epoch; difference 6
-    journal.finish(
-        {
-            "name": name,
-            "backbone": args.backbone,
-            "pool": args.pool,
-            "image_size": args.image_size,
-            "epochs": args.epochs,
-            "calibration": [slope, offset],
-            "threshold": metrics.best_threshold(slope * logits + offset, seen.targets),
-            "operating_points": metrics.operating_points(
-                slope * logits + offset, seen.targets
-            ).tolist(),
-            "backbone_id": checkpoints.content_id(*whole.backbone.state_dict().values()),
-            "state_dict": whole.state_dict(),
-        }
-    )
+    # The last epoch is always measured, also when a run resumes after its last step.
+    whole_model = final if part is model else iml_gcn.Model(model.backbone, final.head)
+    journal.finish(checkpoint_of(args, name, whole_model, val_logits, read.targets))
 
 
-def adam(args, model: iml_gcn.Model) -> torch.optim.Optimizer:
-    """Adam on head and backbone, the latter at its part of the rate, at 0 frozen."""
+def is_measured(epoch: int, args) -> bool:
+    """Whether val mAP is measured after this epoch, which counts from 0."""
+    every = args.eval_every and (epoch + 1) % args.eval_every == 0
+    return bool(every) or epoch + 1 == args.epochs
+
+
+def checkpoint_of(
+    args, name: str, model: iml_gcn.Model, logits: np.ndarray, targets: np.ndarray
+) -> dict:
+    """What <name>.pt holds; calibration and thresholds are fitted to val's logits and targets, both
+    (M, n), of the last epoch (difference 6)."""
+    slope, offset = calibration.fit(logits, targets)
+    calibrated = slope * logits + offset  # (M, n)
+    return {
+        "name": name,
+        "backbone": args.backbone,
+        "pool": args.pool,
+        "image_size": args.image_size,
+        "epochs": args.epochs,
+        "calibration": [slope, offset],
+        "threshold": metrics.best_threshold(calibrated, targets),
+        "operating_points": metrics.operating_points(calibrated, targets).tolist(),
+        "backbone_id": id_of(model.backbone),
+        "state_dict": model.state_dict(),
+    }
+
+
+def adam(args, model: iml_gcn.Model) -> torch.optim.Adam:
+    """Adam on head and backbone; the backbone's rate is --backbone-lr times the head's, and where
+    that is 0 the backbone is frozen."""
     model.backbone.requires_grad_(args.backbone_lr > 0)
     groups = []
     for module, lr in ((model.head, args.lr), (model.backbone, args.lr * args.backbone_lr)):
@@ -262,36 +284,41 @@ def adam(args, model: iml_gcn.Model) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, fused=args.device.startswith(("cuda", "cpu")))
 
 
-def schedule(recipe: str, optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40; or one cycle, ASL's
-    (difference 18) or to its end."""
-    peaks, OneCycle = [g["lr"] for g in optimizer.param_groups], torch.optim.lr_scheduler.OneCycleLR
-    if recipe == "asl":  # a cycle of twice the epochs, 80, left after the first half, 40 [ASL]
-        return OneCycle(optimizer, peaks, total_steps=2 * steps, pct_start=0.2)
+def schedule(
+    recipe: str, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The paper's: x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40. Or one cycle:
+    with recipe asl to its half, as ASL's code does (difference 18), with recipe cycle to its end.
+    """
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    if recipe == "asl":  # a cycle over twice the epochs, 80, left after the first half, 40 [ASL]
+        return one_cycle(optimizer, peaks, total_steps=2 * steps, pct_start=0.2)
     if recipe == "cycle":
-        return OneCycle(optimizer, peaks, total_steps=steps + 1)  # torch's own shape
+        return one_cycle(optimizer, peaks, total_steps=steps + 1)  # torch's own shape
     quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
 
 
 def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """A step of the moving average of weights and running statistics, from where they began.
-    torch's AveragedModel counts its steps on the device, and so waits for it at each."""
-    pairs = zip(*([*m.parameters(), *m.buffers()] for m in (average, model)), strict=True)
-    pairs = [pair for pair in pairs if pair[0].is_floating_point()]  # not batch norm's counters
-    get_ema_multi_avg_fn(decay)(*zip(*pairs, strict=True), None)
+    """One step of the moving average of weights and running statistics, which starts at their first
+    values. (torch's AveragedModel counts its steps on the device and synchronises at each.)"""
+    averages = floating(average)
+    get_ema_multi_avg_fn(decay)(averages, floating(model), None)
+
+
+def floating(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers, without batch norm's counters."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def autocast(args) -> torch.autocast:
-    return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=bool(args.amp))
-
-
-def learner(model: iml_gcn.Model, split: data.Split) -> iml_gcn.Model:
-    """What of a model takes what a split has: all of it photos, the head alone features."""
-    return model if split.features is None else iml_gcn.Model(torch.nn.Identity(), model.head)
+    return torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.amp)
 
 
 def loader(args, split: data.Split, train: bool = False) -> Loader | FeatureLoader:
+    """Batches of a split's features, where it has them, else of its photos."""
     rows = Rows(len(split), args.batch_size, train, args.seed)
     if split.features is not None:
         return FeatureLoader(split.features, split.targets, rows, args.device)
@@ -303,8 +330,8 @@ def loader(args, split: data.Split, train: bool = False) -> Loader | FeatureLoad
 def logits_of(
     args, model: iml_gcn.Model, batches: Loader | FeatureLoader, split: data.Split, what: str
 ) -> tuple[np.ndarray, data.Split]:
-    """Logits (M, n) in float32 of a split's photos in their order, and the split of those: all of
-    it, but photos that cannot be read where --skip-bad-images leaves them out."""
+    """Logits (M, n) in float32 of a split's photos in their order, and the split of those photos:
+    all of it, without the ones that cannot be read where --skip-bad-images leaves them out."""
     model = model.fold()
     logits = torch.zeros(split.targets.shape)  # (M, n)
     photos = Pass(batches, what, args.skip_bad_images)
@@ -312,237 +339,52 @@ def logits_of(
         with autocast(args):
             logits[rows] = model(images).float().cpu()
     read = np.flatnonzero(photos.read)
-    return ranks.total(logits).numpy()[read], split.select(read)
+    return ranks.total(logits).numpy()[read], split.select_readable(read)
 
 
 # What decides the numbers in a file of --out, compared before it is used again: options by their
-# values, all else by content, a photo by name and size. Not compared are device, --compile,
-# --memory and the number of processes, which change numbers by rounding and batch norm.
+# values, everything else by content. Not compared are the device, --compile, --memory and the
+# number of processes, which change numbers by rounding and batch norm.
 
-HERE, CODE = Path(__file__).parent, ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
-CODE += ["reports/calibration"]
-CODE += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
+FILES = ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*", "reports/calibration"]
+FILES += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
+HERE = Path(__file__).parent
+# Of the code that is running, whatever becomes of its files meanwhile.
+CODE_ID = checkpoints.code_id(*(path for name in FILES for path in sorted(HERE.glob(f"{name}.py"))))
 
 
 def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
     """Of a model that is about to be trained on these photos."""
-    found = {name.replace("_", "-"): getattr(args, name) for name in args.decisive}
-    found |= {PHOTOS: splits.train.id(), "val photos and labels": splits.val.id()}
-    found["code"] = args.code
-    found[START] = checkpoints.content_id(*model.backbone.state_dict().values())
+    decisive = [option for options in OPTIONS.values() for option in options if option.decides]
+    settings = {option.name[2:]: getattr(args, option.key) for option in decisive}
+    settings |= {PHOTOS: splits.train.id(), VAL_PHOTOS: splits.val.id(), CODE: CODE_ID}
+    settings[START] = id_of(model.backbone)
     if isinstance(model.head, iml_gcn.LabelGCN):
-        graph, nodes = model.head.A_hat, model.head.nodes
-        found["label graph (--tau, --p, --adjacency)"] = checkpoints.content_id(graph)
-        found["node features (--glove, --node-norm)"] = checkpoints.content_id(nodes)
-    return found
+        settings[GRAPH] = checkpoints.content_id(model.head.A_hat)
+        settings[NODES] = checkpoints.content_id(model.head.nodes)
+    return settings
 
 
 def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
-    backbone = folder.load("backbone.pt", "backbone")["backbone_id"]
-    found = {"backbone.pt": backbone, PHOTOS: splits.train.id(), "amp": args.amp}
-    return found | {"image-size": args.image_size, "code": args.code}
-
-
-# Options
-
-# What differs from the command line's defaults, the paper's, in ASL's training script [ASL] ...
-RECIPES = {
-    "paper": {},
-    "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
-    "cycle": {"lr": 3e-3, "weight_decay": 1e-4},  # [ours] learns to the end, however few epochs
-    # [ours] for few photos: docs/data.md has how it was chosen; batch 0: by their number
-    "small": dict(backbone="efficientnet_lite2", freeze=True, image_size=384, batch_size=0),
-}
-# ... and for a data set [ours].
-PRESETS = {"own": {"recipe": "small"}, "demo": {"recipe": "cycle", "epochs": 12, "lr": 4e-3}}
-PRESETS["demo"] |= dict(backbone="tresnet_tiny", image_size=64, batch_size=32, memory="plain")
-
-# What --help shows: the options most people use.
-SHORT = """\
-    python run.py                                   a first look: demo scenes, 3 minutes
-    python run.py --photos DIR --labels FILE        your own photos
-    python run.py --dataset coco --data DIR         the paper's Tables 1 and 3"""
-COMMON = """help_all photos labels val_photos val_labels dataset data download phase nodes glove
-    out fresh limit evaluate backbone weights freeze recipe image_size epochs batch_size lr seed
-    device amp""".split()
-
-PHASES = {"backbone": phase_backbone, "embed": phase_embed, "gcn": phase_gcn, "eval": phase_eval}
-NODES = ["word", "image", "pca", "random"]  # the order of Table 3
-
-
-def parse_args(argv=None) -> argparse.Namespace:
-    """Every default but RECIPES' and PRESETS'; a help text ends in its source.
-
-    What `decides` the numbers of a trained model is compared by value before a file is used again;
-    of the others that matter, what they make is compared by content (`model_settings`).
-    """
-    parser = argparse.ArgumentParser(
-        usage="python run.py [option ...]",
-        description=__doc__,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27, 100),
-        allow_abbrev=False,
-        add_help=False,
-    )
-    add, group, decisive = options.Adder(), parser.add_argument_group, []
-    shown = {"nargs": 0, "const": (SHORT, COMMON), "help": argparse.SUPPRESS}
-    parser.add_argument("-h", "--help", action=options.ShortHelp, **shown)
-    parser.add_argument("--help-all", action="help", help="every option, with its source")
-    whole, between = options.whole, options.between
-
-    def decides(*arguments, **more) -> None:
-        decisive.append(add(*arguments, **more))
-
-    add.group = group("what to run")
-    add("--photos", "folder of your own photos [ours]", "DIR")
-    add("--labels", "theirs: JSON, CSV or XML (the folders they are in) [docs/data.md]", "FILE")
-    add("--val-photos", "folder of photos to validate on (a fifth of --photos) [ours]", "DIR")
-    add("--val-labels", "and their labels [ours]", "FILE")
-    known = [name for name in DATASETS if name != "own"]
-    add("--dataset", f"or a known one: {', '.join(known)} (demo) [Table 1, 2]", known)
-    add("--data", "root folder of the data set (data/<dataset>) [ours]", "DIR")
-    add("--download", "fetch what --data lacks of COCO, some 20 GB [ours]", bool)
-    text = "what to do: all, or some of backbone embed gcn eval (all) [Proposed Approach]"
-    add("--phase", text, ["all", *PHASES], ["all"], nargs="+")
-    text = "what the GCN knows of a label: some of word image pca random (image pca) [F_W, F_I, "
-    text += "F_PCA: Table 3; random: a control]"
-    add("--nodes", text, NODES, ["image", "pca"], nargs="+")
-    add("--evaluate", "train nothing, evaluate this model of ours or released file [ours]", "FILE")
-    add("--out", "folder of all that is written (runs/<dataset>) [ours]", "DIR")
-    add("--fresh", "do again what is done there; else a run goes on [ours]", bool)
-    add("--limit", "use the first N photos alone: a dry run [ours]", whole(1))
-
-    add.group = group("data")
-    add("--year", "of COCO: 2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
-    for split in ("train", "val"):
-        add(f"--{split}-json", f"labels for {split} in place of --data's [ours]", "FILE")
-        add(f"--{split}-images", "and the folder its file names are relative to [ours]", "DIR")
-    add("--keep-unlabelled", "keep images without a label (--photos does) [difference 7]", bool)
-    add("--glove", "word vectors for --nodes word: GloVe text, or .npy [ML-GCN: 840B]", "FILE")
-    text = "pixels a side (448; asl 224, small 384, demo 64) [difference 9]"
-    decides("--image-size", text, whole(1), 448)
-    cores = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
-    add("--workers", "processes that load photos, a GPU (one a core) [ours]", whole(0), cores)
-    add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
-
-    add.group = group("model")
-    text = "the network, or timm:NAME (tresnet_m; small efficientnet_lite2, demo tresnet_tiny) "
-    text += f"[{', '.join(BACKBONES)}]"
-    decides("--backbone", text, "NAME", "tresnet_m")
-    decides("--pool", "avg or max (avg) [paper: GAP; ML-GCN: max]", ["avg", "max"], "avg")
-    text = "it starts from: name, file, URL, or none: random (ImageNet's if known) [difference 23; "
-    text += f"{', '.join(RELEASED)}]"
-    add("--weights", text, "NAME")
-    decides("--freeze", "train only heads on it, on features made once (small) [ours]", bool)
-    text = "where phase gcn starts: from backbone.pt, or --weights (backbone) [difference 13]"
-    add("--gcn-from", text, ["backbone", "weights"], "backbone")
-    text = "label graph as the paper has it, as mlgcn, or none: no edges (paper) [difference 3]"
-    add("--adjacency", text, ["paper", "mlgcn", "none"], "paper")
-    add("--tau", "labels a, b are joined if P(a | b) is at least (0.1) [Eq. 3]", between(0, 1), 0.1)
-    add("--p", "weight of all neighbours of a label (0.2) [difference 1]", between(0, 1), 0.2)
-    text = "mean length that F_I and F_PCA are scaled to, 0: not (1) [difference 25]"
-    add("--node-norm", text, between(0, 1e6), 1.0)
-
-    add.group = group("training")
-    text = "paper, asl, cycle, or small: few photos, on a CPU (paper; --photos small, demo cycle)"
-    decides("--recipe", f"{text} [differences 9 to 18; docs/data.md]", RECIPES)
-    decides("--epochs", "of each training (40; demo 12) [Impl. details]", whole(1), 40)
-    text = "photos a step, of all processes together (64; demo 32, small 4 to 32) [ours]"
-    decides("--batch-size", text, whole(1), 64)
-    text = "peak learning rate (1e-3; asl 1e-4, cycle 3e-3, demo 4e-3) [Impl. details]"
-    decides("--lr", text, between(0, 1e3), 1e-3)
-    decides("--backbone-lr", "backbone's part of it (1) [ML-GCN: 0.1]", between(0, 1), 1.0)
-    decides("--weight-decay", "L2 (5e-4; asl, cycle 1e-4) [difference 12]", between(0, 1e3), 5e-4)
-    decides("--gamma-neg", "focus on hard negatives, 0: none (4) [ASL]", between(0, 100), 4.0)
-    decides("--gamma-pos", "and on hard positives (0) [ASL]", between(0, 100), 0.0)
-    decides("--clip", "negatives below this score cost nothing (0.05) [ASL]", between(0, 1), 0.05)
-    decides("--ema", "decay of a moving average, 0: off (0; asl 0.9997) [ASL]", between(0, 1), 0.0)
-    decides("--seed", "of weights, order and augmentation (0) [ours]", whole(0), 0)
-    add("--eval-every", "val after N epochs, and the last; 0: only then (1) [ours]", whole(0), 1)
-    add("--save-every", "minutes between saves within an epoch (15) [ours]", between(0, 1e6), 15)
-
-    add.group = group("machine and report")
-    add("--device", "cuda, mps or cpu (auto: the first there is) [ours]", "NAME", "auto")
-    text = "bfloat16 autocast; loss and head stay float32 (on cards that have it) [ours]"
-    decides("--amp", text, "", action=argparse.BooleanOptionalAction)
-    text = "lean: half the memory, a little slower; plain (lean; demo plain) [docs/performance.md]"
-    add("--memory", text, ["lean", "plain"], "lean")
-    add("--compile", "torch.compile the model [ours]", bool)
-    add("--threshold", "besides 0.5 and 0.8 [difference 6]", between(0.001, 0.999), [], nargs="+")
-
-    known, _ = parser.parse_known_args(argv)
-    other = "coco" if known.train_json or known.val_json else "demo"
-    name = "own" if known.photos else known.dataset or other
-    preset = {"recipe": "paper"} | PRESETS.get(name, {})
-    recipe = RECIPES[known.recipe or preset["recipe"]]
-    parser.set_defaults(**(preset | recipe if known.recipe else recipe | preset))  # given, it wins
-    args = parser.parse_args(argv)
-    own = [args.photos, args.labels, args.val_photos, args.val_labels]
-    paths = args.train_json or args.val_json  # of COCO's form
-    if any(own) and (not args.photos or args.dataset or args.data or paths):
-        parser.error("--labels, --val-photos, --val-labels need --photos, it no --dataset, --data")
-    if paths and name != "coco":
-        parser.error(f"--train-json and --val-json take the place of COCO's files, not of {name}'s")
-    args.dataset, args.keep_unlabelled = name, args.keep_unlabelled or bool(args.photos)
-    args.phase = [p for p in PHASES if p in args.phase or "all" in args.phase]
-    if args.weights and args.phase == ["eval"] and not args.freeze:
-        parser.error(f"--weights is what training starts from; --evaluate {args.weights} tests it")
-    args.phase = ["eval"] if args.evaluate else args.phase
-    start = default_weights(args.backbone)  # or a sentence: there is no such backbone
-    args.weights = args.weights or start
-    if args.freeze and args.weights == "none":
-        parser.error(f"--freeze keeps {args.backbone}'s random weights; give --weights too")
-    args.nodes = [kind for kind in NODES if kind in args.nodes]
-    if "word" in args.nodes and not args.glove and "gcn" in args.phase:
-        parser.error("--nodes word needs --glove FILE, a GloVe-format text file of word vectors")
-    if args.download and (args.dataset != "coco" or paths):
-        parser.error("--download fetches COCO only: give --dataset coco, and no paths but --data's")
-    args.data = args.photos or args.data or f"data/{args.dataset}"
-    args.out = Path(args.out or f"runs/{args.dataset}")
-    args.device, args.decisive = device.choose(args.device), decisive
-    paths = [path for name in CODE for path in sorted(HERE.glob(f"{name}.py"))]
-    args.code = checkpoints.code_id(*paths)  # that is running, whatever becomes of the files
-    return args
+    return {
+        BACKBONE: folder.load("backbone.pt", "backbone")["backbone_id"],
+        PHOTOS: splits.train.id(),
+        CODE: CODE_ID,
+        "image-size": args.image_size,
+        "amp": args.amp,
+    }
 
 
 # Main
 
 
-def load_data(args) -> Splits:
-    """Both splits; what would go wrong hours later goes wrong here."""
-    keys = "year", "train_json", "train_images", "val_json", "val_images"
-    where = {key: getattr(args, key) for key in (*keys, "labels", "val_photos", "val_labels")}
-    where |= {"fetch": args.download, "kept": args.out / "val-photos.json"}
-    splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **where)
-    args.batch_size = args.batch_size or min(max(len(splits.train) // 30, 4), 32)
-    shown = splits.train.targets[:, splits.train.targets.any(0)]  # (M, labels in some photo)
-    if "gcn" in args.phase and "pca" in args.nodes and (shown == shown[:, :1]).all():
-        raise ValueError("all labels are in the same photos, so F_PCA is 0; give --nodes image")
-    return splits
-
-
-def foretell(args, splits: Splits, folder: Folder) -> None:
-    """Say how long training will take, so that nobody finds out after a day."""
-    names = ["backbone"] * ("backbone" in args.phase)
-    names += [f"gcn-{kind}" for kind in args.nodes] * ("gcn" in args.phase)
-    left = [name for name in names if args.fresh or not (folder / f"{name}.pt").is_file()]
-    if left and not (args.freeze and (folder / "features-val.pt").is_file()):
-        backbone = build(args.backbone, args.pool)
-        backbone = backbone.to(args.device, memory_format=torch.channels_last)
-        images = data.MultiLabelImages(splits.train, args.image_size, augment=not args.freeze)
-        seconds = seconds_a_photo(backbone, images, args.workers, autocast(args)) / ranks.size()
-        train, val = len(splits.train), len(splits.val)  # in eval: a third of the time of a step
-        seconds *= train + val if args.freeze else (train + val / 3) * len(left) * args.epochs
-        print(f"expected: about {timedelta(seconds=round(seconds))} (h:mm:ss)")
+PHASES = {"backbone": phase_backbone, "embed": phase_embed, "gcn": phase_gcn, "eval": phase_eval}
+NODE_KINDS = ["word", "image", "pca", "random"]  # the order of Table 3
 
 
 def run(args) -> None:
     """The phases in their order, in a folder that no other run writes to."""
-    args.device = ranks.begin(args.device)
-    device.check(args.device)
-    if args.amp is None:
-        args.amp = device.native_bfloat16(args.device)
-    elif args.amp and args.device.startswith("cuda") and not device.native_bfloat16(args.device):
-        print("--amp: this card only imitates bfloat16, which is slow; leave it out")
+    args = on_device(args)
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":
         torch.set_num_threads(1)  # with two and the loaders an epoch takes 5.6 s, not 3.6
@@ -551,29 +393,328 @@ def run(args) -> None:
         build(args.backbone, args.pool).eval()(images)
     with lock(args.out):
         print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
+        make_room_for(args)
         splits = load_data(args)
+        args = with_batch_size(args, splits.train)
         graph = label_graph(args, splits.train)
         graph_picture.describe(graph[2], args.tau, args.adjacency)
-        if "word" in args.nodes and "gcn" in args.phase:
-            _, unknown = data.load_glove(args.glove, splits.train.classes)
-            print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
-        folder = Folder(args.out, splits.train.classes, args.fresh and not ranks.restarted())
+        check_nodes(args, splits.train)
+        folder = Folder(args.out, splits.train.classes)
         if ranks.rank() == 0:
             checkpoints.save_json(args.out / "args.json", vars(args))
             if args.phase != ["eval"]:
                 graph_picture.save(folder / "graph.png", graph, splits.train.classes, args.tau)
-        args.frozen, args.val_photos = None, len(splits.val)
         foretell(args, splits, folder)
         if args.freeze and not args.evaluate:
-            splits = with_features(args, splits, folder)
+            splits = frozen(args, splits, folder)
         for name in args.phase:
             signals.stop_if_asked(f"front of phase {name}")
             PHASES[name](args, splits, folder)
     ranks.end()
 
 
+def on_device(args) -> argparse.Namespace:
+    """A copy of args with the device of this process and its precision."""
+    where = ranks.begin(device.choose(args.device))
+    device.check(where)
+    native = device.native_bfloat16(where)
+    if args.amp and where.startswith("cuda") and not native:
+        print("--amp: this card only imitates bfloat16, which is slow; leave it out")
+    amp = native if args.amp is None else args.amp
+    return argparse.Namespace(**vars(args) | {"device": where, "amp": amp})
+
+
+def with_batch_size(args, split: data.Split) -> argparse.Namespace:
+    """A copy of args with a number for the batch size "auto": 30 steps an epoch where that gives
+    4 to 32 photos."""
+    automatic = min(max(len(split) // 30, 4), 32)
+    batch_size = automatic if args.batch_size == "auto" else args.batch_size
+    return argparse.Namespace(**vars(args) | {"batch_size": batch_size})
+
+
+def make_room_for(args) -> None:
+    """--fresh: what this run will make again is moved away before anything is made."""
+    if ranks.rank() > 0:
+        return
+    finish_setting_aside(args.out)
+    if not args.fresh or ranks.restarted():
+        return
+    models = trained_models(args)
+    patterns = [pattern for name in models for pattern in (f"{name}.pt", f"*-{name}.*")]
+    if "embed" in args.phase:
+        patterns.append("embeddings.pt")
+    if models:
+        patterns.append("results.*")
+    set_aside(args.out, patterns)
+
+
+def trained_models(args) -> list[str]:
+    """The names of the models that the phases of this run train, in their order."""
+    names = []
+    if "backbone" in args.phase:
+        names.append("backbone")
+    if "gcn" in args.phase:
+        names += [f"gcn-{kind}" for kind in args.nodes]
+    return names
+
+
+def load_data(args) -> Splits:
+    """Both splits; what would go wrong hours later goes wrong here."""
+    keys = ["year", "train_json", "train_images", "val_json", "val_images"]
+    keys += ["labels", "val_photos", "val_labels"]
+    sources = {key: getattr(args, key) for key in keys}
+    sources |= {"fetch": args.download, "kept": args.out / "val-photos.json"}
+    splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **sources)
+    targets = splits.train.targets
+    occurring = targets[:, targets.any(0)]  # (M, labels in some photo)
+    if "gcn" in args.phase and "pca" in args.nodes and (occurring == occurring[:, :1]).all():
+        raise ValueError("all labels are in the same photos, so F_PCA is 0; use --nodes image")
+    return splits
+
+
+def check_nodes(args, split: data.Split) -> None:
+    """Word vectors are read once before the hours of phase backbone: errors show now."""
+    if "word" in args.nodes and "gcn" in args.phase:
+        _, unknown = data.load_glove(args.glove, split.classes)
+        print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
+
+
+def foretell(args, splits: Splits, folder: Folder) -> None:
+    """Say how long training will take, and whether it is likely to be too short."""
+    left = [name for name in trained_models(args) if not (folder / f"{name}.pt").is_file()]
+    if not left:
+        return
+    steps = len(loader(args, splits.train, train=True)) * args.epochs
+    if "backbone" in left and not args.freeze and args.dataset != "demo":
+        forecast.advise(steps, random_weights=args.weights == "none")
+    if args.freeze and (folder / "features-val.pt").is_file():
+        return
+    backbone = build(args.backbone, args.pool)
+    backbone = backbone.to(args.device, memory_format=torch.channels_last)
+    images = data.MultiLabelImages(splits.train, args.image_size, augment=not args.freeze)
+    seconds = forecast.seconds_a_photo(backbone, images, args.workers, autocast(args))
+    trainings = 0 if args.freeze else len(left) * args.epochs
+    forecast.say(seconds / ranks.size(), len(splits.train), len(splits.val), trainings)
+
+
 def main(argv=None) -> int:
     return signals.code_of(lambda: run(parse_args(argv)))
+
+
+# Options
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """What was typed, before the defaults of the recipe and the data set, before the table's."""
+    changes = {f"--recipe {name}": values for name, values in RECIPES.items()}
+    changes |= {"--photos": PRESETS["own"], "demo": PRESETS["demo"]}
+    typed = vars(parser_of(OPTIONS, changes, SHORT, __doc__).parse_args(argv))
+    check_typed(typed)
+    name = typed.get("dataset") or ("coco" if {"train_json", "val_json"} & typed.keys() else "demo")
+    name = "own" if "photos" in typed else name
+    preset = PRESETS.get(name, {})
+    if "recipe" in typed:  # chosen, it wins over the data set's
+        changed = preset | RECIPES[typed["recipe"]]
+    else:
+        changed = RECIPES[preset.get("recipe", "paper")] | preset
+    args = argparse.Namespace(**(defaults_of(OPTIONS) | changed | typed | {"dataset": name}))
+    return argparse.Namespace(**vars(args) | completed(args))
+
+
+def check_typed(typed: dict) -> None:
+    """A ValueError on options that contradict each other."""
+    own = {"photos", "labels", "val_photos", "val_labels"} & typed.keys()
+    coco_files = {"train_json", "val_json"} & typed.keys()
+    if own and "photos" not in typed:
+        raise ValueError(f"--{min(own).replace('_', '-')} needs --photos, the folder of the photos")
+    if own and (others := coco_files | {"dataset", "data"} & typed.keys()):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
+        raise ValueError(f"--photos stands for a data set of your own; leave out {names}")
+    if coco_files and typed.get("dataset", "coco") != "coco":
+        raise ValueError(
+            f"--train-json and --val-json replace files of COCO, not of {typed['dataset']}; use "
+            "them with --dataset coco"
+        )
+    if typed.get("download") and (typed.get("dataset") != "coco" or coco_files):
+        raise ValueError(
+            "--download fetches COCO alone; use it with --dataset coco, without --train-json and "
+            "--val-json"
+        )
+    phases = typed.get("phase", ["all"])
+    if "weights" in typed and phases == ["eval"] and not typed.get("freeze"):
+        raise ValueError(
+            f"--weights is what training starts from; --evaluate {typed['weights']} tests a model"
+        )
+
+
+def completed(args) -> dict:
+    """The values that follow from others."""
+    start = default_weights(args.backbone)  # a ValueError if there is no such backbone
+    phases = [name for name in PHASES if name in args.phase or "all" in args.phase]
+    values = {
+        "data": args.photos or args.data or f"data/{args.dataset}",
+        "out": Path(args.out or f"runs/{args.dataset}"),
+        "phase": ["eval"] if args.evaluate else phases,
+        "nodes": [kind for kind in NODE_KINDS if kind in args.nodes],
+        "weights": args.weights or start,
+        "keep_unlabelled": args.keep_unlabelled or args.dataset == "own",
+    }
+    if args.freeze and values["weights"] == "none":
+        raise ValueError(f"--freeze keeps {args.backbone}'s random weights; pass --weights too")
+    if "word" in args.nodes and not args.glove and "gcn" in values["phase"]:
+        raise ValueError("--nodes word needs --glove FILE, a GloVe text file of word vectors")
+    return values
+
+
+SHORT = """\
+    python run.py                                   a first look: demo scenes, 3 minutes
+    python run.py --photos DIR --labels FILE        your own photos
+    python run.py --dataset coco --data DIR         the paper's Tables 1 and 3"""
+
+# What a recipe changes in the table below, whose defaults are the paper's ...
+RECIPES = {
+    "paper": {},
+    # ASL's training script
+    "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
+    # ours: learns to the end, however few epochs there are
+    "cycle": {"lr": 3e-3, "weight_decay": 1e-4},
+    # ours, for few photos: docs/data.md has how it was chosen
+    "small": {
+        "backbone": "efficientnet_lite2",
+        "freeze": True,
+        "image_size": 384,
+        "batch_size": "auto",
+    },
+}
+# ... and a data set. Both are ours.
+PRESETS = {
+    "own": {"recipe": "small"},
+    "demo": {
+        "recipe": "cycle",
+        "epochs": 12,
+        "lr": 4e-3,
+        "backbone": "tresnet_tiny",
+        "image_size": 64,
+        "batch_size": 32,
+        "memory": "plain",
+    },
+}
+CORES = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
+KNOWN = [name for name in DATASETS if name != "own"]
+
+# A row: name, default, kind of value, help, source. `decides`: another value makes another model,
+# so an older one in the folder is not used again. `common`: --help shows it too.
+# fmt: off
+OPTIONS = {
+    "what to run": [
+        Option("--photos", None, "DIR", "folder of your own photos", "ours", common=True),
+        Option("--labels", None, "FILE", "label file of --photos: JSON, CSV or XML; without one, a "
+               "photo's label is the folder it lies in", "docs/data.md", common=True),
+        Option("--val-photos", None, "DIR", "folder of your own val photos", "ours",
+               shown="a fifth of --photos", common=True),
+        Option("--val-labels", None, "FILE", "label file of --val-photos, or of those in --photos "
+               "that are val", "ours", common=True),
+        Option("--dataset", None, KNOWN, f"known data set: {', '.join(KNOWN)}", "Tables 1 and 2",
+               shown="demo", common=True),
+        Option("--data", None, "DIR", "root folder of --dataset", "ours",
+               shown="data/<dataset>", common=True),
+        Option("--download", False, bool, "fetch the files of COCO that --data lacks, some 20 GB",
+               "ours", common=True),
+        Option("--phase", ["all"], ["all", *PHASES], f"what to do: all, or some of "
+               f"{' '.join(PHASES)}", "Proposed Approach", several=True, common=True),
+        Option("--nodes", ["image", "pca"], NODE_KINDS, "node features of the label graph, some of "
+               f"{' '.join(NODE_KINDS)}: F_W, F_I, F_PCA, or random numbers as a control",
+               "Table 3", several=True, common=True),
+        Option("--evaluate", None, "FILE", "train nothing; evaluate this model on the val photos, "
+               "one of ours or a released file with its classifier", "ours", common=True),
+        Option("--out", None, "DIR", "folder for everything that is written", "ours",
+               shown="runs/<dataset>", common=True),
+        Option("--fresh", False, bool, "train again what is done in --out, whose old files move to "
+               "before-fresh/; without it a run resumes", "ours", common=True),
+        Option("--limit", None, whole(1), "use only N photos of each split, for a dry run", "ours",
+               common=True),
+    ],
+    "data": [
+        Option("--year", "2014", ["2014", "2017"], "year of COCO", "Table 1"),
+        Option("--train-json", None, "FILE", "COCO-format labels to train on", "ours"),
+        Option("--train-images", None, "DIR", "folder of the photos of --train-json", "ours"),
+        Option("--val-json", None, "FILE", "COCO-format labels to validate on", "ours"),
+        Option("--val-images", None, "DIR", "folder of the photos of --val-json", "ours"),
+        Option("--keep-unlabelled", False, bool, "keep images without a label, as --photos always "
+               "does", "difference 7"),
+        Option("--glove", None, "FILE", "word vectors for --nodes word, as GloVe text or .npy",
+               "ML-GCN: glove.6B.300d"),
+        Option("--image-size", 448, whole(1), "pixels per side that photos are squashed to",
+               "difference 9", decides=True, common=True),
+        Option("--workers", CORES, whole(0), "processes per GPU that load photos", "ours",
+               shown="one per core"),
+        Option("--skip-bad-images", False, bool, "leave out photos that cannot be read, instead of "
+               "stopping", "ours"),
+    ],
+    "model": [
+        Option("--backbone", "tresnet_m", "NAME", f"image network: {', '.join(BACKBONES)}, or "
+               "timm:NAME", "Direct subnetwork", decides=True, common=True),
+        Option("--pool", "avg", ["avg", "max"], "how a feature map becomes features: its mean or "
+               "its maximum", "paper: GAP; ML-GCN: max", decides=True),
+        Option("--weights", None, "NAME", "starting weights: a file, a URL, none for random ones, "
+               f"or {', '.join(RELEASED)}", "difference 23", shown="those from ImageNet",
+               common=True),
+        Option("--freeze", False, bool, "keep the backbone as it is and train only heads, on "
+               "features computed once", "ours", decides=True, common=True),
+        Option("--gcn-from", "backbone", ["backbone", "weights"], "where phase gcn starts: from "
+               "phase backbone's result, or from --weights", "difference 13"),
+        Option("--adjacency", "paper", ["paper", "mlgcn", "none"], "label graph as in the paper, "
+               "as in ML-GCN's code, or without edges", "difference 3"),
+        Option("--tau", 0.1, between(0, 1), "labels a and b are joined where P(a | b) is at least "
+               "this", "Eq. 3"),
+        Option("--p", 0.2, between(0, 1), "weight of all neighbours of a label together",
+               "difference 1"),
+        Option("--node-norm", 1.0, between(0, 1e6), "mean length that node features are scaled to; "
+               "0 leaves them as they are", "difference 25"),
+    ],
+    "training": [
+        Option("--recipe", "paper", list(RECIPES), "defaults for training: paper, asl (the script "
+               "of its authors), cycle (one cycle of the learning rate), small (few photos, no "
+               "GPU)", "differences 9 to 18; docs/data.md", decides=True, common=True),
+        Option("--epochs", 40, whole(1), "epochs of each training", "Implementation details",
+               decides=True, common=True),
+        Option("--batch-size", 64, or_auto(whole(1)), "photos per step, of all processes; "
+               "auto is a thirtieth of the training photos, 4 to 32", "ours", decides=True,
+               common=True),
+        Option("--lr", 1e-3, between(0, 1e3), "peak learning rate", "Implementation details",
+               decides=True, common=True),
+        Option("--backbone-lr", 1.0, between(0, 1), "learning rate of the backbone, as a part of "
+               "--lr", "ML-GCN: 0.1", decides=True),
+        Option("--weight-decay", 5e-4, between(0, 1e3), "L2 penalty", "difference 12",
+               decides=True),
+        Option("--gamma-neg", 4.0, between(0, 100), "focusing power of the loss on negatives",
+               "ASL", decides=True),
+        Option("--gamma-pos", 0.0, between(0, 100), "focusing power of the loss on positives",
+               "ASL", decides=True),
+        Option("--clip", 0.05, between(0, 1), "negatives with a score below this have no loss",
+               "ASL", decides=True),
+        Option("--ema", 0.0, between(0, 1), "decay of a moving average of the weights; 0 is off",
+               "ASL", decides=True),
+        Option("--seed", 0, whole(0), "seed of new weights, order and augmentation", "ours",
+               decides=True, common=True),
+        Option("--eval-every", 1, whole(0), "measure val mAP after every N epochs and the last; 0 "
+               "is after the last only", "ours"),
+        Option("--save-every", 15.0, between(0, 1e6), "minutes between saves within an epoch",
+               "ours"),
+    ],
+    "machine and report": [
+        Option("--device", "auto", "NAME", "cuda, mps or cpu; auto is the first there is", "ours",
+               common=True),
+        Option("--amp", None, argparse.BooleanOptionalAction, "bfloat16 autocast; loss and head "
+               "stay float32", "ours", shown="on where a card computes in bfloat16", common=True),
+        Option("--memory", "lean", ["lean", "plain"], "lean keeps half as much for backward as "
+               "plain and is a little slower", "docs/performance.md"),
+        Option("--compile", False, bool, "torch.compile the model", "ours"),
+        Option("--threshold", [], between(0.001, 0.999), "thresholds of results.md, besides 0.5 "
+               "and 0.8", "difference 6", several=True),
+    ],
+}
+# fmt: on
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class ABN(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.slope == 1:
             return super().forward(x)
-        if lean.wanted(self):  # the same, keeping less for backward
+        if lean.wanted(self):  # the line below, keeping less for backward
             return lean.norm_leaky_relu(self, x, self.slope)
         return F.leaky_relu(super().forward(x), self.slope)
 
@@ -65,9 +65,9 @@ class Blur(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
-        if lean.wanted(self):  # the same, keeping less for backward
+        if lean.wanted(self):  # the line below, keeping less for backward
             return lean.Blur.apply(x, kernel)
-        return F.conv2d(lean.reflected(x), kernel, stride=2, groups=x.shape[1])
+        return F.conv2d(lean.reflected(x), kernel, stride=2, groups=x.shape[1])  # x padded by 1
 
 
 class SE(nn.Module):
@@ -91,6 +91,10 @@ def shortcut(c_in: int, c_out: int, stride: int) -> nn.Module:
     return nn.Sequential(pool, ConvABN(c_in, c_out, 1, slope=1))
 
 
+def norms_of(*modules: nn.Module) -> list[ABN]:
+    return [m for module in modules for m in module.modules() if isinstance(m, ABN)]
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions; SE gates their output, before the addition."""
 
@@ -102,12 +106,17 @@ class BasicBlock(nn.Module):
         self.conv2 = ConvABN(planes, planes, 3, slope=1)
         self.se = SE(planes, max(planes // 4, 64)) if se else nn.Identity()
         self.downsample = shortcut(c_in, planes, stride)
+        self.recomputes = se  # its wide end in backward; without SE that saves too little
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu_(lean.recompute(self, self.end, self.conv2.conv(self.conv1(x)), x))
+        y = self.conv2.conv(self.conv1(x))  # (B, planes, h, w)
+        return F.relu_(lean.recompute(self, y, x))  # relu(self.end(y, x))
 
-    def end(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self.se(self.conv2.bn(z)).add_(self.downsample(x))
+    def end(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self.se(self.conv2.bn(y)).add_(self.downsample(x))  # (B, planes, h, w)
+
+    def norms_of_end(self) -> list[ABN]:
+        return norms_of(self.conv2.bn, self.downsample)
 
 
 class Bottleneck(nn.Module):
@@ -123,18 +132,23 @@ class Bottleneck(nn.Module):
         self.se = SE(planes, max(c_out // 8, 64)) if se else nn.Identity()
         self.conv3 = ConvABN(planes, c_out, 1, slope=1)
         self.downsample = shortcut(c_in, c_out, stride)
+        self.recomputes = se  # its wide end in backward; without SE that saves too little
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu_(lean.recompute(self, self.end, self.conv2(self.conv1(x)), x))
+        y = self.conv2(self.conv1(x))  # (B, planes, h, w)
+        return F.relu_(lean.recompute(self, y, x))  # relu(self.end(y, x))
 
     def end(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self.conv3(self.se(y)).add_(self.downsample(x))
+        return self.conv3(self.se(y)).add_(self.downsample(x))  # (B, 4 planes, h, w)
+
+    def norms_of_end(self) -> list[ABN]:
+        return norms_of(self.conv3, self.downsample)
 
 
 def pooled(x: torch.Tensor, pool: str) -> torch.Tensor:
     """A feature map (B, D, h, w) -> features (B, D): "avg", or "max" of every channel.
 
-    They leave in float32 even under autocast: the head ranks what is left of them.
+    They are float32 even under autocast, because the head's logits are ranked: ties cost AP.
     """
     if pool not in ("avg", "max"):
         raise ValueError(f"pool is {pool!r}, there are 'avg' and 'max'; choose one of them")

@@ -1,46 +1,65 @@
-"""The features of a backbone that is not trained: computed once, kept in the run's folder.
+"""Freezing: features of a backbone that is not trained, computed once and kept in the run's folder.
+
+A split that has features carries the id of the backbone that made them. `part_for` is the one place
+that decides between a whole model on photos and its head on features. What is trained on them is
+`run.py`'s affair.
 
 Symbols: M images in a split, D feature size.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-import data
+from data import Split
 from iml_gcn import Model
-from runtime import ranks
-from runtime.folder import PHOTOS, Folder
+from runtime import checkpoints, ranks
+from runtime.folder import PHOTOS, START, Folder
 from runtime.journal import Pass
 from runtime.loading import Loader
 
 
-@torch.inference_mode()
-def features(
-    backbone: torch.nn.Module,
-    splits: tuple[data.Split, data.Split],
-    batches: list[Loader],
-    folder: Folder,
-    made_with: dict,
-    skip_bad: bool,
-) -> list[data.Split]:
-    """Train and val with F_GAP (M, D) of their photos, not augmented, from features-*.pt.
+def id_of(backbone: torch.nn.Module) -> str:
+    """The same for backbones of the same weights and running statistics."""
+    return checkpoints.content_id(*backbone.state_dict().values())
 
-    A file is used again if it was made with the same settings; photos that cannot be read are left
-    out where `skip_bad`.
+
+def part_for(model: Model, split: Split) -> tuple[Model, Split]:
+    """The part of a model that a split feeds, and what feeds it: the head and features, where the
+    split has features of this very backbone; else the model itself and photos."""
+    if split.features is None or split.made_by != id_of(model.backbone):
+        return model, replace(split, features=None, made_by="")
+    return Model(torch.nn.Identity(), model.head), split
+
+
+@torch.inference_mode()
+def with_features(
+    name: str,
+    split: Split,
+    backbone: torch.nn.Module,
+    batches: Loader,
+    folder: Folder,
+    settings: dict,
+    skip_bad: bool,
+) -> Split:
+    """A split with F_GAP (M, D) of its photos, not augmented, from features-<name>.pt.
+
+    The file is used again if it was made by the same backbone from the same photos with the same
+    `settings`. Photos that cannot be read are left out with `skip_bad`, else they are a ValueError.
     """
-    model = Model(backbone, torch.nn.Identity()).fold().to(batches[0].device)
-    found = []
-    for name, split, loader in zip(("train", "val"), splits, batches, strict=True):
-        file, settings = f"features-{name}.pt", made_with | {PHOTOS: split.id()}
-        if not folder.done(file, settings, remake=True):
-            F_GAP = torch.zeros(len(split), backbone.num_features)  # (M, D)
-            photos = Pass(loader, f"features {name}", skip_bad)
-            for images, _, rows in photos:
-                F_GAP[rows] = model(images).float().cpu()
-            folder.save(file, {"features": ranks.total(F_GAP), "read": photos.read}, settings)
-        stored = folder.load(file, "backbone", settings)
-        split = dataclasses.replace(split, features=stored["features"])
-        found.append(split.select(np.flatnonzero(stored["read"])))
-    return found
+    file, made_by = f"features-{name}.pt", id_of(backbone)
+    settings = settings | {START: made_by, PHOTOS: split.id()}
+    stored = folder.reusable(file, settings)
+    if stored is None or not (skip_bad or stored["read"].all()):
+        model = Model(backbone, torch.nn.Identity()).fold().to(batches.device)
+        F_GAP = torch.zeros(len(split), backbone.num_features)  # (M, D)
+        photos = Pass(batches, f"features {name}", skip_bad)
+        for images, _, rows in photos:
+            F_GAP[rows] = model(images).float().cpu()
+        stored = {"features": ranks.total(F_GAP), "read": photos.read}
+        folder.save(file, stored, settings)
+    else:
+        print(f"features {name}: computed before ({file})")
+    split = replace(split, features=stored["features"], made_by=made_by)
+    return split.select_readable(np.flatnonzero(stored["read"]))

@@ -166,7 +166,7 @@ def logits_of(task: Task, options, setting: str, epochs: int, seed: int) -> np.n
 
 def trained(task: Task, options, setting: str, lr: float, epochs: int, photos: int, seed: int):
     """The figures of a row. Of `photos` training photos drawn by the seed, or of all (0)."""
-    options.lr = lr
+    options = argparse.Namespace(**vars(options) | {"lr": lr})
     if photos:
         rows = np.random.default_rng(seed).permutation(len(task.train))[:photos]
         task = Task(task.train.select(rows), task.val, task.words)
@@ -186,11 +186,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def features(options, held_out: int | None = None) -> Task:
     """run.py's features of its photos; val is a draw of a fifth of the training ones if wanted."""
-    options.amp = bool(options.amp)
+    options = run.on_device(options)
     options.out.mkdir(parents=True, exist_ok=True)
     splits = run.load_data(options)
-    folder = Folder(options.out, splits.train.classes)
-    train, val = run.with_features(options, splits, folder)
+    options = run.with_batch_size(options, splits.train)
+    train, val = run.frozen(options, splits, Folder(options.out, splits.train.classes))
     if held_out is not None:
         held = stratified(train.targets, 0.2, held_out)
         train, val = train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))

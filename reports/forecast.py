@@ -1,18 +1,20 @@
 """How long training will take, told before it begins, from a few photos that are read and timed."""
 
 import time
+from datetime import timedelta
 
 import torch
 
 from data import MultiLabelImages
 
 PIXELS = 2**20  # of the photos that are timed; small ones in a larger batch
+FEW_STEPS = {"random": 5000, "pretrained": 500}  # of training a whole network; ours
 
 
 def seconds_a_photo(
     backbone: torch.nn.Module, images: MultiLabelImages, workers: int, autocast: torch.autocast
 ) -> float:
-    """Of a training step where the images are augmented, else of evaluation."""
+    """Seconds per photo of a training step where the images are augmented, else of evaluation."""
     S, train, start = images.size, images.augment, time.perf_counter()
     photos = min(max(PIXELS // S**2, 4), 32)
     for row in range(photos):
@@ -27,3 +29,19 @@ def seconds_a_photo(
             loss.backward()
         loss.item()  # waits for the device
     return (reading + time.perf_counter() - start) / photos
+
+
+def say(seconds: float, train: int, val: int, epochs: int) -> None:
+    """Print the time that so many epochs take on so many photos, at `seconds` per photo; with 0
+    epochs, on a frozen backbone, the time of its one pass over all photos."""
+    if epochs:
+        total = seconds * (train + val / 3) * epochs  # evaluating takes a third of a step
+    else:
+        total = seconds * (train + val)
+    print(f"expected: about {timedelta(seconds=round(total))} (h:mm:ss)")
+
+
+def advise(steps: int, random_weights: bool) -> None:
+    """Say before hours are spent that so few steps of a whole network learn little."""
+    if steps < FEW_STEPS["random" if random_weights else "pretrained"]:
+        print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")

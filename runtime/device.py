@@ -1,15 +1,28 @@
-"""The device that a run computes on: which one, whether it is there, what it can do."""
+"""The device that a run computes on: which one, whether it is there, what it can do.
+
+How memory is kept or saved during training is `lean.py`'s affair.
+"""
 
 import torch
 
 
 def choose(name: str) -> str:
-    """The device of this name, auto the first there is. Touches no GPU, so that ranks choose."""
+    """The device of this name; "auto" is the first there is. Touches no GPU, so that every rank
+    can choose its own."""
     if name != "auto":
         return name
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check(name: str) -> None:
+    """A ValueError where torch cannot compute on the device."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} is not available: {reason}") from None
 
 
 def native_bfloat16(name: str) -> bool:
@@ -18,11 +31,3 @@ def native_bfloat16(name: str) -> bool:
         return False
     with torch.cuda.device(name):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def check(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} is not to be had: {reason}") from None

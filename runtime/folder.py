@@ -1,14 +1,17 @@
 """The folder of a run: one process at a time, and what is in it is used again only where it fits.
 
-Every file of tensors carries `classes` and `settings`: all that decided its numbers, data, code and
-starting weights by content.
+Every file of tensors carries `classes` and `settings`: all that decided its numbers, with data,
+code and starting weights by content. Which settings those are is the caller's affair.
 """
 
 import contextlib
+import errno
+import os
 import re
 from pathlib import Path
 
 from runtime import checkpoints, ranks
+from runtime.reading import PHOTO, read_json
 from runtime.terminal import printable
 
 try:
@@ -17,14 +20,29 @@ except ImportError:  # Windows: without it two runs in one folder are not notice
     fcntl = None
 
 CONTENT = re.compile("[0-9a-f]{16}")  # checkpoints.content_id's and the like
-PHOTOS, START = "training photos and labels", "starting weights (--weights, --gcn-from)"  # settings
+
+# Keys of settings that are no option, and what a message calls them. Rewording a message leaves the
+# keys, and with them old checkpoints, as they are.
+PHOTOS, VAL_PHOTOS, CODE = "training-photos", "val-photos", "code"
+START, BACKBONE, GRAPH, NODES = "start", "backbone-file", "graph", "node-features"
+IN_WORDS = {
+    PHOTOS: "training photos or labels",
+    VAL_PHOTOS: "val photos or labels",
+    CODE: "code of this program",
+    START: "starting weights (--weights, --gcn-from)",
+    BACKBONE: "backbone.pt",
+    GRAPH: "label graph (--tau, --p, --adjacency)",
+    NODES: "node features (--glove, --node-norm)",
+}
+
+ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh puts old files, and which ones it must
 
 
 class Folder:
-    """--out, and the labels of its data set. `fresh`: what is there is made again."""
+    """--out, and the labels of its data set."""
 
-    def __init__(self, path: Path, classes: list[str], fresh: bool = False):
-        self.path, self.classes, self.fresh = path, classes, fresh
+    def __init__(self, path: Path, classes: list[str]):
+        self.path, self.classes = path, classes
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -41,50 +59,74 @@ class Folder:
         return checkpoint
 
     def begun(self, name: str, settings: dict) -> dict | None:
-        """The file, if it is there, finished or not; of other settings it is an error."""
-        if self.fresh or not (self / name).is_file():
+        """The file, if it is there, finished or not; one of other settings is a ValueError."""
+        if not (self / name).is_file():
             return None
         checkpoint = checkpoints.read_checkpoint(self / name)
-        advice = "give another --out, or --fresh to redo this phase"
+        advice = "choose another --out, or use --fresh to train again"
         check_settings(self / name, checkpoint, self.classes, settings, advice)
         return checkpoint
 
-    def done(self, name: str, settings: dict, remake: bool = False) -> bool:
-        """Whether the file is there, with the same settings and nothing begun after it.
-
-        One of other settings is an error, or with `remake`, where it costs little, to be replaced.
-        """
+    def reusable(self, name: str, settings: dict) -> dict | None:
+        """The file, if it was made with these settings: what costs little otherwise is replaced."""
         try:
-            if (self / f"last-{name}").is_file() or not self.begun(name, settings):
-                return False
+            return self.begun(name, settings)
         except ValueError:
-            if remake:
-                return False
-            raise
+            return None
+
+    def done(self, name: str, settings: dict) -> bool:
+        """Whether a model is there, with the same settings and nothing begun after it."""
+        if (self / f"last-{name}").is_file() or not self.begun(name, settings):
+            return False
         print(f"{Path(name).stem}: done before ({name}); --fresh does it again")
         return True
 
     def save(self, name: str, content: dict, settings: dict) -> None:
         """By the first rank, before any goes on."""
         if ranks.rank() == 0:
-            about = {"classes": self.classes, "settings": settings}
-            checkpoints.save(self / name, about | content)
+            header = {"classes": self.classes, "settings": settings}
+            checkpoints.save(self / name, header | content)
         ranks.wait()
+
+
+def set_aside(folder: Path, names: list[str]) -> None:
+    """Move files of these names, or patterns, into before-fresh/, where they replace older ones.
+
+    So nothing of an earlier run can be taken for a result of this one. A kill in the middle is made
+    good by the next start: `finish_setting_aside`.
+    """
+    present = sorted({path.name for name in names for path in folder.glob(name) if path.is_file()})
+    if present:
+        checkpoints.save_json(folder / MARK, present)
+        finish_setting_aside(folder)
+        print(f"--fresh: moved {len(present)} files of an earlier run into {folder / ASIDE}")
+
+
+def finish_setting_aside(folder: Path) -> None:
+    """Move what a --fresh that was killed had still to move."""
+    if not (folder / MARK).is_file():
+        return
+    (folder / ASIDE).mkdir(exist_ok=True)
+    for name in read_json(folder / MARK, [PHOTO]):
+        if (folder / name).is_file():
+            os.replace(folder / name, folder / ASIDE / name)
+    (folder / MARK).unlink()
 
 
 def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
     """A ValueError that names the first thing a file was made with that is another one now."""
     if checkpoint.get("classes") != classes:
         raise ValueError(
-            f"{path} is not of the data set's {len(classes)} labels; give the --out of this data "
-            "set, or --fresh to start over"
+            f"{path} is not of the data set's {len(classes)} labels; choose the --out of this data "
+            "set, or use --fresh to start over"
         )
     stored = checkpoint.get("settings") or {}
     for key, value in settings.items():
         if stored.get(key) != value:
-            made_with = f"{key} {printable(stored.get(key))}, now it is {value}"
+            name = IN_WORDS.get(key, key)
+            made_with = f"{name} {printable(stored.get(key))}, now it is {value}"
             if CONTENT.fullmatch(str(value)):
-                made_with = f"other {key}"
+                made_with = f"other {name}"
             raise ValueError(f"{path} was made with {made_with}; {advice}")
 
 
@@ -102,8 +144,10 @@ def lock(path: Path):
         try:
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"{path} is in use by another run; wait for its end, or give another --out"
-            ) from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # what POSIX says of a held lock
+                raise ValueError(
+                    f"{path} is in use by another run; wait for its end, or choose another --out"
+                ) from None
+            print(f"{path}: its file system has no locks ({error.strerror}); start one run in it")
         yield

@@ -1,11 +1,11 @@
-"""Layers that keep less for backward, at the same numbers: what TResNet trains with.
+"""Layers that keep less for backward and compute the same numbers.
 
 Each gives the gradients of the plain layer it stands for, up to rounding, and keeps about half of
-the memory. Nothing here is the paper's; a reader of TResNet may take each for its plain form.
+the memory. Nothing here comes from the paper, and nothing here knows a network: a reader of one may
+take each call for the plain form that stands beside it.
 """
 
 import contextlib
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,28 +16,28 @@ on = True  # False is run.py's --memory plain
 
 
 def wanted(module: nn.Module) -> bool:
-    """Whether to spend on keeping less for backward; torch.compile plans that by itself."""
+    """Whether to keep less for backward; torch.compile plans that by itself."""
     training = module.training and torch.is_grad_enabled()
     return on and training and not torch.compiler.is_compiling()
 
 
 def norm_leaky_relu(norm: nn.BatchNorm2d, x: torch.Tensor, slope: float) -> torch.Tensor:
-    """leaky_relu(norm(x), slope), of which backward keeps the output alone."""
+    """leaky_relu(norm(x), slope); backward keeps only the output."""
     norm.num_batches_tracked.add_(1)
     parts = norm.weight, norm.bias, norm.running_mean, norm.running_var
     return InPlaceABN.apply(x, *parts, norm.momentum, norm.eps, slope)
 
 
 class InPlaceABN(torch.autograd.Function):
-    """Training's ABN of x (B, C, H, W): keeps its output for backward, not x nor what lies between.
+    """ABN of x (B, C, H, W) in training: backward keeps its output, not x nor what lies between.
 
     Backward inverts leaky ReLU and batch norm (Rota Bulo et al., "In-Place Activated BatchNorm for
     Memory-Optimized Training of DNNs", CVPR 2018). Batch norm's inverse is a batch norm too, with
     other constants, so both directions run on torch's own kernels.
 
-    What rounding does to x, normalised, grows with |bias / weight|. A weight too small to be told
-    from the rounding of its output is raised to eps |bias|, then the error is at most 1/2; and to
-    1e-5 at least, in-place ABN's own floor. No weight of the released files is below that.
+    The rounding error of x, normalised, grows with |bias / weight|. A weight that is too small
+    beside the rounding of its output is raised to eps |bias|, so that the error is at most 1/2, and
+    to at least 1e-5, which is in-place ABN's own floor. No released weight is below that.
     """
 
     @staticmethod
@@ -67,7 +67,8 @@ class InPlaceABN(torch.autograd.Function):
 def reflected(x: torch.Tensor) -> torch.Tensor:
     """x (B, C, H, W) -> (B, C, H + 2, W + 2), reflected at the borders.
 
-    CUDA's own reflection leaves channels_last, and its backward adds in any order: there by slices.
+    CUDA's own reflection gives up channels_last, and its backward adds in no fixed order, so there
+    it is done by slices.
     """
     if x.is_cuda and not torch.compiler.is_compiling():
         return reflected_by_slices(x)
@@ -80,7 +81,7 @@ def reflected_by_slices(x: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_by_slices(grad: torch.Tensor) -> torch.Tensor:
-    """The gradient of x from that of reflected_by_slices(x), which is written over."""
+    """The gradient of x from that of reflected_by_slices(x), which is overwritten."""
     for row, source in ((0, 2), (-1, -3)):
         grad[:, :, source] += grad[:, :, row]
     for column, source in ((0, 2), (-1, -3)):
@@ -88,29 +89,30 @@ def gradient_by_slices(grad: torch.Tensor) -> torch.Tensor:
     return grad[:, :, 1:-1, 1:-1].clone(memory_format=torch.preserve_format)
 
 
-def recompute(block: nn.Module, end: Callable, *inputs: torch.Tensor) -> torch.Tensor:
-    """end(*inputs), the end of a block, of which backward keeps the inputs and computes the rest
-    again: 1x1 convolutions, norms and SE, the widest maps of a block and cheap to make. In the last
-    stage, without SE, they are half as wide at the same arithmetic, and are kept."""
-    if not wanted(block) or isinstance(block.se, nn.Identity):
-        return end(*inputs)
+def recompute(block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """block.end(*inputs). Backward keeps the inputs and computes the rest again, where the block
+    says so in `recomputes`: its widest maps, which are cheap to make.
+
+    `block.norms_of_end()` are the norms in it, which see the batch a second time then.
+    """
+    if not (block.recomputes and wanted(block)):
+        return block.end(*inputs)
     return checkpoint(
-        end,
+        block.end,
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), counted(block)),
+        context_fn=lambda: (contextlib.nullcontext(), already_counted(block.norms_of_end())),
     )
 
 
 @contextlib.contextmanager
-def counted(block: nn.Module):
-    """Inside, norms at the end of a block see a batch that their running statistics hold already.
+def already_counted(norms: list[nn.BatchNorm2d]):
+    """Inside, these norms see a batch that their running statistics hold already.
 
     A momentum of 0 leaves those as they are.
     """
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-    norms = [norm for norm in norms if getattr(norm, "slope", 1) == 1]  # the end's
+    norms = [norm for norm in norms if norm.training]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
@@ -124,7 +126,7 @@ def counted(block: nn.Module):
 
 class Blur(torch.autograd.Function):
     """A filter (C, 1, 3, 3) on every channel, reflected borders, stride 2. It is not trained, so
-    backward needs no more of x than its shape."""
+    backward needs only the shape of x."""
 
     @staticmethod
     def forward(ctx, x, kernel):

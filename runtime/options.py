@@ -1,58 +1,176 @@
-"""Types of command-line options."""
+"""Command-line options as rows of a table, and the parser and help texts that are made of it.
+
+Which options there are, and what a recipe changes, is the program's affair.
+"""
 
 import argparse
-import math
+import difflib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 
-class Adder:
-    """Adds options to `group` of a parser, one line each: name, help text, kind, default.
+@dataclass(frozen=True)
+class Option:
+    """One row of the table.
 
-    kind is a type, a list of choices, bool for a switch, or the name of a text's value.
+    kind: a list of choices, a function text -> value such as `whole`, the name that stands for a
+    text in the help, bool for a switch, or argparse.BooleanOptionalAction for --x and --no-x.
     """
 
-    group = None
+    name: str  # as it is typed, "--lr"
+    default: object
+    kind: object
+    text: str  # for the help; it can be understood alone
+    source: str  # of the default: the paper's section, its equation, other code, or "ours"
+    decides: bool = False  # numbers of a trained model, so that another value is another model
+    common: bool = False  # in the short help
+    several: bool = False  # takes one value or more
+    shown: str = ""  # the default in words, where it depends on the machine or on other options
 
-    def __call__(self, name: str, text: str, kind: object, default=None, **more) -> str:
-        """Returns the name of the attribute."""
-        if kind is bool:
-            more["action"] = "store_true"
-        elif isinstance(kind, str):
-            more |= {"metavar": kind, "default": default}
-        elif callable(kind):
-            more |= {"type": kind, "metavar": kind.metavar, "default": default}
-        else:
-            more |= {"choices": list(kind), "metavar": "NAME", "default": default}
-        return self.group.add_argument(name, help=text, **more).dest
+    @property
+    def key(self) -> str:
+        """The attribute of the parsed arguments."""
+        return self.name[2:].replace("-", "_")
+
+
+Table = dict[str, list[Option]]  # title of a group -> its options
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with one sentence; for an option that does not exist it names one that was meant."""
+
+    names: tuple[str, ...] = ()
+
+    def error(self, message: str) -> None:
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown and (meant := nearest(unknown[1], self.names)):
+            message = f"there is no {unknown[1]}; did you mean {meant}?"
+        super().error(message)
+
+
+def nearest(name: str, names: tuple[str, ...]) -> str | None:
+    """The option of the same words in another order, or the one spelled most alike."""
+    words = sorted(name[2:].split("-"))
+    for known in names:
+        if sorted(known[2:].split("-")) == words:
+            return known
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+
+
+def parser_of(table: Table, changes: dict[str, dict], short: str, description: str) -> Parser:
+    """A parser whose result holds only what was typed: no defaults.
+
+    `changes` are the defaults that differ, for the help: {"recipe asl": {"lr": 1e-4}, ...}. -h
+    prints `short` and the common options, --help-all the description and all of them.
+    """
+    parser = Parser(
+        usage="python run.py [option ...]",
+        description=description,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27, 100),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.names = tuple(option.name for options in table.values() for option in options)
+    helped = {"nargs": 0, "help": argparse.SUPPRESS, "const": (table, changes, short)}
+    parser.add_argument("-h", "--help", action=ShortHelp, **helped)
+    parser.add_argument("--help-all", action="help", help="every option, with its source")
+    for title, options in table.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            text = f"{explained(option, changes)} [{option.source}]"
+            group.add_argument(option.name, help=text.replace("%", "%%"), **arguments_of(option))
+    return parser
 
 
 class ShortHelp(argparse.Action):
-    """Prints the help of some options, without their sources; `const` is a description, and their
-    names."""
+    """Prints the common options without their sources."""
 
     def __call__(self, parser, *_) -> None:
-        parser.description, names = self.const
-        for action in parser._actions:
-            shown = re.sub(r" \[[^]]*\]$", "", action.help)
-            action.help = shown if action.dest in names else argparse.SUPPRESS
-        parser.print_help()
+        table, changes, short = self.const
+        brief = argparse.ArgumentParser(
+            usage=parser.usage,
+            description=short,
+            formatter_class=parser.formatter_class,
+            add_help=False,
+        )
+        brief.add_argument("--help-all", action="help", help="every option, with its source")
+        for options in table.values():
+            for option in options:
+                if option.common:
+                    text = explained(option, changes).replace("%", "%%")
+                    brief.add_argument(option.name, help=text, **arguments_of(option))
+        brief.print_help()
         parser.exit()
+
+
+def arguments_of(option: Option) -> dict:
+    """What argparse's add_argument takes for an option."""
+    if option.kind is bool:
+        return {"action": "store_true"}
+    if option.kind is argparse.BooleanOptionalAction:
+        return {"action": option.kind}
+    arguments = {"nargs": "+"} if option.several else {}
+    if isinstance(option.kind, str):
+        return arguments | {"metavar": option.kind}
+    if callable(option.kind):
+        return arguments | {"type": option.kind, "metavar": option.kind.metavar}
+    return arguments | {"choices": list(option.kind), "metavar": "NAME"}
+
+
+def explained(option: Option, changes: dict[str, dict]) -> str:
+    """The text of an option with its default, and the defaults where they differ."""
+    defaults = [option.shown or written(option.default)]
+    for name, values in changes.items():
+        if option.key in values:
+            defaults.append(f"{name}: {written(values[option.key])}")
+    defaults = [text for text in defaults if text]
+    return f"{option.text} ({'; '.join(defaults)})" if defaults else option.text
+
+
+def written(value: object) -> str:
+    """A default as it would be typed; "" for none and for a switch that is off."""
+    if value is None or value is False:
+        return ""
+    if value is True:
+        return "on"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def defaults_of(table: Table) -> dict:
+    return {option.key: option.default for options in table.values() for option in options}
 
 
 def between(low: float, high: float, kind: type = float) -> Callable[[str], float]:
     """Numbers from `low` to `high`."""
 
     def convert(text: str) -> float:
-        if not low <= kind(text) <= high:
+        value = kind(text)
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}")
-        return kind(text)
+        return value
 
     convert.metavar = "N" if kind is int else "X"
     convert.__name__ = "whole number" if kind is int else "number"  # argparse's word in its error
     return convert
 
 
+MOST = 10**9  # of anything that is counted: more is a slip of the finger
+
+
 def whole(low: int) -> Callable[[str], int]:
     """Whole numbers of at least `low`."""
-    return between(low, math.inf, int)
+    return between(low, MOST, int)
+
+
+def or_auto(kind: Callable[[str], object]) -> Callable[[str], object]:
+    """The word "auto", or a value of this kind."""
+
+    def convert(text: str) -> object:
+        return text if text == "auto" else kind(text)
+
+    convert.metavar, convert.__name__ = kind.metavar, kind.__name__
+    return convert
