@@ -51,7 +51,7 @@ from runtime.folder import (
 from runtime.journal import Journal, Pass
 from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.options import Option, between, defaults_of, or_auto, parser_of, whole
-from runtime.terminal import listed
+from runtime.terminal import clock, listed
 
 # The phases
 
@@ -481,20 +481,25 @@ def check_nodes(args, split: data.Split) -> None:
 
 def foretell(args, splits: Splits, folder: Folder) -> None:
     """Say how long training will take, and whether it is likely to be too short."""
+    clock.begin(0)
     left = [name for name in trained_models(args) if not (folder / f"{name}.pt").is_file()]
     if not left:
         return
     steps = len(loader(args, splits.train, train=True)) * args.epochs
     if "backbone" in left and not args.freeze and args.dataset != "demo":
         forecast.advise(steps, random_weights=args.weights == "none")
+    measured = math.ceil(args.epochs / args.eval_every) if args.eval_every else 1
+    photos = len(splits.train), len(splits.val)
+    work = forecast.work_left(*photos, len(left), args.epochs, measured, args.freeze)
+    clock.begin(work)
     if args.freeze and (folder / "features-val.pt").is_file():
         return
     backbone = build(args.backbone, args.pool)
     backbone = backbone.to(args.device, memory_format=torch.channels_last)
     images = data.MultiLabelImages(splits.train, args.image_size, augment=not args.freeze)
     seconds = forecast.seconds_a_photo(backbone, images, args.workers, autocast(args))
-    trainings = 0 if args.freeze else len(left) * args.epochs
-    forecast.say(seconds / ranks.size(), len(splits.train), len(splits.val), trainings)
+    cost = Loader.pass_cost if args.freeze else Loader.step_cost
+    forecast.say(work * seconds / cost / ranks.size())
 
 
 def main(argv=None) -> int:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import torch
 
 from data import MultiLabelImages
+from runtime.loading import FeatureLoader, Loader
 
 PIXELS = 2**20  # of the photos that are timed; small ones in a larger batch
 FEW_STEPS = {"random": 5000, "pretrained": 500}  # of training a whole network; ours
@@ -31,14 +32,19 @@ def seconds_a_photo(
     return (reading + time.perf_counter() - start) / photos
 
 
-def say(seconds: float, train: int, val: int, epochs: int) -> None:
-    """Print the time that so many epochs take on so many photos, at `seconds` per photo; with 0
-    epochs, on a frozen backbone, the time of its one pass over all photos."""
-    if epochs:
-        total = seconds * (train + val / 3) * epochs  # evaluating takes a third of a step
-    else:
-        total = seconds * (train + val)
-    print(f"expected: about {timedelta(seconds=round(total))} (h:mm:ss)")
+def work_left(train: int, val: int, models: int, epochs: int, measured: int, frozen: bool) -> float:
+    """The work of training `models` on so many photos, and of evaluating them: 1 is a photo in a
+    training step of the whole network. Val is `measured` so many times during each training."""
+    if frozen:  # one pass over all photos, then heads
+        heads = models * epochs * train * FeatureLoader.step_cost
+        return (train + val) * Loader.pass_cost + heads
+    training = epochs * train * Loader.step_cost + measured * val * Loader.pass_cost
+    embed_and_eval = (train + models * val) * Loader.pass_cost
+    return models * training + embed_and_eval
+
+
+def say(seconds: float) -> None:
+    print(f"expected: about {timedelta(seconds=round(seconds))} (h:mm:ss)")
 
 
 def advise(steps: int, random_weights: bool) -> None:

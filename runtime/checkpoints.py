@@ -56,10 +56,10 @@ def replacing(path: Path):
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's word for a full disk
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        before = "the one before is as it was" if path.is_file() else "nothing was written"
+        before = "its old content is kept" if path.is_file() else "nothing was written"
         reason = getattr(error, "strerror", None) or "the disk is full, or was taken away"
         raise OSError(
-            f"cannot write {path} ({reason}); {before}; make room, start again"
+            f"cannot write {path} ({reason}); {before}; make room and start again"
         ) from error
 
 
@@ -73,14 +73,17 @@ def save_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def save_json(path: Path, value: dict) -> None:
-    """Paths become text, and what is not a number null: JSON knows neither."""
-    plain = json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
-    save_text(path, json.dumps(plain, indent=1))
+def plain(value: object) -> object:
+    """The value as JSON can hold it: paths become text, NaN and infinity become null."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
+
+
+def save_json(path: Path, value: object) -> None:
+    save_text(path, json.dumps(plain(value), indent=1))
 
 
 def content_id(*tensors: torch.Tensor) -> str:
-    """The same for the same numbers in the same order, whatever file they come from."""
+    """The same text for the same numbers in the same order, whatever file they come from."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -89,5 +92,5 @@ def content_id(*tensors: torch.Tensor) -> str:
 
 
 def code_id(*paths: Path) -> str:
-    """The same for the same bytes."""
+    """The same text for files of the same bytes."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]

@@ -1,14 +1,15 @@
-"""What surrounds training: where it goes on, what it saves, logs and shows, and how it stops.
+"""What surrounds training: where it resumes, what it saves, logs and shows, and how it stops.
 
-    for epoch in journal.epochs(40):                       # from where it was
+    for epoch in journal.epochs(40):                       # from where an earlier run stopped
         for images, targets in journal.steps(loader, epoch):
             ...                                            # a step; journal.loss = its loss
         journal.close_epoch(mAP=...)                       # a line on the terminal and in log.jsonl
-    journal.finish({...})                                  # <name>.pt, and last-<name>.pt goes
+    journal.finish({...})                                  # <name>.pt; last-<name>.pt is removed
 
-`last-<name>.pt` holds all that the rest depends on, written after every epoch, every `save_every`
-minutes and when the run is asked to stop; from there it goes on to the same numbers. A loader
-yields images, targets, rows and errors, and has `rows` with `epoch`, `start` and `batch_size`.
+`last-<name>.pt` holds everything that the rest of training depends on. It is written after every
+epoch, every `save_every` minutes and when the run is asked to stop; a run that resumes from it
+computes the same numbers. A loader yields images, targets, rows and errors, and has `rows` with
+`epoch`, `start` and `batch_size`. What a step computes is the caller's affair.
 """
 
 import json
@@ -20,12 +21,12 @@ import torch
 
 from runtime import checkpoints, ranks, signals
 from runtime.folder import Folder
-from runtime.terminal import Progress
+from runtime.terminal import Progress, clock, printable
 
 
 class Journal:
     """Of the training of one model. `parts` have a state_dict each: "model", "optimizer",
-    "scheduler", perhaps "average". `steps` is their number in an epoch."""
+    "scheduler" and perhaps "average". `steps` is the number of steps in an epoch."""
 
     def __init__(
         self, folder: Folder, name: str, parts: dict, settings: dict, steps: int, save_every: float
@@ -34,27 +35,31 @@ class Journal:
         self.parts = {key: part for key, part in parts.items() if part}
         self.per_epoch, self.save_every, self.saved = steps, save_every, time.monotonic()
         self.last = folder / f"last-{name}.pt"
+        read_log(folder / "log.jsonl")  # a damaged one is a ValueError now, not after an epoch
         self.epoch, self.step = 0, 0  # whole epochs done, and steps of the next
         self.lr = parts["scheduler"].get_last_lr()[0]  # at the epoch's first step
+        self.resumed = False
         self.loss = None  # of the step that was just taken, summed over this rank's images
         device = next(parts["model"].parameters()).device
         self.losses = torch.zeros(steps, device=device)  # of the epoch
         self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read
         if checkpoint := folder.begun(self.last.name, settings):
-            self.go_on(checkpoint)
+            self.resume(checkpoint)
 
-    def go_on(self, checkpoint: dict) -> None:
+    def resume(self, checkpoint: dict) -> None:
         for key, part in self.parts.items():
             part.load_state_dict(checkpoint[key])
         self.epoch, self.step, self.lr = (checkpoint[key] for key in ("epochs", "step", "lr"))
         if ranks.rank() == 0:  # it holds the sums over all ranks
             self.losses.copy_(checkpoint["losses"])
             self.seen, self.bad = checkpoint["seen"], checkpoint["bad"]
+        self.resumed = True
         where = f"epoch {self.epoch} and {self.step} of {self.per_epoch} steps"
-        print(f"{self.name}: goes on after {where} ({self.last})")
+        print(f"{self.name}: resumes after {where} ({self.last})")
 
     def epochs(self, count: int) -> Iterator[int]:
-        """The epochs that are left, from 0; the body ends with `close_epoch`."""
+        """The epochs that are left, counted from 0; the body ends with `close_epoch`. The last one
+        is always among them: where a run stopped after its last step, no step of it is left."""
         while self.epoch < count:
             self.where = f"{self.name}  epoch {self.epoch + 1}/{count}"
             yield self.epoch
@@ -62,20 +67,25 @@ class Journal:
     def steps(self, loader, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """images, targets of the steps that are left of an epoch; the body sets `loss`."""
         loader.rows.epoch, loader.rows.start = epoch, self.step
-        progress = Progress(self.where, (self.per_epoch - self.step) * loader.rows.batch_size)
+        photos = (self.per_epoch - self.step) * loader.rows.batch_size
+        progress = Progress(self.where, photos, cost=loader.step_cost)
+        done_before = (epoch * self.per_epoch + self.step) * loader.rows.batch_size
+        if self.resumed:
+            clock.skip(done_before * loader.step_cost)
+            self.resumed = False
         for images, targets, rows, errors in loader:
             self.bad += errors
             if not len(rows):
                 raise ValueError(
-                    f"{self.where}, step {self.step + 1}: not one photo of it; {errors[0]}"
+                    f"{self.where}, step {self.step + 1}: no photo of it can be read: {errors[0]}"
                 )
             yield images, targets
-            self.losses[self.step] = self.loss.detach()  # read now and then: no wait for the device
+            self.losses[self.step] = self.loss.detach()  # read now and then: no synchronisation
             self.step += 1
             self.seen += len(rows)
             if progress.due(len(rows) * ranks.size()) or self.step == self.per_epoch:
                 self.check([self.losses[: self.step]])
-                progress.show(f"loss {self.losses[self.step - 1] / len(rows):.2f} an image  ")
+                progress.show(f"loss {self.losses[self.step - 1] / len(rows):.2f}")
             stop, due = ranks.any_rank(
                 signals.received is not None, time.monotonic() - self.saved > 60 * self.save_every
             )
@@ -90,12 +100,14 @@ class Journal:
     def check(self, tensors: Iterable[torch.Tensor]) -> None:
         if not all(tensor.isfinite().all() for tensor in tensors):
             raise ValueError(
-                f"training diverged: {self.where}, at or before step {self.step}; try --fresh and "
-                "a smaller --lr"
+                f"training diverged in {self.where}, at or before step {self.step}; use a smaller "
+                "--lr, with --fresh"
             )
 
     def save(self) -> None:
-        self.check(self.parts["model"].state_dict().values())  # rather than replace what is good
+        for key in ("model", "average"):  # rather than replace a good file
+            if key in self.parts:
+                self.check(self.parts[key].state_dict().values())
         sums = torch.cat([self.losses.cpu(), torch.tensor([float(self.seen)])]).double()
         sums = ranks.total(sums)
         state = {"epochs": self.epoch, "step": self.step, "lr": self.lr}
@@ -131,17 +143,43 @@ class Journal:
 
 
 def log(path: Path, entry: dict) -> None:
-    """Write an epoch into log.jsonl in place of what is there of it and of the model's later ones,
-    which are done again: no epoch is there twice."""
-    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    kept = [e for e in entries if e.get("model") != entry["model"] or e["epoch"] < entry["epoch"]]
-    checkpoints.save_text(path, "".join(json.dumps(e) + "\n" for e in [*kept, entry]))
+    """Write an epoch into log.jsonl. It replaces its own earlier line and those of later epochs of
+    the same model, which are trained again: no epoch is there twice."""
+    kept = [
+        each
+        for each in read_log(path)
+        if each["model"] != entry["model"] or each["epoch"] < entry["epoch"]
+    ]
+    lines = [json.dumps(checkpoints.plain(each)) + "\n" for each in [*kept, entry]]
+    checkpoints.save_text(path, "".join(lines))
+
+
+def read_log(path: Path) -> list[dict]:
+    """The epochs in log.jsonl; a line that is none is a ValueError."""
+    if not path.is_file():
+        return []
+    entries = []
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
+        try:
+            entry = json.loads(line)
+            if type(entry["model"]) is not str or type(entry["epoch"]) is not int:
+                raise TypeError
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{path}, line {number} is damaged: {printable(line)}; remove this line, or move "
+                "the file away"
+            ) from None
+        entries.append(entry)
+    return entries
 
 
 class Pass:
-    """One pass over all photos of a loader: images, targets, rows of every batch.
+    """One pass over all photos of a loader: images, targets and rows of every batch.
 
-    Afterwards `read` says which photos could be read, (M,) bool: all of them, unless `skip_bad`.
+    Afterwards `read` (M,) bool says which photos could be read. Without `skip_bad` one that cannot
+    is a ValueError.
     """
 
     def __init__(self, loader, what: str, skip_bad: bool):
@@ -149,20 +187,23 @@ class Pass:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         read = torch.zeros(self.loader.rows.num_images)  # (M,)
-        progress = Progress(self.what, len(read))
+        progress = Progress(self.what, len(read), cost=self.loader.pass_cost)
+        unreadable = []
         for images, targets, rows, errors in self.loader:
             if errors and not self.skip_bad:
                 raise ValueError(f"{errors[0]}, or leave such photos out with --skip-bad-images")
+            unreadable += errors
             if len(rows):
                 yield images, targets, rows
                 read[rows] = 1
             if progress.due(len(rows) * ranks.size()):
                 progress.show()
-            signals.stop_if_asked(f"{self.what}, which begins again")
+            signals.stop_if_asked(f"{self.what}, which starts again")
         self.read = ranks.total(read) > 0  # (M,)
-        out = int((~self.read).sum())
-        if out:
-            print(f"{self.what}: {out:,} of {len(read):,} photos cannot be read, left out")
-        if out == len(read):
-            raise ValueError(f"{self.what}: no photo can be read; check the image folder")
         progress.close()
+        count = int((~self.read).sum())
+        if count:
+            print(f"{self.what}: left out {count:,} of {len(read):,} photos, which cannot be read:")
+            print("".join(f"    {error}\n" for error in ranks.gather(unreadable)[:3]), end="")
+        if count == len(read):
+            raise ValueError(f"{self.what}: no photo can be read; check the image folder")

@@ -1,7 +1,7 @@
 """Batches of a data set: each rank's part of them, from any step on, on the device.
 
-The order of the rows depends on seed and epoch alone, so that a run goes on where it was, whatever
-the number of workers. What is in an image or a target is the data set's affair, `data.py`'s.
+The order of the rows depends only on seed and epoch, so that a run resumes where it stopped,
+whatever the number of workers. What an image or a target holds is the affair of `data.py`.
 
 Symbols: B images in a batch, n labels, S image side.
 """
@@ -31,11 +31,11 @@ def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list
 
 
 class Rows:
-    """Lists of (epoch, row) keys, one list a batch. Set `epoch` before each pass, and `start`, the
-    first batch of it. Of several ranks each gets its share of every batch, and no row twice.
+    """Lists of (epoch, row) keys, one list per batch. Set `epoch` before each pass, and `start`,
+    its first batch. Each rank gets its share of every batch; no row goes to two of them.
 
-    Shuffled: the order depends on (seed, epoch) alone and the last, incomplete batch is dropped
-    (unless it is the only one), so that every step weighs the same. In order: every image once.
+    Shuffled: the order depends only on (seed, epoch), and the last, incomplete batch is dropped
+    unless it is the only one, so that all steps weigh the same. In order: every image once.
     """
 
     def __init__(self, num_images: int, batch_size: int, shuffle: bool = False, seed: int = 0):
@@ -44,7 +44,7 @@ class Rows:
         if shuffle and self.batch_size < ranks.size():
             raise ValueError(
                 f"a batch has {self.batch_size} photos, fewer than the {ranks.size()} processes; "
-                "give a larger --batch-size, or start fewer processes"
+                "use a larger --batch-size, or start fewer processes"
             )
 
     def __len__(self) -> int:
@@ -65,8 +65,11 @@ class Loader(DataLoader):
     rows (B,), and a sentence for every photo of it that could not be read and is not among them.
 
     The dataset's items are (image, target, row, error). `rows` says where the next pass begins.
-    Bytes travel to the device, floats do not.
+    Images travel to the device as bytes, a quarter of their size as floats.
     """
+
+    # The work of one photo, for the time left: in a training step, and in a pass without gradients.
+    step_cost, pass_cost = 1.0, 1 / 3
 
     def __init__(self, dataset: Dataset, rows: Rows, device: str, workers: int = 0):
         self.rows, self.device = rows, device
@@ -88,7 +91,9 @@ class Loader(DataLoader):
 
 
 class FeatureLoader:
-    """As a Loader, of features (M, D) in memory in place of images, and without errors."""
+    """Like a Loader, with features (M, D) from memory in place of images, and without errors."""
+
+    step_cost, pass_cost = 1 / 900, 0.0  # measured with EfficientNet-Lite2 at 384 px on a CPU
 
     def __init__(self, features: torch.Tensor, targets: np.ndarray, rows: Rows, device: str):
         self.features, self.targets = features, torch.from_numpy(targets)

@@ -1,6 +1,11 @@
-"""How a run is stopped: Ctrl-C and SIGTERM are noted, and it stops at a good moment; and that it
-ends, with a code, whatever went wrong."""
+"""How a run ends: a signal that asks it to stop is noted and heeded at a good moment; and whatever
+goes wrong, it ends with one sentence and an exit code.
 
+What is saved before it stops is the affair of whoever checks `received`.
+"""
+
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,16 +17,18 @@ import torch.distributed as dist
 
 from runtime.terminal import printable
 
-STOPPING = signal.SIGTERM, signal.SIGINT
-received = None  # the one that asked this process to stop
+STOPPING = [signal.SIGTERM, signal.SIGINT]
+if hasattr(signal, "SIGHUP"):  # a terminal that was closed; Windows has none
+    STOPPING.append(signal.SIGHUP)
+received = None  # the signal that asked this process to stop
 
 
 class Stopped(Exception):
     """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
 
     def __init__(self, where: str):
-        super().__init__(f"stopped in {where}; the same command goes on (without --fresh)")
-        self.code = 128 + (received or signal.SIGTERM)  # not ours, then another rank's
+        super().__init__(f"stopped in {where}; the same command resumes it (without --fresh)")
+        self.code = 128 + (received or signal.SIGTERM)  # where another rank received it
 
 
 def stop_if_asked(where: str) -> None:
@@ -30,41 +37,63 @@ def stop_if_asked(where: str) -> None:
 
 
 def code_of(work: Callable[[], int | None]) -> int:
-    """The exit code of work(): its own, 0 of None; of an error that a user can cause it is 2, and
-    one sentence is printed; of a stop it is the signal's."""
+    """The exit code of work(): its own, where None is 0; 2 for an error that a user can cause, of
+    which one sentence is printed; 128 + its number for a signal."""
     try:
-        return work() or 0
+        code = work() or 0
+        sys.stdout.flush()
+        return code
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.code
     except BrokenPipeError:  # `| head` that has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed
         return 128 + signal.SIGPIPE
-    except torch.OutOfMemoryError:
-        print("error: out of memory; use a smaller --batch-size or --image-size", file=sys.stderr)
+    except MemoryError:
+        sentence = OUT_OF_MEMORY
     except (ValueError, OSError) as error:
         lines = str(error).split("\n")  # of the expected folder tree
-        print("error:", "\n".join(printable(line, 1000) for line in lines), file=sys.stderr)
+        sentence = "\n".join(printable(line, 1000) for line in lines)
     except RuntimeError as error:
-        if "shared memory" in str(error):  # of a loader's worker; a container has 64 MB by default
-            advice = "start the container with --ipc=host, or give --workers 0"
-            print(f"error: too little shared memory for the workers; {advice}", file=sys.stderr)
-        elif dist.is_initialized():
-            print(f"error: another rank was lost, or {error}", file=sys.stderr)
-        else:
+        sentence = sentence_for(error)
+        if sentence is None:
             raise
+    print("error:", sentence, file=sys.stderr)
     return 2
+
+
+OUT_OF_MEMORY = "out of memory; use a smaller --batch-size, --image-size or number of --workers"
+
+
+def sentence_for(error: RuntimeError) -> str | None:
+    """What a user can do about an error of torch; None where it is a fault of the program."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text:
+        return OUT_OF_MEMORY
+    if "shared memory" in text:  # of a loader's worker; a container has 64 MB by default
+        return (
+            "too little shared memory for the workers; start the container with --ipc=host, or use "
+            "--workers 0"
+        )
+    if "DataLoader worker" in text:  # the system kills one when memory is short
+        return f"a process that loads photos was killed ({printable(text)}); {OUT_OF_MEMORY}"
+    if dist.is_initialized():
+        return f"another rank was lost, or {printable(text, 300)}"
+    return None
 
 
 def run(main: Callable[[], int]) -> None:
     """Call main, note the signals meanwhile, and end the process with its code.
 
-    Loader workers ignore SIGTERM, and Python waits for its children before it ends: they are
-    killed, or a run that failed would stay for ever.
+    Loader workers ignore these signals, and Python waits for its children before it ends, so they
+    are killed: a run that failed would stay for ever.
     """
+    if sys.stdout is None:  # closed by whoever started the program
+        sys.stdout = open(os.devnull, "w")
     sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     for each in STOPPING:
-        signal.signal(each, note)
+        if signal.getsignal(each) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(each, note)
     try:
         sys.exit(main())
     finally:
@@ -73,15 +102,21 @@ def run(main: Callable[[], int]) -> None:
 
 
 def note(number: int, frame: object) -> None:
-    """The next such signal kills."""
+    """Remember the first signal; the next one ends the process."""
     global received
     received = number
     for each in STOPPING:
-        signal.signal(each, signal.SIG_DFL)
-    os.write(2, b"\nstopping after this step; the same again stops at once\n")
+        if signal.getsignal(each) == note:
+            signal.signal(each, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(2, b"\nstopping after this step; the same again stops at once\n")
 
 
 def ignore(worker: int) -> None:
-    """For loader workers, which are sent Ctrl-C too: they end when their run does."""
+    """For loader workers: Ctrl-C reaches them too, but they end when their run does, also one that
+    was killed while they were stopped."""
     for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,14 +1,20 @@
-"""Text from outside made fit for a terminal, and the line that shows how far something is."""
+"""Text from outside made fit for a terminal, and lines that show how far something is.
 
+What is told, and when, is the caller's affair.
+"""
+
+import shutil
 import sys
 import time
+from datetime import timedelta
 
 
 def printable(text: object, width: int = 80) -> str:
-    """Text from a file for a terminal: one line of at most `width`, its middle left out if longer.
+    """Text from a file for a terminal: one line of at most `width`; of a longer one the middle is
+    left out.
 
-    Whatever moves the cursor, turns the direction or cannot be seen is escaped, as in a string's
-    repr: names that differ only by such characters look different.
+    Characters that move the cursor, turn the direction of writing or cannot be seen are escaped, as
+    in a string's repr. So names that differ only by such characters look different.
     """
     text = str(text)
     if len(text) > 2 * width:
@@ -26,36 +32,74 @@ def brief(value: object) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """ ": " and the first three of some names or paths, for the end of a sentence; "" of none."""
+    """For the end of a sentence: ": " and the first three of some names or paths; "" for none."""
     first = ", ".join(printable(name, 120) for name in names[:3])
     return f": {first}{' ...' if len(names) > 3 else ''}" if names else ""
 
 
-class Progress:
-    """One line that rewrites itself on a terminal, with rate and time left; silent in a log."""
+class Clock:
+    """The time left of the whole run, from the work that is done so far.
 
-    def __init__(self, what: str, total: float, unit: str = "images"):
-        self.what, self.total, self.unit, self.done = what, total, unit, 0
+    Work is counted in any unit that all parts have in common.
+    """
+
+    def __init__(self):
+        self.begin(0.0)
+
+    def begin(self, expected: float) -> None:
+        """Count from now on; `expected` is all the work."""
+        self.start, self.expected, self.done = time.monotonic(), expected, 0.0
+
+    def skip(self, work: float) -> None:
+        """An earlier run did that much of what was expected."""
+        self.expected -= work
+
+    def left(self) -> str:
+        """As "1:02:03"; "" where nothing is expected, or nothing is done yet."""
+        if not self.done or self.expected <= self.done:
+            return ""
+        seconds = (time.monotonic() - self.start) * (self.expected / self.done - 1)
+        return str(timedelta(seconds=round(seconds)))
+
+
+clock = Clock()  # of this process
+
+
+class Progress:
+    """How far something is, with its rate and the time left: on a terminal one line that rewrites
+    itself and fits the window, elsewhere a line per minute. `cost` is the work of one item."""
+
+    def __init__(self, what: str, total: float, unit: str = "images", cost: float = 0.0):
+        self.what, self.total, self.unit, self.cost, self.done = what, total, unit, cost, 0.0
         self.start = self.shown = time.monotonic()
+        self.live = sys.stdout.isatty()
+        self.pause = 0.5 if self.live else 60.0  # seconds between two lines
 
     def due(self, count: float) -> bool:
-        """Counts what was done; true at most every half second, when `show` is worth its cost."""
+        """Counts what was done; true now and then, when `show` is worth its cost."""
         self.done += count
-        return time.monotonic() - self.shown > 0.5
+        clock.done += count * self.cost
+        return time.monotonic() - self.shown > self.pause
 
     def show(self, text: str = "") -> None:
         self.shown = time.monotonic()
-        if sys.stdout.isatty():
-            rate = self.done / max(self.shown - self.start, 1e-9)
-            line = f"{self.what}  {self.done:,.0f}/{self.total:,.0f} {self.unit}  {text}"
-            if rate:  # none before the first image that can be read
-                left = max(self.total - self.done, 0) / rate
-                line += f"{rate:.1f} {self.unit}/s  {left:.0f} s left"
-            print(f"\r{line}\033[K", end="", flush=True)
+        parts = [self.what, f"{self.done:,.0f}/{self.total:,.0f} {self.unit}"]
+        if text:
+            parts.append(text)
+        if rate := self.done / max(self.shown - self.start, 1e-9):  # 0 before the first item
+            parts.append(f"{rate:.1f}/s")
+            parts.append(f"{max(self.total - self.done, 0) / rate:.0f} s left")
+        if left := clock.left():
+            parts.append(f"of the run {left}")
+        if not self.live:
+            print("  ".join(parts), flush=True)
+            return
+        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
+        print(f"\r{line}\033[K", end="", flush=True)
 
     def close(self) -> str:
         """Clears the line; returns rate and time for the log."""
-        if sys.stdout.isatty():
+        if self.live:
             print("\r\033[K", end="")
         seconds = time.monotonic() - self.start
         return f"{self.done / max(seconds, 1e-9):.1f} {self.unit}/s  {seconds:.1f} s"

@@ -11,6 +11,7 @@ import pytest
 from conftest import argv, refused
 
 import run
+from runtime import checkpoints
 
 
 def truncate(path):
@@ -54,8 +55,8 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--nodes word", "--glove"),
     (lambda d: None, "--nodes word --glove {d}/none.txt", "No such file none.txt"),
     (lambda d: None, "--backbone none --weights none", "--backbone none is none of tresnet_m"),
-    (lambda d: None, "--download --dataset vg500", "--download fetches COCO only"),
-    (lambda d: None, "--dataset vg500 --val-json v.json", "of COCO's files, not of vg500's"),
+    (lambda d: None, "--download --dataset vg500", "--download fetches COCO alone"),
+    (lambda d: None, "--dataset vg500 --val-json v.json", "replace files of COCO, not of vg500"),
     (lambda d: None, "--freeze", "--freeze keeps tresnet_tiny's random weights"),
     (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
 ]
@@ -117,13 +118,13 @@ def test_what_a_model_was_made_from_is_known_by_content(
 
 def test_code_that_does_something_else_is_another_run(demo, tmp_path, capsys, monkeypatch):
     code = tmp_path / "code.py"
-    monkeypatch.setattr(run, "HERE", tmp_path)
-    monkeypatch.setattr(run, "CODE", ["code"])
     options = argv(demo, tmp_path / "out", "--phase backbone --epochs 1 --limit 8")
     code.write_text("x = 1")
     for _ in range(2):
+        monkeypatch.setattr(run, "CODE_ID", checkpoints.code_id(code))
         assert run.main(options) == 0
     code.write_text("x = 2")
+    monkeypatch.setattr(run, "CODE_ID", checkpoints.code_id(code))
     sentence = refused(capsys, options)
     assert f"{tmp_path}/out/backbone.pt was made with other code" in sentence
 

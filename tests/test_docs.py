@@ -70,6 +70,8 @@ OTHERS = {*OTHERS.split(), "--fuzz", "--fuzz-case", "--two-hosts"}  # and the te
 def programs(monkeypatch):
     """What takes each program's arguments."""
     monkeypatch.setitem(run.DATASETS, "mine", None)  # docs/change-it.md's
+    if "mine" not in run.KNOWN:
+        run.KNOWN.append("mine")
     monkeypatch.setitem(run.BACKBONES, "small", (None, "none"))
     return {
         "run.py": run.parse_args,
@@ -93,6 +95,8 @@ def code_of(parse, arguments):
         parse(shlex.split(arguments, comments=True))
     except SystemExit as stop:
         return stop.code
+    except ValueError:  # options that contradict each other
+        return 2
     return 0
 
 
@@ -122,7 +126,7 @@ def changed(root):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     places = {  # the beginning of an example -> file, and the line that it follows or replaces
-        "PRESETS[": ("run.py", r"PRESETS = .*\n", r"\g<0>{}"),
+        "PRESETS[": ("run.py", r"(?s)\nPRESETS = {.*?\n}\n", r"\g<0>{}"),
         "head =": ("run.py", r" *head = iml_gcn\.linear_head.*\n", "{}"),
         "elif": ("backbones/__init__.py", r" *else:\n *head = nn\.Linear", r"{}\g<0>"),
         '"one_error"': ("reports/table.py", r' *"mAP": .*\n', r"\g<0>{}"),

@@ -114,7 +114,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(
     output, errors = started.communicate(timeout=60)
     assert started.returncode == code
     assert "Traceback" not in errors
-    assert "the same command goes on" in errors
+    assert "the same command resumes it" in errors
     assert run.main([*options, "--workers", "0"]) == 0
     assert_same_run(tmp_path / "out", finished)
 
@@ -162,11 +162,13 @@ def test_a_full_disk_leaves_what_was_saved(demo, out, capsys, monkeypatch, modul
         raise error
 
     monkeypatch.setattr(module, name, full)
-    with pytest.raises(OSError, match="one before is as it was"):
+    with pytest.raises(OSError, match="its old content is kept"):
         checkpoints.save(out / "backbone.pt", {"name": "new"})
     assert run.main(argv(demo, out, "--fresh --phase backbone")) == 2
     assert "cannot write" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in out.glob("*.pt*")} == before
+    kept = [*out.glob("*.pt*"), *out.glob("before-fresh/*.pt")]
+    left = {path.name: path.read_bytes() for path in kept}
+    assert left == before
 
 
 def test_photos_that_cannot_be_read_are_counted_in_training_and_stop_evaluation(
@@ -214,7 +216,7 @@ def test_two_ranks_give_the_numbers_of_one_where_norms_are_frozen(demo, tmp_path
         found[-1].append(torch.tensor([entry["loss"] for entry in log_of(out)]))
         found[-1].append(torch.load(out / "embeddings.pt", weights_only=True)["image"])
         found[-1] += map(torch.from_numpy, scores_of(out, "backbone"))
-    assert "goes on after epoch 0 and 2 of 3 steps" in output
+    assert "resumes after epoch 0 and 2 of 3 steps" in output
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
 
