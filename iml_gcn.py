@@ -59,8 +59,9 @@ def asymmetric_loss(
 def cooccurrence(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Count labels and pairs of labels in targets (M, n) of 0/1, the training split's.
 
-    Returns pairs (n, n), pairs[i, j] the images that show both i and j with a zero diagonal, and
-    counts (n,), the images that show i. Both are float64: exact up to 2^53 images.
+    Returns pairs (n, n) and counts (n,): pairs[i, j] is the number of images that show both i and
+    j, with a zero diagonal, and counts[i] the number that show i. Both are float64, exact up to
+    2^53.
     """
     n = targets.shape[1]
     pairs = torch.zeros(n, n, dtype=torch.float64)
@@ -80,11 +81,11 @@ def adjacency(
 ) -> torch.Tensor:
     """The label graph A (n, n) of Eq. 3 and 4 from `cooccurrence`'s counts.
 
-    P[i, j] = P(label j | label i): the row is the condition. The diagonal of P is no edge, a label
-    that never occurs has none either. `reading` (differences 1 to 3):
+    P[i, j] = P(label j | label i): the row is the condition. The diagonal of P is not an edge, and
+    a label that never occurs has no edges. `reading` (differences 1 to 3):
       "paper": row i gives p in equal parts to the j with P[i, j] >= tau, and 1 - p to itself;
       "mlgcn": ML-GCN's released code, a column's edges share 0.25 beside an identity; no p;
-      "none": the identity. Each label by itself, to see what the graph does [ours].
+      "none": the identity, each label by itself; it shows what the graph contributes [ours].
     """
     P = pairs.double() / counts.double().clamp(min=1)[:, None]  # (n, n), zero rows stay zero
     A = ((P >= tau) & (P > 0)).double().fill_diagonal_(0)  # (n, n), Eq. 3
@@ -117,8 +118,8 @@ def normalise(A: torch.Tensor, reading: str = "paper") -> torch.Tensor:
 class LabelMeans:
     """F_I (n, D), Eq. 5: per label, the mean GAP feature of the training images that show it.
 
-    Fed batch by batch; memory is O(n D) whatever M. Sums are float64 on the CPU, so that the order
-    of the images and their split into batches do not show in float32 results.
+    It takes batch after batch and needs O(n D) memory for any M. Sums are float64 on the CPU, so
+    the order of the images and the size of the batches do not change the float32 results.
     """
 
     def __init__(self, num_labels: int, num_features: int):
@@ -140,13 +141,14 @@ def pca(features: torch.Tensor, k: int) -> torch.Tensor:
     """F_PCA (n, k), Eq. 6: the rows of features (n, D) in their first k principal components.
 
     The n rows are centred, so the rank is at most n - 1 and with k = n, the paper's choice, the
-    last component is zero (difference 15). A component's sign is free: the entry of largest
-    magnitude in its direction is made positive, so that two machines agree. k <= min(n, D).
-    Rows of zeros, labels that no image shows, take no part and stay zero (difference 26).
+    last component is zero (difference 15). PCA leaves the sign of a component open; here the entry
+    of largest magnitude in its direction is positive, so that two machines agree. k <= min(n, D).
+    Rows of zeros belong to labels that no image shows: they are ignored and stay zero (difference
+    26).
     """
     n, D = features.shape
     if not 1 <= k <= min(n, D):
-        raise ValueError(f"pca: {k} components asked of an ({n}, {D}) matrix; at most {min(n, D)}")
+        raise ValueError(f"pca: an ({n}, {D}) matrix has at most {min(n, D)} components, not {k}")
     shown = features.any(1)  # (n,)
     centred = features.double() - features[shown].double().mean(0)  # (n, D)
     centred[~shown] = 0
@@ -161,7 +163,7 @@ class LabelGCN(nn.Module):
     """A two-layer GCN whose output rows are the n linear classifiers (Eq. 2 and Figure 2).
 
     d -> hidden -> D, LeakyReLU(0.2) between and none after, no biases, weights drawn from
-    U(-1/sqrt(out), 1/sqrt(out)): ML-GCN's released code, "the overall architecture remains".
+    U(-1/sqrt(out), 1/sqrt(out)), as in ML-GCN's released code: "The overall architecture remains".
     nodes (n, d) and A_hat (n, n) are constants; as buffers they travel with checkpoint and device.
     """
 
@@ -180,7 +182,7 @@ class LabelGCN(nn.Module):
             nn.init.uniform_(W, -1 / math.sqrt(W.shape[1]), 1 / math.sqrt(W.shape[1]))
 
     def classifiers(self) -> torch.Tensor:
-        """(n, D), Eq. 1: one linear classifier a label. They depend on no image."""
+        """(n, D), Eq. 1: one linear classifier per label, the same for every image."""
         H = F.leaky_relu(self.A_hat @ (self.nodes @ self.W0), 0.2)  # (n, hidden), Eq. 2
         return self.A_hat @ (H @ self.W1)  # (n, D), Eq. 2 with h the identity
 
@@ -189,7 +191,7 @@ class LabelGCN(nn.Module):
 
     @torch.no_grad()
     def to_linear(self) -> nn.Linear:
-        """The trained GCN as the plain linear layer it amounts to: deploy it, drop the graph."""
+        """The trained GCN as the linear layer it computes: deploy this, without the graph."""
         weight = self.classifiers()  # (n, D)
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device)
         linear.weight.copy_(weight)
@@ -224,7 +226,8 @@ class Model(nn.Module):
     def fold(self) -> "Model":
         """The deploy form, a copy in eval mode: the same logits from fewer operations.
 
-        A GCN head is the linear layer it amounts to; a backbone that can folds its norms.
+        A GCN head becomes the linear layer it computes, and norms are merged into the convolutions
+        where the backbone has `fold()`.
         """
         backbone, head = self.backbone, self.head
         backbone = backbone.fold() if hasattr(backbone, "fold") else copy.deepcopy(backbone)

