@@ -19,9 +19,10 @@ import pytest
 import torch
 from conftest import ROOT, argv, assert_same_run, demo_split, log_of, scores_of, state_of
 
+import iml_gcn
 import metrics
 import run
-from runtime import checkpoints, loading, ranks
+from runtime import checkpoints, journal, loading, ranks, terminal
 
 SAVE = checkpoints.save
 
@@ -225,3 +226,86 @@ def test_a_batch_of_fewer_photos_than_ranks_is_refused(monkeypatch):
     monkeypatch.setattr(ranks, "size", lambda: 2)
     with pytest.raises(ValueError, match="1 photos, fewer than the 2 processes"):
         loading.Rows(8, 1, shuffle=True)
+
+
+def test_a_fresh_run_that_is_killed_leaves_no_old_file_to_be_taken_for_its_result(
+    demo, out, tmp_path, monkeypatch
+):
+    options = "--phase backbone --lr 2e-3"
+    with monkeypatch.context() as patch:
+        patch.setattr(iml_gcn, "asymmetric_loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.main(argv(demo, out, options, "--fresh"))
+    assert run.main(argv(demo, out, options)) == 0  # the same command, without --fresh
+    assert run.main(argv(demo, tmp_path / "unbroken", options)) == 0
+    ours, theirs = (state_of(path / "backbone.pt") for path in (out, tmp_path / "unbroken"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_kill_while_fresh_sets_old_files_aside_is_made_good_by_the_next_start(
+    demo, finished, out, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        move, moves = os.replace, itertools.count()
+        # The first call writes the list of files, the second moves one, the third is the kill.
+        patch.setattr(os, "replace", lambda *paths: killed() if next(moves) == 2 else move(*paths))
+        with pytest.raises(KeyboardInterrupt):
+            run.main(argv(demo, out, "--fresh"))
+    assert run.main(argv(demo, out, "--phase backbone --limit 8 --epochs 1")) == 0
+    old = {path.name for path in (out / "before-fresh").iterdir()}
+    models = ("backbone", "gcn-image", "gcn-pca")
+    assert old >= {f"{name}.pt" for name in models} | {"embeddings.pt", "results.md"}
+    assert not (out / "gcn-pca.pt").exists()
+    kept = (out / "before-fresh" / "gcn-pca.pt").read_bytes()
+    assert kept == (finished / "gcn-pca.pt").read_bytes()
+
+
+def test_a_damaged_line_of_the_log_is_named_before_an_epoch_is_trained(demo, out, capsys):
+    log = out / "log.jsonl"
+    log.write_text(log.read_text() + "{\n")
+    line = len(log.read_text().splitlines())
+    assert run.main(argv(demo, out, "--phase gcn --nodes random")) == 2
+    printed, errors = capsys.readouterr()
+    assert f"{log}, line {line} is damaged: {{; remove" in errors
+    assert "epoch" not in printed
+
+
+def test_the_log_holds_null_where_a_number_is_none(tmp_path):
+    entry = {"model": "backbone", "epoch": 1, "loss": 1.5, "mAP": float("nan")}
+    journal.log(tmp_path / "log.jsonl", entry)
+    assert json.loads((tmp_path / "log.jsonl").read_text()) == entry | {"mAP": None}
+
+
+def test_a_progress_line_fits_the_window_and_a_pipe_gets_a_line_a_minute(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 20)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = terminal.Progress("a training of a long name " * 3, 100)
+    progress.due(50)
+    progress.show("loss 3.14")
+    line = capsys.readouterr().out
+    assert len(line.removeprefix("\r").removesuffix("\033[K")) == 39
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    progress, lines = terminal.Progress("features", 1000), 0
+    for now[0] in range(1, 181):  # three minutes, a photo per second
+        if progress.due(1):
+            progress.show()
+            lines += 1
+    assert lines == 2  # after 61 and 122 seconds
+    assert "61/1,000 images  1.0/s  939 s left" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_the_time_left_of_a_run_follows_from_the_work_that_is_done(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    clock = terminal.Clock()
+    clock.begin(100)
+    assert clock.left() == ""
+    clock.skip(20)  # 80 are left, of which 20 take 30 s: 60 more take 90 s
+    now[0], clock.done = 30.0, 20.0
+    assert clock.left() == "0:01:30"

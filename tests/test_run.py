@@ -273,3 +273,27 @@ def test_every_epoch_draws_its_own_augmentation(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(data.MultiLabelImages, "__getitem__", seen)
     assert run.main(argv(demo, tmp_path, "--phase backbone --epochs 3 --limit 8")) == 0
     assert epochs == {0, 1, 2}
+
+
+def test_an_option_that_does_not_exist_is_answered_with_the_one_that_was_meant(capsys):
+    for typed, meant in {"--lr-backbone": "--backbone-lr", "--epoch": "--epochs"}.items():
+        with pytest.raises(SystemExit):
+            run.parse_args([typed, "1"])
+        assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_the_help_says_what_a_recipe_and_a_data_set_change(capsys):
+    with pytest.raises(SystemExit):
+        run.parse_args(["--help-all"])
+    text = " ".join(capsys.readouterr().out.split())
+    lr = "(0.001; --recipe asl: 0.0001; --recipe cycle: 0.003; demo: 0.004)"
+    assert f"peak learning rate {lr} [Implementation details]" in text
+    # What the help says is what a run gets.
+    for typed, expected in (
+        ["--recipe asl", 1e-4],
+        ["--dataset demo", 4e-3],
+        ["--dataset coco", 1e-3],
+    ):
+        assert run.parse_args(typed.split()).lr == expected
+    assert run.parse_args(["--dataset", "demo", "--recipe", "asl"]).lr == 1e-4
+    assert run.parse_args(["--dataset", "demo", "--recipe", "asl", "--lr", "5"]).lr == 5
