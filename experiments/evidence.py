@@ -1,4 +1,5 @@
-"""Table 3 fine-tuned, with seeds and spreads, and fair rivals; docs/evidence.md has the commands.
+"""Table 3 fine-tuned, with seeds and spreads, and fair rivals; docs/evidence-tables.md has the
+commands.
 
     python -m experiments.evidence --csv FILE.csv --out DIR [--epochs 40 40] -- OPTIONS-OF-RUN
 
@@ -122,6 +123,26 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
 
 
+# Two-sided 95% quantiles of Student's t with 1, 2, ... 9 degrees of freedom.
+T95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95% confidence interval of the mean over two seeds or more (Student's t). It covers the luck
+    of the seeds only, not that of the photos. With more than ten seeds it is a little too wide."""
+    quantile = T95[min(len(values) - 2, len(T95) - 1)]
+    half = quantile * np.std(values, ddof=1) / np.sqrt(len(values))
+    return np.mean(values) - half, np.mean(values) + half
+
+
+def with_interval(values: list[float]) -> str:
+    """The mean over the seeds and its interval, as the tables print them."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    low, high = interval(values)
+    return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
+
+
 def named(row: dict, rows: list[dict]) -> str:
     """A row's setting, and what else tells it from rows of the same setting."""
     others = [other for other in rows if other["setting"] == row["setting"]]
@@ -129,19 +150,29 @@ def named(row: dict, rows: list[dict]) -> str:
     return ", ".join([row["setting"], *(f"{k} {row[k]}".removeprefix("options ") for k in more)])
 
 
-def table(rows: list[dict], reference: str = "", figure: str = "mAP") -> list[str]:
-    """Lines of Markdown, one a setting: its figure, its difference from `reference` (the first row)
-    seed by seed, and in how many of the seeds it is above."""
-    settings, lines = {}, []
+def by_setting(rows: list[dict], figure: str = "mAP") -> dict[str, dict[str, float]]:
+    """The figure of each setting, by seed."""
+    settings = {}
     for row in rows:
         settings.setdefault(named(row, rows), {})[row["seed"]] = float(row[figure])
+    return settings
+
+
+def differences(values: dict[str, float], reference: dict[str, float]) -> list[float]:
+    """values - reference, of each seed that both have."""
+    return [value - reference[seed] for seed, value in values.items() if seed in reference]
+
+
+def table(rows: list[dict], reference: str = "", figure: str = "mAP") -> list[str]:
+    """Lines of Markdown, one per setting: its figure, its difference from `reference` (the first
+    row) seed by seed with the interval, and in how many of the seeds it is ahead."""
+    settings, lines = by_setting(rows, figure), []
     reference = settings[reference or next(iter(settings))]
     for name, values in settings.items():
         cells = [name, spread(list(values.values())), "", ""]
-        both = [seed for seed in values if seed in reference]
-        if values is not reference and both:
-            minus = [values[seed] - reference[seed] for seed in both]
-            cells[2:] = spread(minus), f"{sum(d > 0 for d in minus)} of {len(minus)}"
+        minus = differences(values, reference)
+        if values is not reference and minus:
+            cells[2:] = with_interval(minus), f"{sum(d > 0 for d in minus)} of {len(minus)}"
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -1,5 +1,5 @@
-"""Heads on the features of a frozen backbone, many settings and seeds; docs/evidence.md has the
-commands.
+"""Heads on the features of a frozen backbone, many settings and seeds.
+docs/evidence-tables.md has the commands.
 
     python -m experiments.frozen --csv FILE.csv -- --glove FILE OPTIONS-OF-RUN
 

@@ -19,7 +19,7 @@ from conftest import ROOT, drawn_photo, scores_of, state_of
 
 import predict
 import run
-from experiments import evidence, frozen, scores
+from experiments import claims, evidence, frozen, scores
 
 PAGES = [Path("README.md"), *(path.relative_to(ROOT) for path in sorted(ROOT.glob("docs/*.md")))]
 PAGES = {str(page): (ROOT / page).read_text() for page in PAGES}
@@ -76,6 +76,7 @@ def programs(monkeypatch):
     return {
         "run.py": run.parse_args,
         "predict.py": predict.parse_args,
+        "-m experiments.claims": claims.parse_args,
         "-m experiments.evidence": evidence.parse_args,
         "-m experiments.frozen": frozen.parse_args,
         "-m experiments.scores": scores.parse_args,

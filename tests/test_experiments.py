@@ -1,7 +1,9 @@
-"""The programs behind docs/evidence.md and docs/performance.md: figures by hand, and short runs."""
+"""The programs behind docs/evidence.md, docs/evidence-tables.md and docs/performance.md: figures by
+hand, and short runs."""
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -16,7 +18,7 @@ import data
 import run
 import tresnet
 from datasets import own_photos
-from experiments import bench, evidence, frozen, scores
+from experiments import bench, claims, evidence, frozen, scores
 from runtime import checkpoints, lean
 from runtime.folder import START
 
@@ -26,11 +28,50 @@ RESULTS = Path(evidence.__file__).with_name("results")
 def test_a_table_of_evidence_pairs_the_seeds():
     rows = [("a", 1, 10.0), ("a", 2, 12.0), ("b", 1, 11.0), ("b", 2, 14.0), ("b", 3, 11.0)]
     rows = [dict(zip(("setting", "seed", "mAP"), row, strict=True)) for row in rows]
-    # b - a is 1 and 2: mean 1.5, deviation 0.71; b itself 12 and sqrt(3); seed 3 has no partner.
+    # b - a is 1 and 2: mean 1.5, standard error 0.5, and t of one degree is 12.706; b itself has 12
+    # and sqrt(3); seed 3 has no partner.
     assert evidence.table(rows, "a") == [
         "| a | 11.00 ± 1.41 |  |  |",
-        "| b | 12.00 ± 1.73 | 1.50 ± 0.71 | 2 of 2 |",
+        "| b | 12.00 ± 1.73 | 1.50 [-4.85, 7.85] | 2 of 2 |",
     ]
+
+
+@pytest.mark.parametrize("seeds", range(2, 11))
+def test_the_interval_of_the_seeds_is_students_by_its_density(seeds):
+    values = np.random.default_rng(seeds).normal(size=seeds)
+    error = values.std(ddof=1) / math.sqrt(seeds)
+    low, high = ((end - values.mean()) / error for end in evidence.interval(values))
+    assert low == pytest.approx(-high)
+    degrees = seeds - 1
+    scale = math.gamma(seeds / 2) / math.gamma(degrees / 2) / math.sqrt(degrees * math.pi)
+    t = np.linspace(low, high, 100_001)
+    density = scale * (1 + t**2 / degrees) ** (-seeds / 2)
+    assert density.mean() * (high - low) == pytest.approx(0.95, abs=1e-4)
+
+
+def test_a_claim_is_worded_by_its_interval():
+    # Three seeds: t of two degrees is 4.303, and the standard error of 1, 2, 3 is 1 / sqrt(3).
+    assert claims.verdict([4.0, 5.0, 6.0]) == "seen: 5.00 [2.52, 7.48]"
+    assert claims.verdict([-4.0, -5.0, -6.0]) == "not seen: -5.00 [-7.48, -2.52]"
+    assert claims.verdict([1.0, 2.0, 3.0]) == "undecided: 2.00 [-0.48, 4.48]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nowhere.csv", "no file nowhere.csv"),
+        ("photos.csv", "no rows with a setting, a seed and mAP"),
+        ("finetuned-coco.csv --figure rare", "no rows with a setting, a seed and rare"),
+        (
+            "finetuned-coco.csv --minus direkt",
+            "no row direkt; choose one of direct; direct, longer",
+        ),
+    ],
+)
+def test_a_table_of_a_csv_that_cannot_be_is_a_sentence(monkeypatch, arguments, message):
+    monkeypatch.chdir(RESULTS)
+    with pytest.raises((ValueError, OSError), match=message):
+        claims.work(claims.parse_args(arguments.split()))
 
 
 def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path):
@@ -225,35 +266,99 @@ def test_the_evidences_photos_are_taken_from_both_parts_of_coco_by_their_ids(tmp
         assert split.targets.tolist() == [[1], [1]]
 
 
-def test_every_figure_in_a_table_of_docs_evidence_is_that_of_a_stored_csv():
-    lines, means, sevens = set(), set(), set()
-    for path in RESULTS.rglob("*.csv"):
-        rows = [row for row in evidence.read(path) if row.get("setting")]
-        named = {}
-        for row in rows:
-            if {"lr", "options"} & row.keys():
-                named.setdefault(evidence.named(row, rows), []).append(row)
-        for figure in {"mAP", "often", "middle", "rare"} & set(rows[0] if named else []):
-            for reference in named:
-                lines |= set(evidence.table(rows, reference, figure))
-        for same in named.values():
-            means |= {np.mean([float(row["mAP"]) for row in same])}
-            if "OF1" in same[0]:
-                seven = [np.mean([float(row[key]) for row in same]) for key in frozen.AT]
-                sevens |= {" | ".join(f"{value:.1f}" for value in seven)}
-    means, found = {f"{mean:.2f}" for mean in means}, 0
-    for line in (RESULTS.parent.parent / "docs/evidence.md").read_text().splitlines():
-        if line in lines:
-            found += 1
-        elif re.search(r"( \| \d+\.\d){7} \|$", line):
-            assert line.split(" | ", 1)[1].removesuffix(" |") in sevens, line
-            found += 1
-        elif line.startswith("| ") and (numbers := re.findall(r"[+-]?\d+\.\d\d\b", line)):
-            first, then, points = numbers  # of "What moves mAP"
-            assert {first, then} <= means, line
+class Stored:
+    """What the pages of evidence may say, from every CSV of experiments/results."""
+
+    def __init__(self):
+        self.lines, self.seven_figures = set(claims.claims()), set()
+        self.means, self.intervals = set(), set()
+        for path in RESULTS.rglob("*.csv"):
+            rows = [row for row in evidence.read(path) if row.get("setting")]
+            for figure in {"mAP", "often", "middle", "rare"} & set(rows[0] if rows else []):
+                self.add_differences(rows, figure)
+            if rows and "OF1" in rows[0]:
+                self.add_seven_figures(rows)
+
+    def add_differences(self, rows, figure):
+        settings = evidence.by_setting(rows, figure)
+        for name, values in settings.items():
+            self.lines |= set(evidence.table(rows, name, figure))
+            if figure == "mAP":
+                self.means.add(f"{np.mean(list(values.values())):.2f}")
+            for other in settings.values():
+                minus = evidence.differences(values, other)
+                if len(minus) > 1:
+                    self.intervals.add(evidence.with_interval(minus))
+
+    def add_seven_figures(self, rows):
+        columns = [evidence.by_setting(rows, name) for name in frozen.AT]
+        for setting in columns[0]:
+            means = [np.mean(list(column[setting].values())) for column in columns]
+            self.seven_figures.add(" | ".join(f"{mean:.1f}" for mean in means))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return Stored()
+
+
+def page(name):
+    return (RESULTS.parent.parent / "docs" / name).read_text()
+
+
+@pytest.mark.parametrize(("name", "least"), [("evidence.md", 6), ("evidence-tables.md", 110)])
+def test_every_row_and_interval_of_the_pages_of_evidence_is_that_of_a_stored_csv(
+    stored, name, least
+):
+    checked = 0
+    for line in page(name).splitlines():
+        seven = re.search(r"((?: \| \d+\.\d){7}) \|$", line)
+        moves = re.search(r" \| (\d+\.\d\d) \| (\d+\.\d\d) \| ([+-]\d+\.\d\d) \|$", line)
+        if moves:  # of "What moves mAP"
+            first, then, points = moves.groups()
+            assert {first, then} <= stored.means, line
             assert float(points) == pytest.approx(float(then) - float(first), abs=0.011), line
-            found += 1
-    assert found > 70
+        elif seven:
+            assert seven[1].removeprefix(" | ") in stored.seven_figures, line
+        elif not re.match(r"\|.*\d\.\d\d", line):
+            continue
+        elif not re.match(r"\| (rarest|middle|most frequent) \|", line):  # made of intervals only
+            assert line in stored.lines
+        checked += 1
+    assert checked >= least
+    intervals = re.findall(r"(-?\d+\.\d\d)\s\[(-?\d+\.\d\d),\s(-?\d+\.\d\d)\]", page(name))
+    assert {f"{mean} [{low}, {high}]" for mean, low, high in intervals} <= stored.intervals
+
+
+def test_the_other_figures_in_the_text_of_docs_evidence_are_those_of_the_csvs():
+    text = re.sub(r"-?\d+\.\d\d\s\[.*?\]", "", page("evidence.md"), flags=re.S)
+    points = re.findall(r"\+(\d+\.\d\d) \|$", page("evidence-tables.md"), re.M)
+    closest = {"2.14": [], "1.67": []}  # as printed: what is behind the linear head by at least it
+    for file, linear in (("coco", "linear head, lr 0.0003, epochs 24"), ("corel", "linear head")):
+        settings = evidence.by_setting(evidence.read(RESULTS / f"frozen-{file}.csv"))
+        for name, values in settings.items():
+            kind = re.sub(r", lr .*", "", name)
+            minus = evidence.differences(values, settings[linear])
+            if kind in ("F_W", "F_I", "F_PCA"):
+                closest["2.14"] += minus
+            elif kind in ("random nodes", "F_PCA, no graph"):
+                closest["1.67"] += minus
+    for printed, minus in closest.items():
+        assert f"{-max(minus):.2f}" == printed
+    assert set(re.findall(r"(?<![\d.])\d+\.\d\d(?![\d.])", text)) <= {*points, *closest}
+    for ours, published in re.findall(r"(\d+\.\d) against (\d+\.\d)", text):
+        rows = page("evidence-tables.md").splitlines()
+        assert any("| published |" in row and f"| {published} |" in row for row in rows)
+        assert any("384 px, kernel ridge |" in row and f"| {ours} |" in row for row in rows)
+    rows = evidence.read(RESULTS / "frozen-coco.csv")
+    collapsed = evidence.by_setting(rows)["F_I, lr 0.001, epochs 6"].values()
+    five = [f"{value:.1f}" for value in collapsed]
+    assert f"{', '.join(five[:4])} and {five[4]}" in " ".join(text.split())
+    rows = evidence.read(RESULTS / "frozen-coco-search.csv")
+    searched = [(float(row["mAP"]), row["lr"]) for row in rows if row["setting"] == "F_I"]
+    low_rates = [lr for mAP, lr in searched if mAP < 10]
+    assert f"{len(low_rates)} of {len(searched)} runs" in text
+    assert set(low_rates) == {"0.003"}
 
 
 @pytest.fixture

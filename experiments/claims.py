@@ -1,0 +1,105 @@
+"""What the paper claims, held against the stored figures: the verdict of docs/evidence.md.
+
+    python -m experiments.claims                               # the table of the paper's claims
+    python -m experiments.claims FILE.csv                      # a CSV of experiments/ as a table
+    python -m experiments.claims FILE.csv --figure rare --minus F_PCA
+
+Differences are taken seed by seed. A claim is "seen" if the 95% interval over the seeds is above 0,
+"not seen" if it is below 0, and "undecided" if 0 is in it. It trains nothing.
+"""
+
+import argparse
+from pathlib import Path
+
+from experiments import evidence
+from runtime import signals
+
+RESULTS = Path(__file__).with_name("results")
+
+# Column of the table -> its CSV, and the names there of rows that were run at more than one rate:
+# those at the rate and epochs that the search chose.
+COLUMNS = {
+    "coco-mini, frozen": (
+        "frozen-coco.csv",
+        {
+            "direct": "linear head, lr 0.0003, epochs 24",
+            "F_W": "F_W, lr 0.0003, epochs 12",
+            "F_I": "F_I, lr 0.0003, epochs 24",
+            "random nodes": "random nodes, lr 0.0003, epochs 12",
+        },
+    ),
+    "Corel-5k, frozen": ("frozen-corel.csv", {"direct": "linear head"}),
+    "coco-mini, fine-tuned": ("finetuned-coco.csv", {"direct": "direct, longer"}),
+    "Corel-5k, fine-tuned": ("finetuned-corel.csv", {"direct": "direct, longer"}),
+}
+CLAIMS = {  # the claim -> what is ahead, of what, and by how much on COCO in Tables 1 and 3
+    "F_PCA is ahead of the direct model": ("F_PCA", "direct", "4.8"),
+    "F_I is ahead of the direct model": ("F_I", "direct", "4.1"),
+    "F_PCA is ahead of F_I": ("F_PCA", "F_I", "0.7"),
+    "F_PCA is ahead of F_W": ("F_PCA", "F_W", "5.0"),
+    "F_PCA is ahead of random nodes": ("F_PCA", "random nodes", "not tried"),
+    "F_PCA is ahead of F_PCA without the graph": ("F_PCA", "F_PCA, no graph", "not tried"),
+}
+
+
+def verdict(differences: list[float]) -> str:
+    """In a word, and the mean difference with its interval."""
+    low, high = evidence.interval(differences)
+    word = "undecided"
+    if low > 0:
+        word = "seen"
+    elif high < 0:
+        word = "not seen"
+    return f"{word}: {evidence.with_interval(differences)}"
+
+
+def claims() -> list[str]:
+    """Lines of Markdown, one per claim."""
+    lines = [f"| claim | paper, on COCO | {' | '.join(COLUMNS)} |"]
+    lines.append("| --- " * (len(COLUMNS) + 2) + "|")
+    for claim, (ahead, behind, paper) in CLAIMS.items():
+        cells = [claim, paper]
+        for file, names in COLUMNS.values():
+            settings = evidence.by_setting(evidence.read(RESULTS / file))
+            first, second = (settings[names.get(name, name)] for name in (ahead, behind))
+            cells.append(verdict(evidence.differences(first, second)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add = parser.add_argument
+    add("csv", type=Path, nargs="?", metavar="FILE.csv", help="(the claims)")
+    figures = ["mAP", "often", "middle", "rare"]
+    add(
+        "--figure",
+        default="mAP",
+        choices=figures,
+        help="of all labels, or of a third of them (mAP)",
+    )
+    add("--minus", default="", metavar="NAME", help="row the others are compared with (the first)")
+    return parser.parse_args(argv)
+
+
+def stored_table(args) -> list[str]:
+    """Lines of Markdown of a CSV, or a sentence: there is no such file, row or column."""
+    if not args.csv.is_file():
+        raise FileNotFoundError(
+            f"no file {args.csv}; pass a CSV that a program of experiments/ wrote"
+        )
+    rows = evidence.read(args.csv)
+    if not rows or not {"setting", "seed", args.figure} <= rows[0].keys():
+        raise ValueError(f"{args.csv} has no rows with a setting, a seed and {args.figure}")
+    names = evidence.by_setting(rows, args.figure).keys()
+    if args.minus and args.minus not in names:
+        raise ValueError(f"{args.csv} has no row {args.minus}; choose one of {'; '.join(names)}")
+    return evidence.table(rows, args.minus, args.figure)
+
+
+def work(args) -> None:
+    print(*(stored_table(args) if args.csv else claims()), sep="\n")
+
+
+if __name__ == "__main__":
+    signals.run(lambda: signals.code_of(lambda: work(parse_args())))
