@@ -48,7 +48,7 @@ def tensors_in(file: IO[bytes], size: int) -> dict[str, torch.Tensor]:
     text = file.read(length).decode()
     if not text.startswith("{"):
         raise ValueError(f"its header begins with {brief(text[:8])}, expected a JSON object")
-    header = json.loads(text, object_pairs_hook=without_repeats)
+    header = json.loads(text, object_pairs_hook=without_repeats, parse_constant=refuse_constant)
     about = header.pop("__metadata__", {})  # text for people; not used
     if type(about) is not dict or any(type(value) is not str for value in about.values()):
         raise ValueError(f"its __metadata__ is {brief(about)}, expected an object of texts")
@@ -74,7 +74,7 @@ def tensors_in(file: IO[bytes], size: int) -> dict[str, torch.Tensor]:
 
 def span(name: str, entry: object) -> tuple[int, int]:
     """Where a tensor lies, from byte to byte, checked against its dtype and shape."""
-    if type(entry) is not dict or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+    if type(entry) is not dict or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{brief(name)} is {brief(entry)}, expected dtype, shape, data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(dtype) is not str or dtype not in DTYPES:
@@ -98,3 +98,8 @@ def without_repeats(pairs: list[tuple[str, object]]) -> dict:
     if len(entries) < len(pairs):
         raise ValueError("a key of its header is there twice")
     return entries
+
+
+def refuse_constant(name: str) -> None:
+    """NaN and Infinity, which Python's JSON has and JSON has not."""
+    raise ValueError(f"{name} is not JSON")
