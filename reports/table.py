@@ -10,7 +10,7 @@ import numpy as np
 
 import data
 import metrics
-from backbones import load_model, load_released, weights_file
+from backbones import fetch_weights, load_model, load_released
 from iml_gcn import Model, count_parameters
 from runtime import checkpoints, ranks
 from runtime.folder import PHOTOS, START, Folder, check_settings
@@ -62,11 +62,11 @@ def models(
     found, starts, photos = {}, None, None
     for name in names:
         file = path or folder / f"{name}.pt"
-        if path and "classes" not in checkpoints.read_checkpoint(weights_file(path)):
+        if path and "classes" not in checkpoints.read_checkpoint(fetch_weights(path)):
             model = load_released(backbone, path, folder.classes)
             checkpoint = {"classes": folder.classes, "image_size": image_size}
         else:
-            model, checkpoint = load_model(file)
+            model, checkpoint = load_model(file, backbone)
         same = {"image-size": image_size} if "settings" in checkpoint else {}
         check_settings(file, checkpoint, folder.classes, same, "give that: rows are of one size")
         settings = checkpoint.get("settings") or {}

@@ -7,38 +7,42 @@ import contextlib
 import hashlib
 import json
 import os
-import urllib.error
+import re
 from pathlib import Path
 
 import torch
 
+from runtime import download, safetensors
+from runtime.terminal import printable
+
 
 def read_checkpoint(path: str | Path) -> dict:
-    """torch.load of tensors and plain types only: a hostile pickle cannot run, it is an error.
+    """Tensors and plain values, of torch.save or of safetensors, from a file or a URL.
 
-    A URL is downloaded once, into torch.hub's folder.
+    A hostile pickle cannot run: it is an error. A URL is downloaded once.
     """
-    url = str(path) if str(path).startswith(("http://", "https://")) else None
-    if not url and not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; give the path of an existing file")
-    plain = {"map_location": "cpu", "weights_only": True}
+    if download.is_url(path):
+        path = download.cached(str(path))
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; pass the path of an existing file")
+    if str(path).endswith(".safetensors") or safetensors.looks_like_one(path):
+        return safetensors.read(path)
     try:
-        if url:
-            checkpoint = torch.hub.load_state_dict_from_url(url, check_hash=True, **plain)
-        else:
-            checkpoint = torch.load(path, **plain)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict):
             raise TypeError("no dict of tensors")
-    except urllib.error.URLError as error:
-        folder = Path(torch.hub.get_dir(), "checkpoints")
-        raise FileNotFoundError(
-            f"cannot download {url} ({error}); fetch it on another machine and put it into {folder}"
-        ) from error
     except Exception as error:
         kind = type(error).__name__  # not its text: torch's advises to let the file run code
+        stranger = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        if stranger:
+            raise ValueError(
+                f"{path} holds {printable(stranger[1])} besides its tensors, and objects are not "
+                "read, as they can run code; if you trust its author, save the weights alone: "
+                'torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pth")'
+            ) from error
         raise ValueError(
-            f"{path} is not a checkpoint of plain tensors ({kind}); give the file as torch.save "
-            "wrote it, or fetch it again"
+            f"{path} is not a checkpoint of plain tensors ({kind}); pass the file as torch.save "
+            "wrote it; if it was downloaded, delete it and fetch it again"
         ) from error
     return checkpoint
 

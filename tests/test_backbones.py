@@ -9,9 +9,6 @@ import copy
 import math
 import pickle
 import sys
-import urllib.error
-import urllib.response
-from email.message import Message
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ import backbones
 import iml_gcn
 import run
 import tresnet
-from backbones import efficientnet_lite, resnet
+from backbones import efficientnet_lite, resnet, timm_model
 from runtime import lean
 
 
@@ -244,7 +241,7 @@ def test_efficientnet_lite_computes_what_its_package_does(capsys, k, size, tenso
     images = random(2, 3, size, size).sigmoid()  # the package's padding is that of its own size
     head = backbones.load_weights(backbone, f"efficientnet_lite{k}_1k")
     assert f"loaded {tensors} of {tensors} " in capsys.readouterr().out
-    file = str(backbones.weights_file(f"efficientnet_lite{k}_1k"))
+    file = str(backbones.fetch_weights(f"efficientnet_lite{k}_1k"))
     theirs = package.EfficientNet.from_pretrained(f"efficientnet-lite{k}", weights_path=file)
     theirs, backbone = theirs.double().eval(), backbone.double().eval()
     assert head["weight"].equal(theirs._fc.weight.float())
@@ -281,27 +278,56 @@ def test_weights_of_a_package_that_is_not_there_say_what_to_install(monkeypatch)
     assert str(error.value).isprintable()
 
 
-def test_weights_are_downloaded_once_and_a_failure_says_where_to_put_them(tmp_path, monkeypatch):
-    there, here, asked = tresnet.tresnet_tiny(), tresnet.tresnet_tiny(), []
-    there.conv1.bn.weight.data.uniform_(-1, 1)  # under our names, and timm's, it keeps its sign
-    torch.save({"model": there.state_dict()}, tmp_path / "tiny.pth")
+def test_there_are_weights_to_start_from_for_every_backbone_but_ours():
+    starts = {name: backbones.default_weights(name) for name in backbones.BACKBONES}
+    assert starts.pop("tresnet_tiny") == "none"
+    assert all(start in backbones.RELEASED for start in starts.values())
+    assert backbones.fetch_weights("none") == "none"
+    with pytest.raises(FileNotFoundError, match=r"no file absent\.pth; .* tresnet_m_21k, "):
+        backbones.fetch_weights("absent.pth")
 
-    def urlopen(request):
-        asked.append(request.full_url)
-        if "absent" in request.full_url:
-            raise urllib.error.URLError("not found")
-        content = (tmp_path / "tiny.pth").open("rb")
-        return urllib.response.addinfourl(content, Message(), request.full_url)
 
-    monkeypatch.setattr(torch.hub, "urlopen", urlopen)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    for _ in range(2):
-        assert backbones.load_weights(here, "https://example.org/tiny.pth") == {}
-    assert all(a.equal(b) for a, b in zip(here.parameters(), there.parameters(), strict=True))
-    assert asked == ["https://example.org/tiny.pth"]
-    with pytest.raises(FileNotFoundError, match=r"https://example\.org/absent\.pth") as error:
-        backbones.load_weights(here, "https://example.org/absent.pth")
-    assert str(tmp_path / "hub" / "checkpoints") in str(error.value)
+@pytest.mark.parametrize("endpoint", ["huggingface.co", "file:///etc", " "])
+def test_an_endpoint_that_is_no_server_is_refused(monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(ValueError, match=r"HF_ENDPOINT is .*, expected https://"):
+        backbones.fetch_weights("tresnet_m_21k")
+
+
+def test_a_timm_that_cannot_be_imported_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('torchvision::nms\\nsecond line')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    for use in (backbones.fetch_weights, lambda name: backbones.build(name, "avg")):
+        with pytest.raises(ValueError, match=r"import fails \(RuntimeError: torchvision::nms\);"):
+            use("timm:resnet18")
+
+
+STRANGE = ["timm:hf-hub:someone/model", "timm:hf_hub:x", "timm:local-dir:/tmp/x", "timm:a/b"]
+STRANGE += ["timm:", "timm:a b", "timm:a\n", "timm:../x", "timm:x.y.z", "timm:é"]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_file_may_name_models_of_timms_own_alone(tmp_path, monkeypatch, name):
+    asked = []
+
+    def create(name):
+        asked.append(name)
+        raise ValueError("not here")
+
+    monkeypatch.setattr(timm_model, "create", create)
+    path = tmp_path / "backbone.pt"
+    torch.save({"backbone": name, "pool": "avg", "classes": ["a"], "state_dict": {}}, path)
+    with pytest.raises(ValueError, match="not one of timm's own models"):
+        backbones.load_model(path)
+    assert asked == []
+    with pytest.raises(ValueError, match="not here"):
+        backbones.load_model(path, chosen=name)  # by the user: whatever timm takes
+    plain = "timm:vit_base_patch16_clip_224.openai_ft_in1k"
+    torch.save({"backbone": plain, "pool": "avg", "classes": ["a"], "state_dict": {}}, path)
+    with pytest.raises(ValueError, match="not here"):
+        backbones.load_model(path)
+    assert asked == [name.removeprefix("timm:"), plain.removeprefix("timm:")]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

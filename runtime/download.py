@@ -1,0 +1,353 @@
+"""Files from servers that break off, stall or lie: whole and in their place, or not there.
+
+What has come of FILE.zip is beside it, in FILE.part; a download goes on from there, in this run or
+the next. FILE.part.json says of which file these bytes are: its length, its ETag, and its SHA-256
+where the server states it. An answer that starts at the first byte though FILE.part has some goes
+to FILE.part.new, so that nothing is lost by it.
+What a file means is not known here.
+"""
+
+import email.utils
+import hashlib
+import json
+import os
+import queue
+import re
+import shutil
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse, InvalidURL
+from pathlib import Path
+from ssl import SSLCertVerificationError
+from urllib.error import HTTPError
+
+import torch
+
+from runtime.locks import one_at_a_time
+from runtime.signals import stop_if_asked
+from runtime.terminal import Progress, printable
+
+MB, PIECE = 10**6, 2**18  # bytes
+TIMEOUT = 20  # seconds without a byte after which a connection is given up
+WINDOW, SLOWEST = 60, 1000  # or seconds with fewer bytes than this each
+PAUSES = 2, 5, 15, 30, 60  # seconds before the next try; then it is an error
+FEW = 2  # of them where no server answers at all
+LONGEST_PAUSE = 120  # seconds, whatever a server asks for
+MAY_PASS = 408, 425, 429, 500, 502, 503, 504  # HTTP's codes; waiting will not mend the others
+
+
+class Hopeless(Exception):
+    """What waiting will not mend, in words."""
+
+
+class Broken(Exception):
+    """What it may mend."""
+
+
+def is_url(text: str | Path) -> bool:
+    return bool(re.match("https?://", str(text), re.IGNORECASE))
+
+
+def cached(url: str, name: str = "") -> Path:
+    """The file of weights at a URL, downloaded once into torch.hub's folder.
+
+    It is called `name`, or as the URL ends, and a digest tells two URLs apart that end alike.
+    """
+    last = name or re.split("[?#]", url)[0].split("/")[-1]
+    last = Path(re.sub(r"[^\w.-]", "_", last, flags=re.ASCII)[-80:] or "weights")
+    digest = hashlib.sha256(url.encode(errors="replace")).hexdigest()[:8]
+    path = Path(torch.hub.get_dir(), "checkpoints", f"{last.stem}-{digest}{last.suffix}")
+    sha256 = ""
+    if url.startswith("https://download.pytorch.org/"):  # it is in the names of these files
+        sha256 = "".join(re.findall(r"-([0-9a-f]{8,})\.", last.name))
+    advice = f"fetch it in another way and put it at {path}, or pass --weights FILE"
+    return fetch(url, path, advice, sha256)
+
+
+def fetch(url: str, path: Path, advice: str, sha256: str = "") -> Path:
+    """The file at a URL, downloaded to `path` unless it is there.
+
+    `sha256` is how its digest has to begin. Where it cannot be had, the FileNotFoundError gives the
+    reason, then `advice`. Of two processes one waits for the other.
+    """
+    if path.is_file():
+        return path
+    part = path.with_suffix(".part")
+    try:
+        with one_at_a_time(path.with_suffix(".part.lock"), f"download of {url}"):
+            if not path.is_file():
+                Download(url, part, sha256).finish(path)
+    except BrokenPipeError:  # of stdout: what becomes of the connection is Broken
+        raise
+    except (Hopeless, OSError) as error:
+        reason = " ".join(str(error).split())
+        if part.is_file() and part.stat().st_size:
+            reason += f"; {size_of(part.stat().st_size)} are kept, and it goes on there next time"
+        raise FileNotFoundError(f"cannot download {url} ({reason}); {advice}") from error
+    return path
+
+
+class FirstAnswer(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and keeps the digest that the Hub states before it leads elsewhere."""
+
+    digest = None
+
+    def redirect_request(self, request, file, code, message, headers, url):
+        if not is_url(url):
+            raise Hopeless(f"it leads to {printable(url)}")
+        self.digest = self.digest or headers.get("X-Linked-ETag")
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+class Download:
+    """The bytes of one file on their way into `part`."""
+
+    def __init__(self, url: str, part: Path, sha256: str):
+        self.url, self.part = url, part
+        self.new, self.about = (part.with_name(part.name + end) for end in (".new", ".json"))
+        try:
+            self.known = dict(json.loads(self.about.read_text()))  # of the file in `part`
+        except (OSError, ValueError, TypeError):
+            self.known = {}
+        self.promised = sha256  # by the caller
+        self.stated = self.known.get("sha256")  # by the server
+        self.resume = True  # ask for what `part` lacks, else for the whole file
+        self.answered = False  # by a server, whatever it said
+        self.received = 0  # bytes, in this run
+        self.reading = False  # a thread is waiting for the server
+
+    def finish(self, path: Path) -> None:
+        """Try until the file is whole, check it, put it at `path`."""
+        whole, tries = None, 0
+        while whole is None:
+            before, pause = self.received, None
+            try:
+                whole = self.receive()
+                continue
+            except HTTPError as error:
+                self.answered = True
+                if error.code not in MAY_PASS:
+                    raise Hopeless(str(error)) from error
+                reason, pause = str(error), asked_to_wait(error.headers.get("Retry-After"))
+            except Broken as error:
+                reason = str(error)
+            if self.received - before >= WINDOW * SLOWEST:
+                tries = 0
+            pauses = PAUSES if self.answered else PAUSES[:FEW]
+            if tries == len(pauses):
+                raise Hopeless(f"{reason}; tried {tries + 1} times")
+            pause = pauses[tries] if pause is None else pause
+            print(f"{self.url}: {reason}; trying again in {pause:.0f} s", flush=True)
+            self.wait(pause)
+            tries += 1
+        self.check(whole)
+        os.replace(whole, path)
+        for rest in (self.part, self.new, self.about):
+            rest.unlink(missing_ok=True)
+
+    def receive(self) -> Path | None:
+        """One request. Returns the file if it is whole then, None to ask again at once."""
+        have = self.part.stat().st_size if self.part.is_file() else 0
+        if have and have == self.known.get("total"):
+            return self.part
+        headers = {"User-Agent": "iml-gcn", "Accept-Encoding": "identity"}
+        if have and self.resume:
+            headers["Range"] = f"bytes={have}-"
+            tag = self.known.get("tag") or ""
+            if tag and not tag.startswith("W/"):
+                headers["If-Range"] = tag
+        redirects = FirstAnswer()
+        opener = urllib.request.build_opener(redirects)
+
+        def ask() -> HTTPResponse:
+            url = urllib.parse.quote(self.url, safe="%/:=&?~#+!$,;'@()*[]")
+            return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+
+        try:
+            response = self.heeding_signals(ask)
+        except HTTPError as error:
+            if error.code != 416 or "Range" not in headers:
+                raise
+            self.resume = False  # no byte follows those of `part`: it is whole, or something else
+            return self.part if total_of(error.headers) == have else None
+        self.answered = True
+        try:
+            return self.take(response, have, redirects.digest)
+        finally:
+            if not self.reading:  # a thread that reads would be waited for
+                response.close()
+
+    def take(self, response: HTTPResponse, have: int, digest: str | None) -> Path | None:
+        """Write an answer where it belongs. None if `part` is not the beginning of this file."""
+        refuse_what_is_no_file(response, self.url)
+        headers, partial = response.headers, response.status == 206
+        total = total_of(headers) if partial else response.length
+        tag = headers.get("ETag") or headers.get("Last-Modified")
+        other = tag and self.known.get("tag") and tag != self.known["tag"]
+        if partial and (other or not starts_at(headers, have)):
+            if not self.resume:
+                raise Hopeless(f"asked for the whole file, it sent {headers.get('Content-Range')}")
+            self.resume = False
+            return None
+        expected = self.known.get("total")
+        if have and (total != expected if expected else (total or 0) < have):
+            offered = "a file of unknown length" if total is None else f"{total:,} bytes"
+            begun = f"of {expected:,}" if expected else f"of at least {have:,}"
+            raise Hopeless(
+                f"the server has {offered}, {self.part} is the beginning of a file {begun} bytes; "
+                "delete that one to fetch the file as it is now"
+            )
+        digest = re.fullmatch('"?([0-9a-f]{64})"?', digest or headers.get("X-Linked-ETag") or "")
+        self.stated = digest[1] if digest else None
+        file = self.part if partial or not have else self.new
+        if file == self.part:
+            self.known = {"total": total, "tag": tag, "sha256": self.stated}
+            self.about.write_text(json.dumps(self.known))
+        self.write(response, file, have if partial else 0, total)
+        return file
+
+    def write(self, response: HTTPResponse, path: Path, first: int, total: int | None) -> None:
+        """The body of an answer into a file, from byte `first` on."""
+        left = None if total is None else total - first
+        free = shutil.disk_usage(path.parent).free
+        if left and left > free:
+            raise Hopeless(f"{size_of(left)} to come, {size_of(free)} free in {path.parent}")
+        print(f"{self.url}: {size_of(left)} to come", flush=True)
+        progress = Progress(Path(self.url).name, (left or 0) / MB, "MB")
+        start, count = time.monotonic(), 0  # of the window
+        try:
+            with open(path, "ab" if first else "wb", buffering=0) as file:
+                while piece := self.heeding_signals(lambda: response.read1(PIECE)):
+                    for_the_disk = memoryview(piece)
+                    while for_the_disk:
+                        for_the_disk = for_the_disk[file.write(for_the_disk) :]
+                    self.received += len(piece)
+                    first += len(piece)
+                    count += len(piece)
+                    if progress.due(len(piece) / MB):
+                        progress.show()
+                    seconds = time.monotonic() - start
+                    if seconds > WINDOW and count < seconds * SLOWEST:
+                        raise Broken(f"only {size_of(count)} came in {seconds:.0f} s")
+                    if seconds > WINDOW:
+                        start, count = time.monotonic(), 0
+                    if first == total:
+                        break
+                os.fsync(file.fileno())
+        finally:
+            progress.close()
+        if total is not None and first != total:
+            raise Broken(f"closed early, {size_of(total - first)} are missing")
+
+    def check(self, path: Path) -> None:
+        """A file that is not what was promised is deleted."""
+        for expected in filter(None, (self.promised, self.stated)):
+            digest = sha256_of(path)
+            if not digest.startswith(expected):
+                path.unlink()
+                self.about.unlink(missing_ok=True)
+                raise Hopeless(
+                    f"its SHA-256 is {digest[:16]}..., expected {expected[:16]}...: it is damaged, "
+                    "or another file, and was deleted"
+                )
+
+    def heeding_signals(self, work: Callable):
+        """work(), which waits for the server, in a thread, so that a stop is heeded meanwhile.
+
+        All errors of the connection come from here; on disk nothing is done.
+        """
+        results = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                results.put((work(), None))
+            except (OSError, HTTPException, ValueError, Hopeless) as error:
+                results.put((None, error))
+
+        self.reading, deadline = True, time.monotonic() + WINDOW
+        threading.Thread(target=run, daemon=True).start()
+        while True:
+            stop_if_asked(f"the download of {self.url}")
+            try:
+                result, error = results.get(timeout=0.5)
+                break
+            except queue.Empty:
+                if time.monotonic() > deadline:
+                    raise Broken(f"no answer within {WINDOW} s") from None
+        self.reading = False
+        if error is None:
+            return result
+        if isinstance(error, Hopeless | HTTPError):
+            raise error
+        if isinstance(error, InvalidURL | ValueError):
+            raise Hopeless(f"it is not a URL: {printable(error)}") from error
+        cause = getattr(error, "reason", error)  # URLError's
+        if isinstance(cause, SSLCertVerificationError):
+            raise Hopeless(printable(cause, 200)) from error
+        if isinstance(cause, TimeoutError):
+            raise Broken(f"nothing came for {TIMEOUT} s") from error
+        text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        raise Broken(printable(text, 120)) from error
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            stop_if_asked(f"the download of {self.url}")
+            time.sleep(min(left, 0.5))
+
+
+def refuse_what_is_no_file(response: HTTPResponse, url: str) -> None:
+    encoding = response.headers.get("Content-Encoding") or "identity"
+    if response.status not in (200, 206):
+        raise Hopeless(f"HTTP {response.status} {printable(response.reason)}")
+    if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+        advice = "; the file is at /resolve/, not /blob/" if "/blob/" in url else ""
+        raise Hopeless(f"a web page came, not the file: is there a login or a proxy{advice}?")
+    if encoding != "identity":
+        raise Hopeless(f"it came as {printable(encoding)}, compressed, which was not asked for")
+    if response.length is None and not response.chunked:
+        raise Hopeless("the server does not say how long it is, so a cut would go unnoticed")
+
+
+def starts_at(headers, first: int) -> bool:
+    """Whether an answer is the part of a file that starts at this byte."""
+    return bool(re.match(rf"bytes {first}-\d+/", headers.get("Content-Range", "")))
+
+
+def total_of(headers) -> int | None:
+    """The length of the whole file, from an answer with a part of it, or with none."""
+    match = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d{1,18})", headers.get("Content-Range", ""))
+    return int(match[1]) if match else None
+
+
+def asked_to_wait(text: str | None) -> float | None:
+    """The seconds of a Retry-After, a number or a date, within bounds; None if it has neither."""
+    try:
+        if text.strip().isdigit():
+            seconds = float(text)
+        else:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+    return min(max(seconds, 1), LONGEST_PAUSE)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(MB):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def size_of(count: int | None) -> str:
+    """A number of bytes for a sentence."""
+    if count is None:
+        return "an unknown number of bytes"
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count:,} bytes"
