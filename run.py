@@ -21,6 +21,7 @@ import argparse
 import copy
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,21 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 import data
 import iml_gcn
 import metrics
-from backbones import BACKBONES, RELEASED, build, default_weights, load_model, load_weights
+from backbones import (
+    BACKBONES,
+    RELEASED,
+    build,
+    default_weights,
+    fetch_weights,
+    load_model,
+    load_weights,
+)
 from backbones.features import id_of, part_for, with_features
+from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load
 from reports import calibration, forecast, graph_picture, pictures, table
 from runtime import checkpoints, device, lean, ranks, signals
+from runtime.download import size_of
 from runtime.folder import (
     BACKBONE,
     CODE,
@@ -388,12 +399,11 @@ def run(args) -> None:
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":
         torch.set_num_threads(1)  # with two and the loaders an epoch takes 5.6 s, not 3.6
-    with torch.device("meta"):  # the backbone's own word on the size, before anything is read
-        images = torch.zeros(1, 3, args.image_size, args.image_size)
-        build(args.backbone, args.pool).eval()(images)
     with lock(args.out):
         print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
-        make_room_for(args)
+        with ranks.in_turn():
+            check_beforehand(args)
+        set_old_files_aside(args)
         splits = load_data(args)
         args = with_batch_size(args, splits.train)
         graph = label_graph(args, splits.train)
@@ -432,7 +442,34 @@ def with_batch_size(args, split: data.Split) -> argparse.Namespace:
     return argparse.Namespace(**vars(args) | {"batch_size": batch_size})
 
 
-def make_room_for(args) -> None:
+def check_beforehand(args) -> None:
+    """What can be known before a photo is fetched or a label is read, and would otherwise end the
+    run hours later: image size, weights, word vectors, room on the disks."""
+    with torch.device("meta"):  # the backbone itself knows which sizes it takes
+        backbone = build(args.backbone, args.pool).eval()
+        backbone(torch.zeros(1, 3, args.image_size, args.image_size))
+    trained = trained_models(args)
+    from_weights = "backbone" in args.phase or ("gcn" in args.phase and args.gcn_from == "weights")
+    if args.weights != "none" and (from_weights or args.freeze) and not args.evaluate:
+        fetch_weights(args.weights)
+    if args.evaluate:
+        fetch_weights(args.evaluate)
+    if "word" in args.nodes and "gcn" in args.phase and not Path(args.glove).is_file():
+        raise FileNotFoundError(f"--glove {args.glove} is not there; pass an existing file")
+    if args.download:
+        coco_download.check_room(Path(args.data), args.year)
+    size = 4 * sum(p.numel() for p in backbone.parameters())  # bytes of float32
+    # A model each; one in training with Adam's two moments and an average, and the file before it.
+    needed = size * (len(trained) + 2 * 4) if trained else 0
+    free = shutil.disk_usage(args.out).free
+    if needed > free:
+        raise OSError(
+            f"--out {args.out} needs about {size_of(needed)} for {len(trained)} models and their "
+            f"training, {size_of(free)} are free; make room, or choose another --out"
+        )
+
+
+def set_old_files_aside(args) -> None:
     """--fresh: what this run will make again is moved away before anything is made."""
     if ranks.rank() > 0:
         return

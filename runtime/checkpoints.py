@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ def read_checkpoint(path: str | Path) -> dict:
         raise FileNotFoundError(f"no checkpoint at {path}; pass the path of an existing file")
     if str(path).endswith(".safetensors") or safetensors.looks_like_one(path):
         return safetensors.read(path)
+    check_bytes(Path(path))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict):
@@ -45,6 +47,23 @@ def read_checkpoint(path: str | Path) -> dict:
             "wrote it; if it was downloaded, delete it and fetch it again"
         ) from error
     return checkpoint
+
+
+def check_bytes(path: Path) -> None:
+    """A ValueError if the bytes of a file of torch.save have changed: it is a zip with a CRC-32 of
+    each tensor, which torch does not look at. (Files of before torch 1.6 have none.)"""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        damaged = str(error)
+    if damaged:
+        raise ValueError(
+            f"{path} has changed since it was written, or is damaged ({printable(damaged)}); train "
+            "this model again, or fetch the file again"
+        )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ cannot be, and files in --out that were made from something else than what is gi
 Oracles: a data set or a finished run that was changed in one way.
 """
 
+import collections
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import argv, refused
 
 import run
+import tresnet
 from runtime import checkpoints
 
 
@@ -176,3 +178,37 @@ def test_names_of_odd_characters_reach_no_report_raw(demo, finished, tmp_path):
     assert all(line.isprintable() for line in lines)
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "a|b\\x1b[2J\\n\\u202e" in (out / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--weights gone.pth", "there is no file gone.pth"),
+        ("--weights none --nodes word --glove gone.txt", "--glove gone.txt is not there"),
+        ("--evaluate gone.pt", "there is no file gone.pt"),
+        ("--device cuda:9", "--device cuda:9 is not available"),
+    ],
+)
+def test_what_is_missing_is_said_before_a_label_is_read_or_a_photo_fetched(
+    tmp_path, capsys, options, sentence
+):
+    data = tmp_path / "not-there"  # would be the next error
+    assert sentence in refused(capsys, argv(data, tmp_path / "out", "--download", options))
+    assert not data.exists()
+
+
+def test_a_disk_without_room_is_said_before_anything_is_fetched(tmp_path, capsys, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2 * 10**10))
+    options = argv(tmp_path / "data", tmp_path / "out", "--download")
+    # 13.5 + 6.7 + 0.3 GB to download; most is needed while train2014 is unpacked, or val2014.
+    sentence = refused(capsys, options)
+    assert "GB in " in sentence
+    assert "(20.4 GB to download" in sentence
+    assert "20.0 GB are free" in sentence
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 10**7))
+    sentence = refused(capsys, argv(tmp_path / "data", tmp_path / "out"))
+    # Three models, and two files of four copies each of one in training; float32.
+    megabytes = 4 * (3 + 2 * 4) * sum(p.numel() for p in tresnet.tresnet_tiny().parameters()) / 1e6
+    assert f"--out {tmp_path}/out needs about {megabytes:.1f} MB for 3 models" in sentence
+    assert "10.0 MB are free" in sentence

@@ -13,9 +13,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import coco_document, write_coco, write_vg
+from conftest import coco_document, state_of, write_coco, write_vg
 from PIL import Image
 
+import backbones
 import data
 import run
 from runtime import checkpoints, terminal
@@ -251,3 +252,23 @@ def test_options_touch_no_gpu_before_a_rank_has_chosen_its_own(monkeypatch):
     for name in ("empty", "zeros", "tensor"):
         monkeypatch.setattr(torch, name, touched)
     assert run.parse_args(["--device", "cuda"]).device == "cuda"
+
+
+def test_of_single_flipped_bits_none_changes_a_weight_in_silence(finished, tmp_path):
+    content = (finished / "gcn-pca.pt").read_bytes()
+    state, refusals = state_of(finished / "gcn-pca.pt"), 0
+    rng, path = np.random.default_rng(0), tmp_path / "flipped.pt"
+    for place, bit in zip(
+        rng.integers(len(content), size=60), rng.integers(8, size=60), strict=True
+    ):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        try:
+            model, _ = backbones.load_model(path)
+        except ValueError:
+            refusals += 1
+            continue
+        ours = model.state_dict()
+        assert all(torch.equal(ours[key], value) for key, value in state.items())
+    assert refusals > 30
