@@ -14,11 +14,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT, drawn_photo, scores_of, state_of
 
+import iml_gcn
 import predict
 import run
+import tresnet
+from datasets import label_files
 from experiments import claims, evidence, frozen, scores
 
 PAGES = [Path("README.md"), *(path.relative_to(ROOT) for path in sorted(ROOT.glob("docs/*.md")))]
@@ -62,7 +67,7 @@ def test_every_difference_that_the_code_refers_to_is_listed():
 
 
 OTHERS = "--nproc-per-node --nnodes --max-restarts --rdzv-backend --rdzv-endpoint"  # torchrun's
-OTHERS += " --local-addr --rdzv-conf --ipc"  # and Docker's
+OTHERS += " --local-addr --rdzv-conf --ipc --index-url"  # Docker's and pip's
 OTHERS = {*OTHERS.split(), "--fuzz", "--fuzz-case", "--two-hosts"}  # and the tests'
 
 
@@ -176,3 +181,55 @@ def test_the_examples_of_a_data_set_backbone_head_and_metric_train_and_label(tmp
         )
         report = json.loads((out / f"metrics-{name}.json").read_text())
         assert report["one_error"] == 100 * wrong / 2
+
+
+# docs/voc.md
+
+
+def test_the_lines_for_pascal_voc_write_csv_files_that_are_read_as_meant(tmp_path, monkeypatch):
+    root = tmp_path / "VOCdevkit/VOC2007"
+    photos = {  # split -> photo -> objects and whether they are difficult
+        "trainval": {"000005": [("dog", 0), ("dog", 1), ("tvmonitor", 0)], "000007": [("cat", 1)]},
+        "test": {"000001": [("person", 0), ("dog", 0)]},
+    }
+    for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    for split, objects_of in photos.items():
+        (root / f"ImageSets/Main/{split}.txt").write_text("".join(f"{n}\n" for n in objects_of))
+        for name, objects in objects_of.items():
+            marks = "".join(
+                f"<object><name>{label}</name><difficult>{hard}</difficult></object>"
+                for label, hard in objects
+            )
+            (root / f"Annotations/{name}.xml").write_text(f"<annotation>{marks}</annotation>")
+            drawn_photo(int(name)).save(root / f"JPEGImages/{name}.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall("```python\n(.*?)```", PAGES["docs/voc.md"], re.S)[0], {})
+    labels = {}
+    for split in photos:
+        read = label_files.read_labels(f"{split}.csv", root / "JPEGImages")
+        for path, row in zip(read.paths, read.targets, strict=True):
+            labels[Path(path).stem] = {read.classes[j] for j in np.flatnonzero(row)}
+    assert labels == {"000005": {"dog", "tvmonitor"}, "000007": set(), "000001": {"dog", "person"}}
+
+
+# README.md
+
+
+def test_the_five_lines_of_the_readme_are_the_method():
+    torch.manual_seed(0)
+    n, targets = 4, torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 1], [1, 1, 0, 0]])
+    names = {name: getattr(iml_gcn, name) for name in dir(iml_gcn)} | {
+        "tresnet_m": tresnet.tresnet_tiny,
+        "images": torch.rand(2, 3, 64, 64),
+        "targets": targets,
+        "F_I": torch.rand(n, 512),
+        "n": n,
+    }
+    lines = re.findall("```python\n(.*?)```", PAGES["README.md"], re.S)[0]
+    exec(lines.replace("2048", "512"), names)
+    assert names["logits"].shape == (2, n)
+    deployed, images = names["deployed"], names["images"]
+    torch.testing.assert_close(
+        deployed(images), names["model"].eval()(images), rtol=1e-3, atol=1e-5
+    )
