@@ -32,15 +32,16 @@ class Split:
     """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names.
 
     `upright`: photos are turned upright where EXIF says how the camera was held (difference 22).
-    `features`, where the backbone is frozen, are its F_GAP (M, D) of the photos, and `made_by` is
-    its id. `unreadable` counts the photos that were left out because they could not be read.
+    `features`, where the backbone is frozen, are its F_GAP (M, D) of the photos, and `backbone` is
+    the network that made them. `unreadable` counts the photos that were left out because they could
+    not be read.
     """
 
     paths: list[str]
     targets: np.ndarray
     classes: list[str]
     features: torch.Tensor | None = None
-    made_by: str = ""
+    backbone: torch.nn.Module | None = None
     upright: bool = False
     unreadable: int = 0
 

@@ -40,7 +40,7 @@ from backbones import (
     load_model,
     load_weights,
 )
-from backbones.features import id_of, part_for, with_features
+from backbones.features import centred_and_scaled, id_of, part_for, with_features
 from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load
 from reports import calibration, forecast, graph_picture, pictures, table
@@ -70,7 +70,7 @@ from runtime.terminal import clock, listed
 def phase_backbone(args, splits: Splits, folder: Folder) -> None:
     """Phase 1: CNN and linear head, trained to convergence. This is the ASL row of Table 1."""
     torch.manual_seed(args.seed)
-    backbone = pretrained_backbone(args)
+    backbone = initial_backbone(args, splits)
     head = iml_gcn.linear_head(backbone.num_features, len(folder.classes))
     train(args, "backbone", iml_gcn.Model(backbone, head), splits, folder)
 
@@ -103,7 +103,7 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
     for kind in args.nodes:
         nodes = node_features(args, kind, splits, folder)  # (n, d): F_W, F_I or F_PCA
         torch.manual_seed(args.seed)
-        backbone = starting_backbone(args, folder)  # difference 13
+        backbone = starting_backbone(args, splits, folder)  # difference 13
         head = iml_gcn.LabelGCN(nodes, A_hat, backbone.num_features)
         train(args, f"gcn-{kind}", iml_gcn.Model(backbone, head), splits, folder)
 
@@ -169,11 +169,17 @@ def pretrained_backbone(args) -> torch.nn.Module:
     return backbone
 
 
-def starting_backbone(args, folder: Folder) -> torch.nn.Module:
+def initial_backbone(args, splits: Splits) -> torch.nn.Module:
+    """The backbone that phase backbone starts from; the frozen one, where the splits have it."""
+    frozen_one = splits.train.backbone
+    return pretrained_backbone(args) if frozen_one is None else frozen_one
+
+
+def starting_backbone(args, splits: Splits, folder: Folder) -> torch.nn.Module:
     """The backbone that phase gcn starts from: phase backbone's, or with --gcn-from weights the one
     that phase started from (difference 13)."""
     if args.gcn_from == "weights":
-        return pretrained_backbone(args)
+        return initial_backbone(args, splits)
     folder.load("backbone.pt", "backbone")  # a ValueError if it is missing or of other labels
     return load_model(folder / "backbone.pt")[0].backbone
 
@@ -192,6 +198,8 @@ def frozen(args, splits: Splits, folder: Folder) -> Splits:
                     name, split, backbone, batches, folder, settings, args.skip_bad_images
                 )
             )
+    if args.unit_features:
+        with_their_features = centred_and_scaled(*with_their_features)
     return Splits(*with_their_features)
 
 
@@ -605,6 +613,8 @@ def completed(args) -> dict:
         raise ValueError(f"--freeze keeps {args.backbone}'s random weights; pass --weights too")
     if "word" in args.nodes and not args.glove and "gcn" in values["phase"]:
         raise ValueError("--nodes word needs --glove FILE, a GloVe text file of word vectors")
+    if args.unit_features and not args.freeze:
+        raise ValueError("--unit-features needs --freeze: a trained backbone scales its features")
     return values
 
 
@@ -703,6 +713,9 @@ OPTIONS = {
                common=True),
         Option("--freeze", False, bool, "keep the backbone as it is and train only heads, on "
                "features computed once", "ours", decides=True, common=True),
+        Option("--unit-features", False, argparse.BooleanOptionalAction, "with --freeze: centre "
+               "features on the training photos and scale them to length 1", "difference 32",
+               decides=True),
         Option("--gcn-from", "backbone", ["backbone", "weights"], "where phase gcn starts: from "
                "phase backbone's result, or from --weights", "difference 13"),
         Option("--adjacency", "paper", ["paper", "mlgcn", "none"], "label graph as in the paper, "

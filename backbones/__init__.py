@@ -20,6 +20,7 @@ import tresnet
 from backbones import state_dicts, timm_model
 from backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite2
 from backbones.resnet import resnet101
+from backbones.unit_features import UnitFeatures
 from runtime import download
 from runtime.checkpoints import read_checkpoint
 from runtime.terminal import brief, printable
@@ -167,6 +168,8 @@ def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]
     try:
         backbone = build(checkpoint["backbone"], checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])
+        if "backbone.mean" in state:
+            backbone = UnitFeatures(backbone)
         if "head.nodes" in state:
             nodes, A_hat = state["head.nodes"], state["head.A_hat"]
             hidden = state["head.W0"].shape[1]

@@ -1,7 +1,7 @@
 """Freezing: features of a backbone that is not trained, computed once and kept in the run's folder.
 
-A split that has features carries the id of the backbone that made them. `part_for` is the one place
-that decides between a whole model on photos and its head on features. What is trained on them is
+A split that has features also has the backbone that made them. `part_for` is the one place that
+decides between a whole model on photos and its head on features. What is trained on them is
 `run.py`'s affair.
 
 Symbols: M images in a split, D feature size.
@@ -11,7 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from backbones.unit_features import UnitFeatures
 from data import Split
 from iml_gcn import Model
 from runtime import checkpoints, ranks
@@ -20,7 +23,7 @@ from runtime.journal import Pass
 from runtime.loading import Loader
 
 
-def id_of(backbone: torch.nn.Module) -> str:
+def id_of(backbone: nn.Module) -> str:
     """The same for backbones of the same weights and running statistics."""
     return checkpoints.content_id(*backbone.state_dict().values())
 
@@ -28,16 +31,16 @@ def id_of(backbone: torch.nn.Module) -> str:
 def part_for(model: Model, split: Split) -> tuple[Model, Split]:
     """The part of a model that a split feeds, and what feeds it: the head and features, where the
     split has features of this very backbone; else the model itself and photos."""
-    if split.features is None or split.made_by != id_of(model.backbone):
-        return model, replace(split, features=None, made_by="")
-    return Model(torch.nn.Identity(), model.head), split
+    if split.features is None or id_of(split.backbone) != id_of(model.backbone):
+        return model, replace(split, features=None, backbone=None)
+    return Model(nn.Identity(), model.head), split
 
 
 @torch.inference_mode()
 def with_features(
     name: str,
     split: Split,
-    backbone: torch.nn.Module,
+    backbone: nn.Module,
     batches: Loader,
     folder: Folder,
     settings: dict,
@@ -48,11 +51,10 @@ def with_features(
     The file is used again if it was made by the same backbone from the same photos with the same
     `settings`. Photos that cannot be read are left out with `skip_bad`, else they are a ValueError.
     """
-    file, made_by = f"features-{name}.pt", id_of(backbone)
-    settings = settings | {START: made_by, PHOTOS: split.id()}
+    file, settings = f"features-{name}.pt", settings | {START: id_of(backbone), PHOTOS: split.id()}
     stored = folder.reusable(file, settings)
     if stored is None or not (skip_bad or stored["read"].all()):
-        model = Model(backbone, torch.nn.Identity()).fold().to(batches.device)
+        model = Model(backbone, nn.Identity()).fold().to(batches.device)
         F_GAP = torch.zeros(len(split), backbone.num_features)  # (M, D)
         photos = Pass(batches, f"features {name}", skip_bad)
         for images, _, rows in photos:
@@ -61,5 +63,14 @@ def with_features(
         folder.save(file, stored, settings)
     else:
         print(f"features {name}: computed before ({file})")
-    split = replace(split, features=stored["features"], made_by=made_by)
+    split = replace(split, features=stored["features"], backbone=backbone)
     return split.select_readable(np.flatnonzero(stored["read"]))
+
+
+def centred_and_scaled(train: Split, val: Split) -> tuple[Split, Split]:
+    """Both splits with unit features, centred on the training photos."""
+    backbone = UnitFeatures(train.backbone, train.features.mean(0))
+    return tuple(
+        replace(split, features=F.normalize(split.features - backbone.mean), backbone=backbone)
+        for split in (train, val)
+    )

@@ -12,6 +12,7 @@ import backbones
 import iml_gcn
 import run
 from backbones import features
+from reports import pictures
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,38 @@ def test_heads_are_not_trained_on_features_of_another_backbone(
         torch.load(path / "embeddings.pt", weights_only=True)["image"] for path in (out, finished)
     )
     torch.testing.assert_close(ours, theirs)  # those of backbone.pt, whatever --weights is
+
+
+def test_unit_features_are_centred_and_of_length_1_from_photo_to_prediction(
+    demo, weights, tmp_path
+):
+    more = "--freeze --unit-features --phase backbone embed gcn eval --nodes pca --weights"
+    assert run.main(argv(demo, tmp_path, more, weights)) == 0
+    backbone = backbones.build("tresnet_tiny", "avg")
+    backbone.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
+
+    def features_of(name):
+        paths = demo_split(demo, name).paths
+        photos = [Image.open(path).resize((32, 32), 2) for path in paths]
+        images = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            return images, backbone.eval()(images).numpy().astype(float)
+
+    mean = features_of("train2014")[1].mean(0)
+    images, raw = features_of("val2014")
+    expected = (raw - mean) / np.linalg.norm(raw - mean, axis=1)[:, None]
+    for name in ("backbone", "gcn-pca"):
+        model, _ = backbones.load_model(tmp_path / f"{name}.pt")
+        features = model.backbone(images).detach().numpy()
+        np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4)
+        head = model.head.to_linear() if name == "gcn-pca" else model.head
+        logits = expected @ head.weight.detach().numpy().T
+        if head.bias is not None:
+            logits += head.bias.detach().numpy()
+        with np.load(tmp_path / f"scores-{name}.npz") as stored:
+            np.testing.assert_allclose(stored["logits"], logits, rtol=1e-3, atol=1e-3)
+        folded = model.fold()
+        torch.testing.assert_close(folded(images), model(images), rtol=1e-3, atol=1e-4)
+        if name == "backbone":  # the mean of a map is the logit
+            maps = pictures.activation_maps(model, images)
+            torch.testing.assert_close(maps.mean((2, 3)), model(images), rtol=1e-3, atol=1e-4)
