@@ -1,184 +1,425 @@
 """Label photos with a trained model, or export it for other programs.  Typical use:
 
-    python predict.py runs/demo/gcn-pca.pt photo.jpg folder/            # a line a photo
-    python predict.py runs/demo/gcn-pca.pt folder/ --save labelled      # and pictures with labels
-    ... --save labelled --where                                         # and where each is seen
-    python predict.py runs/demo/gcn-pca.pt folder/ --export model.onnx  # or model.pt2
+    python predict.py runs/mine photos/                        # one line for each photo
+    python predict.py runs/mine photos/ --csv labels.csv       # a table for a spreadsheet
+    python predict.py runs/mine photos/ --precision 0.8        # labels of which 80% are right
+    python predict.py runs/mine photos/ --save labelled        # pictures with their labels
+    ... --save labelled --where                                # and where each label is seen
+    python predict.py runs/mine --export model.onnx            # or model.pt2
 
-The checkpoint says all else: classes, image size, backbone. Photos become pixels as in evaluation,
-and always upright where EXIF says how the camera was held. So are those of run.py --photos; COCO
-and Visual Genome are trained on without, as ASL's code does (docs/differences.md, 22).
+The model is a backbone.pt or gcn-*.pt, or a folder of run.py, whose best model is used. The
+checkpoint says everything else: classes, image size, backbone. From Python: docs/python.md.
+
+Photos become pixels as in evaluation, and always upright where EXIF says how the camera was held.
+So are those of run.py --photos; COCO and Visual Genome are trained on without, as ASL's code does
+(docs/differences.md, 22).
 
 Exit code 1: some photos could not be read, all others were labelled. 2: a wrong call or file.
-Symbols: B images in a batch, n labels, S the side images are squashed to.
+Symbols: B images in a batch, M photos, n labels, S the side images are squashed to.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
+import math
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import data
-from backbones import load_model
-from iml_gcn import Model
-from reports import export, pictures
-from reports.calibration import Calibrated
+from datasets.label_table import header_of, row_of, row_of_scores
+from reports import export
+from reports.labelled_folder import LabelledFolder
 from reports.pictures import activation_maps, maps_exist
-from runtime import device, options, signals
-from runtime.loading import collate
-from runtime.reading import LABEL, WHOLE, Kind, check, walk
+from reports.trained_model import THRESHOLD, load, model_file, models_in
+from runtime import options, signals
+from runtime.device import check as check_device
+from runtime.device import choose as choose_device
+from runtime.reading import walk
+from runtime.spreadsheet import spreadsheet
 from runtime.terminal import printable
 
-THRESHOLD = 0.8  # of a file that says none: ASL's; difference 6
-SHOWN = 3  # labels of --where
-NUMBER = Kind("a number", lambda value: isinstance(value, int | float))
-SAID = {"classes": [LABEL], "image_size": WHOLE, "threshold": NUMBER, "calibration": [NUMBER]}
+# From photos to scores
+
+
+class Predictor:
+    """A trained model as a function: paths of photos -> scores (M, n), calibrated probabilities.
+
+    `path` is a checkpoint of run.py, or the folder of a run, whose best model is used.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto", batch_size: int = 16):
+        self.path, _ = model_file(path)
+        self.device, self.batch_size = choose_device(device), batch_size
+        check_device(self.device)
+        model, self.checkpoint = load(self.path)
+        self.model = model.fold().to(self.device)  # its logits are calibrated
+        self.classes: list[str] = self.checkpoint["classes"]  # n
+        self.threshold: float = self.checkpoint["threshold"]
+        self.image_size: int = self.checkpoint["image_size"]  # S
+
+    def __call__(self, paths: Iterable[str | Path], allow_unreadable: bool = False) -> np.ndarray:
+        """Scores (M, n), float32, a row for each path, in their order.
+
+        A photo that cannot be read is a ValueError; with `allow_unreadable` its row is NaN.
+        """
+        if isinstance(paths, str | Path):
+            raise ValueError(f"paths is {paths!r}, expected a list of paths; pass [{paths!r}]")
+        paths = list(paths)
+        scores = np.full((len(paths), len(self.classes)), np.nan, np.float32)  # (M, n)
+        for batch in self.batches(paths):
+            if batch.errors and not allow_unreadable:
+                raise ValueError(batch.errors[0])
+            scores[batch.rows] = batch.logits.sigmoid().numpy()
+        return scores
+
+    def batches(self, paths: Iterable[str | Path], with_maps: bool = False) -> Iterator["Batch"]:
+        """The same as logits, batch by batch: memory does not grow with M. With `with_maps` also
+        where in the photos the logits come from."""
+        photos = photos_in_batches(paths, self.image_size, self.batch_size)
+        for rows, images, errors in photos:
+            batch = Batch(rows, torch.empty(0, len(self.classes)), None, errors)
+            if rows:
+                batch.logits, batch.maps = self.compute(images, with_maps)
+            if not batch.logits.isfinite().all():
+                raise ValueError(
+                    f"{self.path} gives scores that are not finite; its weights are damaged, or "
+                    "its training diverged: train again"
+                )
+            yield batch
+
+    @torch.inference_mode()
+    def compute(self, images: torch.Tensor, with_maps: bool) -> tuple:
+        """Logits (B, n), and maps (B, n, h, w) or None, of images (B, 3, S, S) in uint8."""
+        images = images.to(self.device).float().div_(255)
+        if not with_maps:
+            return self.model(images).float().cpu(), None
+        maps = activation_maps(self.model, images).cpu()  # (B, n, h, w)
+        return maps.mean((2, 3)), maps
+
+    def operating_point(self, precision: float) -> "OperatingPoint":
+        """The threshold that found most labels on val among those that reached this precision.
+
+        Precision is not monotone in the threshold, so all that reached it are compared. A precision
+        that none reached is a ValueError, which names the highest.
+        """
+        points = [OperatingPoint(*row) for row in self.checkpoint["operating_points"]]
+        if not points:
+            raise ValueError(
+                f"{self.path} does not say which precision its thresholds reached: it is from an "
+                "older version; train again, or choose a threshold yourself"
+            )
+        reached = [point for point in points if point.precision >= precision]
+        if not reached:
+            best = max(points, key=lambda point: (point.precision, point.recall))
+            highest = math.floor(1000 * best.precision) / 1000
+            raise ValueError(
+                f"{self.path}: no threshold reached a precision of {precision:g} on val; the "
+                f"highest was {highest:g}, at the threshold {best.threshold:g}"
+            )
+        return max(reached, key=lambda point: (point.recall, point.precision))
+
+
+@dataclass
+class Batch:
+    """Photos in a row: those that could be read, and a sentence for each that could not."""
+
+    rows: list[int]  # (B,), which of all photos
+    logits: torch.Tensor  # (B, n), calibrated
+    maps: torch.Tensor | None  # (B, n, h, w), whose means are the logits
+    errors: list[str]
+
+
+class OperatingPoint(NamedTuple):
+    """What a threshold gave on val: `metrics.operating_points`."""
+
+    threshold: float
+    precision: float  # share of the predicted labels that are right
+    recall: float  # share of the right labels that are predicted
+    labels_per_photo: float
+
+
+def photos_in_batches(
+    paths: Iterable[str | Path], S: int, batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, list[str]]]:
+    """Of each `batch_size` photos the rows of those that can be read, their images (B, 3, S, S) in
+    uint8, and a sentence for each of the others."""
+
+    def read(path: str | Path) -> tuple[np.ndarray | None, str]:
+        try:
+            return np.asarray(data.read_image(path, S, upright=True)), ""  # (S, S, 3)
+        except ValueError as error:
+            return None, str(error)
+
+    numbered = enumerate(paths)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(itertools.islice(numbered, batch_size)):
+            results = list(pool.map(read, [path for _, path in chunk]))
+            rows = [row for (row, _), (_, error) in zip(chunk, results, strict=True) if not error]
+            pixels = [image for image, error in results if not error]
+            images = torch.empty(0, 3, S, S, dtype=torch.uint8)
+            if pixels:
+                images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # (B, 3, S, S)
+            yield rows, images, [error for _, error in results if error]
+
+
+# From scores to labels
+
+WHERE = 3  # labels of --where
+
+
+class Photo(NamedTuple):
+    """A photo: the folder that was named on the command line, or its own, and its place in that."""
+
+    root: str
+    place: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.root, self.place)
+
+
+@dataclass
+class Labelled:
+    """A photo with the labels that are shown of it."""
+
+    photo: Photo
+    scores: list[float]  # (n,), of all labels
+    labels: list[tuple[str, float]]  # the shown ones with their scores, highest first
+    highest: tuple[str, float]  # the first of all, shown or not
+    maps: list[np.ndarray]  # (h, w) of the first WHERE shown ones, with --where
+
+
+def labelled(
+    predictor: Predictor, photos: list[Photo], top: int | None, where: bool
+) -> Iterator[Labelled]:
+    """The photos that can be read, with the labels whose score is above the threshold, or the `top`
+    highest. The others are named on stderr."""
+    for batch in predictor.batches((photo.path for photo in photos), where):
+        for error in batch.errors:
+            print(f"{error}; skipped", file=sys.stderr)
+        for i, row in enumerate(batch.rows):
+            ranked = batch.logits[i].argsort(descending=True, stable=True).tolist()  # scores tie
+            scores = batch.logits[i].sigmoid().tolist()
+            kept = [j for j in ranked if scores[j] > predictor.threshold]
+            if top:
+                kept = ranked[:top]
+            pairs = [(predictor.classes[j], scores[j]) for j in kept]
+            highest = predictor.classes[ranked[0]], scores[ranked[0]]
+            maps = [batch.maps[i, j].numpy() for j in kept[:WHERE]] if where else []
+            yield Labelled(photos[row], scores, pairs, highest, maps)
+
+
+def captions(photo: Labelled, threshold: float) -> list[tuple[str, str]]:
+    """Names and scores as a person reads them; without a label above the threshold it says so."""
+    if photo.labels:
+        return [(name, f"{score:.2f}") for name, score in photo.labels]
+    name, score = photo.highest
+    return [("no label above", f"{threshold:g}"), (f"highest: {name}", f"{score:.2f}")]
+
+
+def line_of(photo: Labelled, threshold: float) -> str:
+    texts = [f"{printable(name)} {score}" for name, score in captions(photo, threshold)]
+    return f"{printable(photo.photo.path, 200)}: {', '.join(texts)}"
+
+
+def json_of(photo: Labelled) -> str:
+    """A line of JSON. Letters of all languages stand for themselves; what moves a cursor, turns
+    the direction of writing or cannot be seen is escaped."""
+    labels = [{"label": name, "score": round(score, 6)} for name, score in photo.labels]
+    text = json.dumps({"photo": str(photo.photo.path), "labels": labels}, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+# Main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        usage="python predict.py CHECKPOINT [photo or folder ...] [option ...]",
+        usage="python predict.py MODEL [photo or folder ...] [option ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("checkpoint", help="backbone.pt or gcn-*.pt of run.py")
+    add("checkpoint", metavar="MODEL", help="backbone.pt or gcn-*.pt of run.py, or its folder")
     add("photos", nargs="*", help="photos, and folders that are walked; hidden files are left out")
     either = parser.add_mutually_exclusive_group()
-    text = f"labels with a calibrated score above it (the checkpoint's, else {THRESHOLD})"
+    text = f"show labels with a calibrated score above P (the checkpoint's, else {THRESHOLD})"
     either.add_argument("--threshold", type=options.between(0, 1), metavar="P", help=text)
-    either.add_argument("--top", type=options.whole(1), metavar="K", help="the K highest instead")
-    add("--json", action="store_true", help="print a line of JSON a photo")
+    text = "choose the threshold above which this share of labels was right on val, 0.8 for 80%%"
+    either.add_argument("--precision", type=options.between(0, 1), metavar="P", help=text)
+    text = "show the K labels with the highest scores"
+    either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
+    add("--json", action="store_true", help="print a line of JSON for each photo, in UTF-8")
+    text = "write a table for spreadsheets: photo, labels, scores [docs/scores.md]"
+    add("--csv", type=Path, metavar="FILE", help=text)
+    text = "with --csv: a column for each label, with the scores of all photos"
+    add("--columns", action="store_true", help=text)
     add("--save", type=Path, metavar="DIR", help="folder to write the photos with labels into")
-    text = f"with --save: where the {SHOWN} highest labels are seen; good for large things alone"
+    text = f"with --save: where the {WHERE} highest labels are seen; good for large things only"
     add("--where", action="store_true", help=f"{text} [docs/scores.md]")
-    add("--font", metavar="FILE", help="TrueType font for --save (Pillow's own, of ASCII only)")
+    text = "TrueType font for --save (Pillow's own, which has ASCII only)"
+    add("--font", metavar="FILE", help=text)
     add("--export", type=Path, metavar="FILE", help="write the model here, as .onnx or .pt2")
-    add("--batch-size", type=options.whole(1), default=16, metavar="N", help="(%(default)s)")
-    add("--device", default="auto", help="cuda, mps or cpu (auto: the first there is)")
+    text = "photos that are computed at once (%(default)s)"
+    add("--batch-size", type=options.whole(1), default=16, metavar="N", help=text)
+    text = "cuda, mps or cpu (auto: the first that is available)"
+    add("--device", default="auto", metavar="NAME", help=text)
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
-    given = sorted([args.checkpoint, *args.photos], key=lambda path: not path.endswith(".pt"))
-    args.checkpoint, *args.photos = given  # in either order
+
+    def is_photo(path: str) -> bool:
+        return not path.endswith(".pt") and not models_in(path)
+
+    paths = sorted([args.checkpoint, *args.photos], key=is_photo)  # the model in any place
+    args.checkpoint, *args.photos = paths
+    if "" in paths:
+        parser.error("a path is empty; name a model, and photos or folders")
     if args.export and args.export.suffix not in (".onnx", ".pt2"):
         parser.error(f"--export {args.export} ends neither in .onnx nor in .pt2")
-    if args.export and (args.json or args.save or args.top):
-        parser.error("--export writes a model and labels nothing: not with --json, --save, --top")
+    if args.export and (args.json or args.csv or args.save or args.top):
+        parser.error("--export writes a model: use it without --json, --csv, --save and --top")
     if not args.photos and not args.export:
         parser.error("name photos or folders to label, or a file to --export the model to")
+    if args.columns and not args.csv:
+        parser.error("--columns is a form of the table; name a file for it: --csv FILE")
     if args.where and not args.save:
-        parser.error("--where draws pictures, give the folder for them: --save DIR")
-    args.device = "cpu" if args.export else device.choose(args.device)
+        parser.error("--where draws pictures; name a folder for them: --save DIR")
+    args.device = "cpu" if args.export else choose_device(args.device)
     return args
 
 
-def load(path: str) -> tuple[Model, dict]:
-    """The model, with calibrated logits, and its checkpoint, which is checked."""
-    model, about = load_model(path)
-    about = {"threshold": THRESHOLD, "calibration": [1.0, 0.0]} | about
-    check(about, SAID, path)
-    model.head = Calibrated(model.head, *about["calibration"])
-    return model, about
-
-
-def find_photos(paths: list[str], save: Path | None) -> Iterator[Path]:
+def find_photos(paths: list[str], save: Path | None) -> list[Photo]:
     """The photos named, and those in the folders named, in order of name; not those in `save`."""
-    own = save.resolve() if save else None
+    photos, own = [], save.resolve() if save else None
     for path in map(Path, paths):
-        if own in (path.resolve(), path.resolve().parent):
-            raise ValueError(f"--save {save} is where photos are read from; give it another folder")
-        names, left_out = walk(path) if path.is_dir() else ([""], "")
+        if own in (path.resolve(), *path.resolve().parents):
+            raise ValueError(f"--save {save} is where photos are read from; choose another folder")
+        if not path.is_dir():
+            photos.append(Photo(str(path.parent), path.name))
+            continue
+        names, left_out = walk(path)
         if left_out:
             note = f"left out {left_out}, which are not read as photos"
             print(f"{printable(path, 200)}: {note}", file=sys.stderr)
-        yield from (path / name for name in names if own not in (path / name).resolve().parents)
+        for name in names:
+            if own is None or own not in (path / name).resolve().parents:
+                photos.append(Photo(str(path), name))
+    if paths and not photos:
+        raise FileNotFoundError(f"no photo in {', '.join(paths)}; name another folder")
+    return photos
 
 
-def photos_in_batches(
-    args, paths: list[Path], S: int, failed: list[str]
-) -> Iterator[tuple[list[Path], torch.Tensor]]:
-    """Paths and images (B, 3, S, S) in [0, 1]. What cannot be read is named, and is in `failed`."""
-    split = data.Split(paths, np.zeros((len(paths), 0), np.uint8), [], upright=True)
-    photos, keys = data.MultiLabelImages(split, S), [(0, row) for row in range(len(paths))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i in range(0, len(paths), args.batch_size):
-            items = pool.map(photos.__getitem__, keys[i : i + args.batch_size])
-            images, _, rows, errors = collate(list(items))
-            for error in errors:
-                print(f"{error}; skipped", file=sys.stderr)
-            failed += errors
-            if len(rows):
-                yield [paths[row] for row in rows], images.to(args.device).float().div_(255)
-
-
-@torch.inference_mode()
-def label(args, model: Model, about: dict, photos: Iterable) -> None:
-    """Print every photo's labels, highest first, and save its picture if wanted."""
-    model = model.fold().to(args.device)
-    classes, threshold, found = about["classes"], about["threshold"], []
-    if args.where and not maps_exist(model):
-        raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
-    if args.save:
-        pictures.begin(args.save, args.font)
-    for paths, images in photos:
-        maps = activation_maps(model, images).cpu() if args.where else None  # (B, n, h, w)
-        logits = maps.mean((2, 3)) if args.where else model(images).float().cpu()  # (B, n)
-        order = logits.argsort(dim=1, descending=True, stable=True)[:, : args.top]  # (B, n or K)
-        scores = logits.sigmoid()  # (B, n); ranked by logits: sigmoids round into ties
-        for i, path in enumerate(paths):
-            ranked, row = order[i].tolist(), scores[i].tolist()
-            kept = [(classes[j], row[j]) for j in ranked if args.top or row[j] > threshold]
-            found.append(len(kept))
-            items = [{"label": name, "score": round(score, 6)} for name, score in kept]
-            as_json = json.dumps({"photo": str(path), "labels": items})
-            shown = [(name, f"{score:.2f}") for name, score in kept]
-            if not kept:
-                highest = (f"highest: {classes[ranked[0]]}", f"{row[ranked[0]]:.2f}")
-                shown = [("no label above", f"{threshold:g}"), highest]
-            line = ", ".join(f"{printable(name)} {score}" for name, score in shown)
-            print(as_json if args.json else f"{printable(path, 200)}: {line}", flush=True)
+def label(args, predictor: Predictor, photos: list[Photo]) -> int:
+    """Print every photo's labels, and write the table and the pictures that were asked for. Returns
+    the number of photos that could be read."""
+    threshold, count, any_label = predictor.threshold, 0, False
+    header = header_of(predictor.classes, args.columns) if args.csv else []
+    with contextlib.ExitStack() as files:
+        if args.save:
+            folder = files.enter_context(LabelledFolder(args.save, args.font))
+        if args.csv:
+            add_row = files.enter_context(spreadsheet(args.csv, header))
+        for photo in labelled(predictor, photos, args.top, args.where):
+            count, any_label = count + 1, any_label or bool(photo.labels)
+            print(json_of(photo) if args.json else line_of(photo, threshold), flush=True)
+            if args.csv and args.columns:
+                add_row(row_of_scores(str(photo.photo.path), photo.scores))
+            elif args.csv:
+                add_row(row_of(str(photo.photo.path), photo.labels))
             if args.save:
-                seen = ranked[: min(SHOWN, len(kept))] if args.where else []
-                heat = [maps[i, j].numpy() for j in seen]
-                pictures.add(args.save, args.font, path, shown, as_json, heat)
-    if found and not any(found):
-        lower = f"no label is above {threshold:g}; give a lower --threshold, or --top 3"
-        print(lower, file=sys.stderr)
+                folder.add(*photo.photo, captions(photo, threshold), json_of(photo), photo.maps)
+    if args.csv:
+        print(f"{printable(args.csv, 200)}: {count:,} photos", file=sys.stderr)
+    if count and not any_label:
+        advice = "choose a lower --threshold, or --top 3"
+        print(f"no label is above {threshold:g}; {advice}", file=sys.stderr)
+    return count
 
 
 def run(args) -> int:
-    device.check(args.device)
-    model, about = load(args.checkpoint)
+    path, reason = model_file(args.checkpoint)
+    if reason:
+        print(f"{printable(path, 200)}: {reason}", file=sys.stderr)
+    photos = find_photos(args.photos, args.save)
+    predictor = Predictor(path, args.device, args.batch_size)
+    if args.where and not maps_exist(predictor.model):
+        raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
     if args.threshold is not None:
-        about["threshold"] = args.threshold
-    S, failed = about["image_size"], []
-    paths = list(find_photos(args.photos, args.save))
-    if args.photos and not paths:
-        raise FileNotFoundError(f"no photo in {', '.join(args.photos)}; name another folder")
-    photos = photos_in_batches(args, paths, S, failed) if paths else []
+        predictor.threshold = args.threshold
+    if args.precision is not None:
+        point = predictor.operating_point(args.precision)
+        predictor.threshold = point.threshold
+        print(
+            f"at {point.threshold:g}: {100 * point.precision:.0f}% of labels right on val, "
+            f"{100 * point.recall:.0f}% found, {point.labels_per_photo:.1f} a photo",
+            file=sys.stderr,
+        )
     if args.export:
-        drawn = torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
-        images = (images for _, images in photos) if args.photos else [drawn]
-        export.export(args.export, model, about, images)
+        count = export_model(args.export, predictor, photos)
     else:
-        label(args, model, about, photos)
-    return 1 if failed else 0
+        try:
+            count = label(args, predictor, photos)
+        except (KeyboardInterrupt, SystemExit, BrokenPipeError):
+            if args.csv:
+                print(f"stopped; {printable(args.csv, 200)} was not written", file=sys.stderr)
+            raise
+    return 0 if count == len(photos) else 1
+
+
+def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
+    """Write the model for other programs, checked on the photos, or on noise where there are none.
+    Returns the number of photos that could be read."""
+    S, count = predictor.image_size, 0
+
+    def images() -> Iterator[torch.Tensor]:
+        nonlocal count
+        if not photos:
+            yield torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
+        paths = (photo.path for photo in photos)
+        for rows, pixels, errors in photos_in_batches(paths, S, predictor.batch_size):
+            for error in errors:
+                print(f"{error}; skipped", file=sys.stderr)
+            if rows:
+                count += len(rows)
+                yield pixels.float().div_(255)
+
+    checkpoint = predictor.checkpoint | {"threshold": predictor.threshold}
+    export.export(path, predictor.model, checkpoint, images())
+    return count
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    if args.json:
+        sys.stdout.reconfigure(encoding="utf-8")  # JSON's, whatever the terminal's is
     try:
         return signals.code_of(lambda: run(args))
     except KeyboardInterrupt:
         return 130
 
 
+def stop(number: int, frame: object) -> None:
+    """Of a signal: temporary files are removed on the way out."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed; no other file may take its number
+            setattr(sys, name, open(os.devnull, "w"))
     sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has one of them, nohup ignores the other
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, stop)
     sys.exit(main())

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 import data
+from datasets import label_table
 from runtime import reading
 from runtime.reading import ANY, LABEL, PHOTO
 from runtime.terminal import printable
@@ -75,6 +76,10 @@ def read_tags(path: str | Path) -> data.Split:
     both rows.
     """
     rows, classes = reading.read_rows(path), None
+    if label_table.holds_scores(rows):
+        raise ValueError(f"{path} holds scores, no labels; write it without --columns")
+    if rows[0] == label_table.HEADER:
+        return tagged(path, united(label_table.read_row(row) for row in rows[1:]))
     first = next((i for i, cell in enumerate(rows[-1]) if is_photo(cell)), 0)  # pandas' index: no
     rows = [row[first:] for row in rows]
     header, cells = rows[0], {cell.lower() for row in rows[1:] for cell in row[1:]}
@@ -94,11 +99,16 @@ def read_tags(path: str | Path) -> data.Split:
         texts = [(row[0], "\n".join(row[1:])) for row in rows[headed:]]
         separator = next((s for s in ";|" if any(s in text for _, text in texts)), ",")
         lists = [(name, re.split(f"[\n{separator}]", text)) for name, text in texts]
-    shown = {}  # photo -> labels
+    return tagged(path, united(lists), classes)
+
+
+def united(lists: Iterable[tuple[str, list[str]]]) -> dict[str, set[str]]:
+    """Photo -> labels of all its rows."""
+    shown = {}
     for name, labels in lists:
         names = {label.strip() for label in labels} - {""}
         shown.setdefault(relative(name), set()).update(names)
-    return tagged(path, shown, classes)
+    return shown
 
 
 def is_photo(name: str) -> bool:

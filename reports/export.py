@@ -1,11 +1,12 @@
 """A trained model as an .onnx or .pt2 file for other programs: what predict.py --export makes.
 
 The file maps "images" (B, 3, S, S), float32 RGB in [0, 1] with no mean or deviation taken, to
-"scores" (B, n), after the sigmoid, for any B: what a user ranks and compares with a threshold. All
-else is in its metadata, `metadata_props` of ONNX and the extra file metadata.json of .pt2.
+"scores" (B, n), after the sigmoid, for any B: what a user ranks and compares with a threshold.
+Everything else is in its metadata: `metadata_props` of ONNX, the extra file metadata.json of .pt2.
 docs/export.md shows how to read both.
 """
 
+import io
 import json
 import logging
 import math
@@ -26,18 +27,20 @@ TOLERANCE = 1e-4  # on scores [ours]
 
 
 @torch.no_grad()
-def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]) -> None:
-    """Write the deploy form, read it back, hold it against `model` on the photos.
+def export(path: Path, model: Model, checkpoint: dict, photos: Iterable[torch.Tensor]) -> None:
+    """Write a model in its deploy form, read the file back and compare its scores on the photos.
 
-    A file that differs by more than TOLERANCE in a score is an error and is not left behind.
+    `photos` are batches of images (B, 3, S, S) in [0, 1]. A file that differs by more than
+    TOLERANCE in a score is an error and is not left behind.
     """
-    folded, S = model.fold(), about["image_size"]
-    deploy = nn.Sequential(folded.backbone, folded.head, nn.Sigmoid())
+    S = checkpoint["image_size"]
+    deploy = nn.Sequential(model.backbone, model.head, nn.Sigmoid())
     keys = "classes", "image_size", "threshold", "calibration", "backbone"
-    metadata = {key: about[key] for key in keys}  # the calibration is in the scores already
+    metadata = {key: checkpoint[key] for key in keys}  # the calibration is in the scores already
     metadata["images"] = (
-        f"float32 (B, 3, {S}, {S}), RGB in [0, 1]; photos upright by EXIF, squashed by Pillow's "
-        "BILINEAR, which averages what it shrinks (OpenCV's INTER_AREA does, its INTER_LINEAR not)"
+        f"float32 (B, 3, {S}, {S}), RGB in [0, 1]; photos upright by EXIF, laid on white where "
+        "transparent, squashed by Pillow's BILINEAR, which averages where it shrinks (OpenCV's "
+        "INTER_AREA does, its INTER_LINEAR does not)"
     )
     write = write_onnx if path.suffix == ".onnx" else write_pt2
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,12 +48,19 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
         warnings.simplefilter("ignore")  # torch's, about its own inside
         shape = {0: torch.export.Dim("batch")}
         program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
-        compute = write(Path(folder, path.name), program, metadata)
+        try:
+            compute = write(Path(folder, path.name), program, metadata)
+        except OSError as error:
+            raise OSError(
+                f"cannot write {printable(path, 200)} ({error.strerror}); nothing was written"
+            ) from error
         worst, count = 0.0, 0
         for images in photos:
-            for part in (images, images[:1]):  # the batch is dynamic
+            for part in (images, images[:1]):  # batches of several sizes
                 difference = (compute(part) - model(part).sigmoid()).abs().max().item()
-                worst = max(worst, difference if difference == difference else math.inf)
+                if math.isnan(difference):
+                    difference = math.inf
+                worst = max(worst, difference)
             count += len(images)
         if not count:
             raise ValueError("no photo to check the export on could be read; nothing was written")
@@ -60,20 +70,24 @@ def export(path: Path, model: Model, about: dict, photos: Iterable[torch.Tensor]
                 f"most {TOLERANCE:.0e}; nothing was written"
             )
         os.replace(Path(folder, path.name), path)
-    found = f"largest difference from PyTorch's scores {worst:.1e} on {count} images"
-    print(f"{printable(path, 200)}: {len(about['classes'])} labels, {S} px; {found}")
+    print(
+        f"{printable(path, 200)}: {len(checkpoint['classes'])} labels, {S} px; largest difference "
+        f"from PyTorch's scores {worst:.1e} on {count} images"
+    )
 
 
 def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> Callable:
     """Returns the function images -> scores that is read back from the file."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine's files
-    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata)})
+    content = io.BytesIO()  # of a file on a full disk torch would end the process
+    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
+    file.write_bytes(content.getbuffer())
     return torch.export.load(file).module()
 
 
 def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> Callable:
-    """The same, read back by onnxruntime."""
+    """Returns the function images -> scores that onnxruntime reads back from the file."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (torch.onnx needs it)

@@ -2,7 +2,6 @@
 predict.py --save makes and results.jpg, with Pillow's own font."""
 
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
 LABELS = 60  # that are shown of a photo
 TILE = SMALLEST * NARROWEST  # px; of results.jpg
 EXAMPLES, EXAMPLE_LABELS = 24, 12  # photos of results.jpg, labels that are shown of each
-PREDICTIONS = "predictions.jsonl"  # in the folder of --save, and the sign that it is one
 OURS = b"labelled by IML-GCN"  # tells our pictures from others
 JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
 
@@ -127,46 +125,6 @@ def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     place = (column + 0.5) * photo.width / heat.shape[1], (row + 0.5) * photo.height / heat.shape[0]
     ImageDraw.Draw(picture).circle(place, max(sum(photo.size) // 60, 4), outline=RING, width=2)
     return picture
-
-
-def begin(folder: Path, font: str | None) -> None:
-    """Make the folder of --save: new, empty or one of ours, whose old pictures go. So no file of
-    another origin is ever replaced."""
-    others = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    if others and not (folder / PREDICTIONS).is_file():
-        raise ValueError(f"--save {folder} holds other files; give it a folder of its own")
-    try:
-        font_of(SMALLEST, font)
-    except OSError as error:
-        raise ValueError(f"--font {font} is no TrueType font ({error})") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.jpg"):  # of an earlier call, and perhaps of other photos
-        with open(path, "rb") as file:
-            ours = OURS in file.read(4096)
-        if ours:
-            path.unlink()
-    (folder / PREDICTIONS).write_text("")
-
-
-def add(
-    folder: Path, font: str | None, path: Path, labels: list[tuple], line: str, maps: list
-) -> None:
-    """The photo of a path; `line` goes to predictions.jsonl. With maps (h, w) of the first labels
-    it is drawn once more for each of them, to its right."""
-    photo = data.read_photo(path)
-    most = 4096 if maps else 8192  # px; JPEG ends at 65,500
-    photo.thumbnail((most, most))
-    tiles = [labelled(photo, shortened(labels, LABELS), font)]
-    for heat, label in zip(maps, labels, strict=False):
-        tiles.append(labelled(lit(photo, heat), [label], font))
-    stem = re.sub(r"[^\w.() -]", "_", path.stem)[:60]
-    target, number = folder / f"{stem}.jpg", 1
-    while target.exists():
-        number += 1
-        target = folder / f"{stem}-{number}.jpg"
-    grid(tiles, len(tiles)).save(target, **JPEG)
-    with open(folder / PREDICTIONS, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
 
 
 def grid(tiles: list[Image.Image], across: int, gap: int = 0) -> Image.Image:

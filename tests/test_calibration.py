@@ -20,8 +20,8 @@ def drawn(slope, offset, images=20_000):
 
 
 def test_calibration_finds_the_line_that_targets_were_drawn_from():
-    found = calibration.fit(*drawn(2.1, -3.0))
-    assert found == pytest.approx((2.1, -3.0), rel=0.02)
+    line = calibration.fit(*drawn(2.1, -3.0))
+    assert line == pytest.approx((2.1, -3.0), rel=0.02)
 
 
 def test_calibrated_scores_have_the_sums_of_the_targets():
@@ -57,8 +57,8 @@ def test_the_row_of_predict_in_a_table_is_what_predict_does(demo, finished, caps
     lines, _ = predicted(capsys, finished / "gcn-pca.pt", *photos, "--json")
     _, targets = scores_of(finished, "gcn-pca")
     classes = np.load(finished / "scores-gcn-pca.npz")["classes"].tolist()
-    found = [{item["label"] for item in json.loads(line)["labels"]} for line in lines]
-    ours = np.array([[name in labels for name in classes] for labels in found])  # (M, n)
+    labels_of_photo = [{item["label"] for item in json.loads(line)["labels"]} for line in lines]
+    ours = np.array([[name in labels for name in classes] for labels in labels_of_photo])  # (M, n)
     right = (ours & (targets > 0)).sum()
     row = json.loads((finished / "metrics-gcn-pca.json").read_text())["predict"]
     assert row["OP"] == pytest.approx(100 * right / max(ours.sum(), 1))

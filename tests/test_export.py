@@ -84,8 +84,8 @@ def test_an_exported_model_has_the_scores_of_the_checkpoint_and_says_what_it_nee
 def example(uses):
     """The page's example that uses this."""
     examples = re.findall("```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.S)
-    (found,) = [text for text in examples if uses in text]
-    return found
+    (text,) = [text for text in examples if uses in text]
+    return text
 
 
 @pytest.mark.parametrize(("name", "package"), [("model.onnx", "onnxruntime"), ("model.pt2", "")])

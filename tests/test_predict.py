@@ -3,21 +3,28 @@
 Oracles: the model on pixels made by hand; the EXIF standard; pixels of the pictures.
 """
 
+import csv
+import io
 import itertools
 import json
+import math
+import os
 import re
+import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, drawn_photo, predicted, scores_by_hand
+from conftest import LABELS, ROOT, drawn_photo, predicted, scores_by_hand, scores_of
 from PIL import Image
 
 import iml_gcn
 import predict
 from backbones import efficientnet_lite
 from reports import calibration, pictures
+from reports.labelled_folder import LabelledFolder
 from reports.pictures import activation_maps
 from runtime import reading
 
@@ -127,29 +134,87 @@ def test_a_heic_photo_says_what_reads_it(predictor, tmp_path, capsys, monkeypatc
     assert "pip install pillow-heif" in errors
 
 
-def test_saved_pictures_replace_no_file_but_their_own(predictor, tmp_path, capsys):
-    names = ["a/x.png", "b/x.png", "b/X.jpg", "b/x-2.png", "y.png", "deep/x.png"]
+def test_saved_pictures_keep_the_tree_and_replace_no_file_but_their_own(
+    predictor, tmp_path, capsys
+):
+    names = ["a/x.png", "b/x.png", "b/X.jpg", "b/x-2.png", "y.png", "deep/er/x.png"]
     for seed, name in enumerate(names):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         drawn_photo(seed).save(tmp_path / "in" / name)
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.*"))}
     out = tmp_path / "in" / "out"  # inside: what is written is not read the second time
-    argv = [predictor[0], tmp_path / "in"]
+    argv = [predictor[0], tmp_path / "in", tmp_path / "in/b"]  # two folders with an x.png each
+    pictures_of = {  # picture -> photo
+        **{"a/x": "a/x.png", "b/x": "b/x.png", "b/X": "b/X.jpg", "b/x-2": "b/x-2.png"},
+        **{"y": "y.png", "deep/er/x": "deep/er/x.png"},
+        **{"x": "b/x.png", "X": "b/X.jpg", "x-2": "b/x-2.png"},
+    }
     for _ in range(2):
         lines, _ = predicted(capsys, *argv, "--json", "--save", out)
-        assert len(lines) == len(names)
         assert (out / "predictions.jsonl").read_text().splitlines() == lines
-        written = [path.name for path in out.iterdir()]
-        assert len(written) == len(names) + 1
+        written = {path for path in out.rglob("*") if path.is_file()}
+        assert written == {out / "predictions.jsonl", *(out / f"{p}.jpg" for p in pictures_of)}
         assert {path: path.read_bytes() for path in before} == before
-    for line, name in zip(lines, ["x", "X", "x-2", "x-3", "x-4", "y"], strict=True):
-        photo = np.asarray(Image.open(json.loads(line)["photo"]).convert("RGB"), int)
-        picture = np.asarray(Image.open(out / f"{name}.jpg"), int)
+    for picture, name in pictures_of.items():
+        photo = np.asarray(Image.open(tmp_path / "in" / name).convert("RGB"), int)
+        picture = np.asarray(Image.open(out / f"{picture}.jpg"), int)
         assert np.abs(picture[:60, 67:157] - photo[:60]).mean() < 8
-    for photos, folder in [(argv[1], argv[1]), (argv[1], argv[1] / "a"), (out / "x.jpg", out)]:
+    places = [(argv[1], argv[1]), (argv[1], argv[1] / "a"), (out / "x.jpg", out), (out / "b", out)]
+    for photos, folder in places:
         _, errors = predicted(capsys, argv[0], photos, "--save", folder, code=2)
         assert "--save" in errors
     assert {path: path.read_bytes() for path in before} == before
+    predicted(capsys, *argv[:1], tmp_path / "in/a", "--save", out)
+    assert {path.name for path in out.iterdir()} == {"predictions.jsonl", "x.jpg"}
+
+
+def test_saved_pictures_stay_inside_the_folder_whatever_is_there(predictor, tmp_path, capsys):
+    photos, out, elsewhere = tmp_path / "in", tmp_path / "out", tmp_path / "elsewhere"
+    for seed, name in enumerate(["a.PNG", "a.jpg/b.png", "sub/c.png", "d.png"]):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn_photo(seed).save(photos / name)
+    elsewhere.mkdir()
+    predicted(capsys, predictor[0], photos / "d.png", "--save", out)
+    (out / "d.jpg").unlink()
+    (out / "d.jpg").symlink_to(elsewhere / "new.jpg")  # leads nowhere yet
+    (out / "sub").symlink_to(elsewhere)
+    predicted(capsys, predictor[0], photos, "--save", out)
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert written >= {"a.jpg", "a.jpg-2/b.jpg", "sub-2/c.jpg", "d-2.jpg", "predictions.jsonl"}
+    assert not list(elsewhere.iterdir())
+    for text in ("somebody's", None):  # not ours; a link
+        (other := tmp_path / f"other {text}").mkdir()
+        (elsewhere / "list").write_text('{"photo": 1}')
+        if text:
+            (other / "predictions.jsonl").write_text(text)
+        else:
+            (other / "predictions.jsonl").symlink_to(elsewhere / "list")
+        _, errors = predicted(capsys, predictor[0], photos, "--save", other, code=2)
+        assert "holds other files" in errors
+        assert (other / "predictions.jsonl").read_text() == (text or '{"photo": 1}')
+
+
+def test_on_a_full_disk_no_picture_is_left_that_is_cut(predictor, tmp_path, capsys):
+    resource = pytest.importorskip("resource")  # of the system's limit on the size of a file
+    drawn_photo().save(tmp_path / "photo.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        argv = predictor[0], tmp_path / "photo.png", "--save", tmp_path / "out"
+        _, errors = predicted(capsys, *argv, code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"cannot write {tmp_path}/out/photo.jpg" in errors
+    assert not list(tmp_path.glob("out/*.jpg"))
+
+
+def test_two_calls_do_not_write_to_one_folder_of_pictures_at_once(predictor, tmp_path, capsys):
+    drawn_photo().save(tmp_path / "a.png")
+    with LabelledFolder(tmp_path / "out"):
+        argv = predictor[0], tmp_path / "a.png", "--save", tmp_path / "out"
+        _, errors = predicted(capsys, *argv, code=2)
+    assert "in use" in errors
+    predicted(capsys, *argv)
 
 
 def test_a_folder_of_pictures_used_again_has_those_of_the_last_call_and_of_others(
@@ -202,9 +267,9 @@ def test_long_lists_of_labels_are_cut_in_pictures(tmp_path, capsys):
     labels = [(f"label {j}", "0.50") for j in range(500)]
     assert pictures.shortened(labels, 12) == [*labels[:12], ("and 488 more", "")]
     assert pictures.shortened(labels[:12], 12) == labels[:12]
-    pictures.begin(tmp_path / "out", None)
     drawn_photo().save(tmp_path / "a.png")
-    pictures.add(tmp_path / "out", None, tmp_path / "a.png", labels, "{}", [])
+    with LabelledFolder(tmp_path / "out") as folder:
+        folder.add(tmp_path, "a.png", labels, "{}", [])
     with Image.open(tmp_path / "out/a.jpg") as picture:
         assert picture.height < 1500
 
@@ -244,14 +309,266 @@ def test_a_run_ends_with_a_sheet_of_judged_photos(finished):
         assert sheet.width > 3 * pictures.TILE  # 12 photos, 4 a row
 
 
+# --csv
+
+
+def table_of(path):
+    """The cells as Python's csv reads them, after the byte order mark that Excel needs."""
+    content = path.read_bytes()
+    assert content.startswith(b"\xef\xbb\xbf")
+    return list(csv.reader(io.StringIO(content[3:].decode("utf-8"), newline="")))
+
+
+def test_the_table_has_the_labels_or_the_scores_that_are_printed(predictor, tmp_path, capsys):
+    path, model = predictor
+    (tmp_path / "in/sub").mkdir(parents=True)
+    for seed, name in enumerate(["a.png", "sub/b.png"]):
+        drawn_photo(seed).save(tmp_path / "in" / name)
+    (tmp_path / "in/c.png").write_text("no photo")
+    table, argv = tmp_path / "new/t.csv", (path, tmp_path / "in", "--json")
+    for more in (("--threshold", 0.3), ("--threshold", 1), ("--top", 2)):
+        lines, errors = predicted(capsys, *argv, *more, "--csv", table, code=1)
+        assert f"{table}: 2 photos" in errors
+        header, *rows = table_of(table)
+        assert header == ["photo", "labels", "scores"]
+        for row, line in zip(rows, map(json.loads, lines), strict=True):  # c.png is in neither
+            photo, labels, scores = row
+            assert photo == line["photo"]
+            assert labels == "; ".join(item["label"] for item in line["labels"])
+            expected = [f"{item['score']:.6f}" for item in line["labels"]]
+            assert scores == "; ".join(expected)
+    table.unlink()
+    predicted(capsys, *argv, "--columns", "--csv", table, code=1)
+    header, *rows = table_of(table)
+    assert header == ["photo", *LABELS]
+    for seed, row in enumerate(rows):
+        expected = scores_by_hand(model, drawn_photo(seed))
+        assert [float(cell) for cell in row[1:]] == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_table_is_written_whole_and_replaces_none_but_its_like(
+    predictor, tmp_path, capsys, monkeypatch
+):
+    for seed in range(3):
+        drawn_photo(seed).save(tmp_path / f"{seed}.png")
+    table, compute, computed = tmp_path / "t.csv", predict.Predictor.compute, []
+    argv = predictor[0], *sorted(tmp_path.glob("*.png")), "--batch-size", 1, "--csv", table
+
+    def interrupted(self, images, with_maps):
+        assert list(tmp_path.glob("t.csv.*.tmp"))
+        if computed:  # the first photo's row is written
+            raise KeyboardInterrupt
+        computed.append(images)
+        return compute(self, images, with_maps)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for before in (None, b"\xef\xbb\xbfphoto,labels,scores\r\nold.png,,\r\n"):
+        if before:
+            table.write_bytes(before)
+        files = set(tmp_path.iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(predict.Predictor, "compute", interrupted)
+            computed.clear()
+            _, errors = predicted(capsys, *argv, code=130)
+        assert f"{table} was not written" in errors
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            _, errors = predicted(capsys, *argv, code=2)
+        assert f"cannot write {table} (No space left on device)" in errors
+        assert set(tmp_path.iterdir()) == files
+        assert not before or table.read_bytes() == before
+    predicted(capsys, *argv)
+    assert len(table_of(table)) == 4
+    others = [b"photo,labels\r\na.png,cat\r\n", b"photo,labels,scores\n", b"\xff\xd8\xff", b"x"]
+    for content in others:  # by somebody else, or edited
+        table.write_bytes(content)
+        _, errors = predicted(capsys, *argv, code=2)
+        assert "choose another name" in errors
+        assert table.read_bytes() == content
+    assert set(tmp_path.iterdir()) == {*files, table}
+
+
+# --precision
+
+
+def test_precision_takes_the_threshold_that_found_most_with_it(predictor, tmp_path, capsys):
+    drawn_photo().save(tmp_path / "a.png")
+    points = [  # threshold, precision, recall, labels a photo; precision goes up and down
+        [0.1, 0.30, 0.90, 6.0],
+        [0.2, 0.81, 0.70, 3.0],
+        [0.3, 0.78, 0.60, 2.5],
+        [0.4, 0.85, 0.60, 2.2],
+        [0.5, 0.93, 0.40, 1.5],
+        [0.6, 0.90, 0.40, 1.4],
+        [0.7, 0.00, 0.00, 0.0],  # nothing is above it
+    ]
+    model = tmp_path / "model.pt"
+    torch.save(torch.load(predictor[0]) | {"operating_points": points}, model)
+    said = {
+        0.8: "at 0.2: 81% of labels right on val, 70% found, 3.0 a photo",
+        0.82: "at 0.4: 85% of labels right on val, 60% found, 2.2 a photo",
+        0.9: "at 0.5: 93% of labels right on val, 40% found, 1.5 a photo",
+        0: "at 0.1: 30% of labels right on val, 90% found, 6.0 a photo",
+    }
+    for precision, sentence in said.items():
+        lines, errors = predicted(
+            capsys, model, tmp_path / "a.png", "--json", "--precision", precision
+        )
+        assert errors.startswith(sentence + "\n")
+        threshold = re.findall(r"at (\S+):", sentence)
+        expected, _ = predicted(
+            capsys, model, tmp_path / "a.png", "--json", "--threshold", *threshold
+        )
+        assert lines == expected
+    _, errors = predicted(capsys, model, tmp_path / "a.png", "--precision", 0.95, code=2)
+    assert (
+        "no threshold reached a precision of 0.95 on val; the highest was 0.93, at the " in errors
+    )
+    _, errors = predicted(capsys, predictor[0], tmp_path / "a.png", "--precision", 0.5, code=2)
+    assert "does not say which precision" in errors
+
+
+def test_a_trained_model_reaches_on_val_what_precision_promises(demo, finished, capsys):
+    photos = sorted((demo / "val2014").iterdir())
+    _, targets = scores_of(finished, "backbone")
+    classes = np.load(finished / "scores-backbone.npz")["classes"].tolist()
+    argv = finished / "backbone.pt", *photos, "--json", "--precision", 0.4
+    lines, errors = predicted(capsys, *argv)
+    labels = [{item["label"] for item in json.loads(line)["labels"]} for line in lines]
+    predictions = np.array([[name in names for name in classes] for names in labels])  # (M, n)
+    right = (predictions & (targets > 0)).sum()
+    precision, recall = right / predictions.sum(), right / targets.sum()
+    assert precision >= 0.4
+    per_photo = predictions.sum() / len(photos)
+    assert f"{100 * precision:.0f}% of labels right on val, {100 * recall:.0f}% found" in errors
+    assert f"{per_photo:.1f} a photo" in errors
+
+
+# A run's folder in place of a checkpoint
+
+
+def test_of_a_runs_folder_the_model_of_the_verdict_or_the_highest_mAP_is_used(
+    predictor, tmp_path, capsys
+):
+    (run := tmp_path / "run").mkdir()
+    (tmp_path / "photos").mkdir()
+    drawn_photo().save(tmp_path / "photos/a.png")
+    argv = tmp_path / "photos", run  # in either order
+
+    def used(code=0):
+        _, errors = predicted(capsys, *argv, "--top", 1, code=code)
+        return errors
+
+    assert "holds no backbone.pt or gcn-*.pt" in used(code=2)  # and photos/ holds none either
+    shutil.copy(predictor[0], run / "gcn-pca.pt")
+    assert f"{run}/gcn-pca.pt: the only model" in used()
+    for name in ("backbone.pt", "gcn-image.pt", "last-backbone.pt"):
+        shutil.copy(predictor[0], run / name)
+    assert "holds backbone.pt, gcn-image.pt, gcn-pca.pt, and no metrics-*.json" in used(code=2)
+    for name, mAP in {"backbone": None, "gcn-image": 60.5, "gcn-pca": 50.0}.items():
+        (run / f"metrics-{name}.json").write_text(json.dumps({"mAP": mAP}))
+    assert f"{run}/gcn-image.pt: the model of the highest mAP on val, 60.50" in used()
+    for use in ("gcn-random.pt", "../photos/a.png", 5, None):  # not there, or not one of them
+        (run / "verdict.json").write_text(json.dumps({"use": use}))
+        assert "highest mAP" in used()
+    (run / "verdict.json").write_text('{"use": "backbone.pt"}')
+    assert f"{run}/backbone.pt: the model to use, as verdict.json says" in used()
+    (run / "verdict.json").write_text("{")
+    assert "verdict.json is not valid JSON" in used(code=2)
+
+
+# From Python
+
+
+def test_a_predictor_has_the_classifiers_scores_in_the_order_of_the_paths(predictor, tmp_path):
+    path, model = predictor
+    seeds = [4, 1, 3, 0, 2]
+    paths = [tmp_path / f"{seed}.png" for seed in seeds]
+    for seed, photo in zip(seeds, paths, strict=True):
+        drawn_photo(seed).save(photo)
+    label = predict.Predictor(path, device="cpu", batch_size=2)
+    scores = label(paths)
+    expected = [scores_by_hand(model, drawn_photo(seed)) for seed in seeds]
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+    assert (label.classes, label.image_size, label.threshold) == (LABELS, 64, 0.8)
+    assert label([]).shape == (0, len(LABELS))
+    paths[2].write_text("no photo")
+    with pytest.raises(ValueError, match=r"cannot read photo .*3\.png"):
+        label(map(str, paths))
+    some = label(map(str, paths), allow_unreadable=True)
+    assert np.isnan(some).any(1).tolist() == [False, False, True, False, False]
+    np.testing.assert_allclose(np.delete(some, 2, 0), np.delete(scores, 2, 0), atol=1e-6)
+    with pytest.raises(ValueError, match="expected a list of paths"):
+        label(str(paths[0]))
+
+
+def test_a_predictor_reads_no_more_photos_than_it_needs(predictor, tmp_path):
+    drawn_photo().save(tmp_path / "a.png")
+    asked = []
+    endless = (asked.append(row) or tmp_path / "a.png" for row in itertools.count())
+    batches = predict.Predictor(predictor[0], "cpu", batch_size=3).batches(endless)
+    assert [next(batches).rows for _ in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    assert len(asked) == 6
+
+
+# What a process says to others
+
+
+def test_json_is_utf8_whatever_the_terminal_is_and_hides_nothing(predictor, tmp_path):
+    names = [
+        "人 Stühle 🚦.png",
+        "\u202egnp.exe.png",
+        "a\x9b\x7f\u2028.png",
+        b"\xff.png".decode("utf-8", "surrogateescape"),
+    ]
+    for name in names:
+        drawn_photo().save(tmp_path / name)
+    command = [sys.executable, ROOT / "predict.py", predictor[0], *names, "--json", "--top", "5"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    text = done.stdout.decode("utf-8")
+    assert "人 Stühle 🚦.png" in text
+    assert "café" in text
+    assert text.replace("\n", "").isprintable()
+    assert [json.loads(line)["photo"] for line in text.splitlines()] == names
+
+
 BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the message
     ({}, "none.pt photo.png", "no checkpoint at"),
     ({}, "photo.png photo.png", "photo.png is not a checkpoint"),
     ({"classes": LABELS[:-1]}, "model.pt photo.png", "not a model this program wrote"),
     ({"classes": [*range(7)]}, "model.pt photo.png", "classes[0] is 0, expected a text"),
-    ({"image_size": None}, "model.pt photo.png", "image_size is None, expected a whole number"),
-    ({"image_size": 66}, "model.pt photo.png", "multiples of 4"),
-    ({"threshold": "high"}, "model.pt photo.png", "threshold is 'high', expected a number"),
+    *[({"image_size": S}, "model.pt photo.png", "image_size is ") for S in (None, 0, 20_000, 64.0)],
+    *[({"image_size": S}, "model.pt photo.png", "takes no images of ") for S in (1, 66)],
+    *[
+        ({"threshold": p}, "model.pt photo.png", "threshold is ")
+        for p in ("high", -0.1, 1.1, math.nan, None, True, 10**400)
+    ],
+    *[
+        ({"calibration": line}, "model.pt photo.png", "calibration")
+        for line in ([], [1.0], [1.0, 0.0, 0.0], [0.0, 0.0], [-1.0, 0.0], [math.nan, 0.0])
+    ],
+    *[
+        ({"operating_points": points}, "model.pt photo.png", "operating_points")
+        for points in (
+            [[0.5, 1, 1]],
+            [[]],
+            [[0.5, 1.5, 1, 1]],
+            [0.5],
+            [["a"] * 4],
+            [[math.nan] * 4],
+        )
+    ],
+    ({"classes": ["cat"] * 7}, "model.pt photo.png", "label 'cat' is there twice"),
+    ({"classes": [*"a;bcdef"]}, "model.pt photo.png --csv out.csv", "holds a semicolon"),
+    ({}, "model.pt photo.png --columns", "name a file for it: --csv"),
+    ({}, "model.pt photo.png --csv empty", "no file that a table can replace"),
+    ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1"),
+    ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
+    ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),
     ({}, "model.pt empty", "no photo in"),
     ({}, "model.pt", "name photos or folders"),
     ({}, "model.pt photo.png --top 0", "0 is not in 1 .."),
@@ -263,7 +580,6 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt --export out.pt2 --json", "--export writes a model"),
     ({"pool": "max"}, "model.pt photo.png --save out --where", "--where needs a backbone"),
     ({}, "model.pt photo.png --where", "--where draws pictures"),
-    ({"calibration": "x"}, "model.pt photo.png", "calibration is 'x', expected a list"),
     ({}, "model.pt photo.png --save out --font model.pt", "no TrueType font"),
 ]
 
@@ -286,3 +602,33 @@ def test_bad_calls_of_predict_end_with_code_2_and_one_sentence(
     assert re.match(r"([\w.]+: )?error: ", sentence)
     assert words in sentence
     assert not list(tmp_path.glob("out*"))
+
+
+SPOILT = [  # how the weights are changed, words of the message
+    (lambda state: state["head.weight"].fill_(math.nan), "head.weight hold numbers that are not"),
+    (lambda state: state["backbone.conv1.bn.bias"].fill_(math.inf), "are not finite"),
+    (lambda state: state["backbone.conv1.bn.running_var"].fill_(-1), "scores that are not finite"),
+    (lambda state: state["head.weight"].fill_(3e38), "scores that are not finite"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILT)
+def test_weights_that_give_no_scores_are_refused(predictor, tmp_path, capsys, spoil, words):
+    drawn_photo().save(tmp_path / "photo.png")
+    checkpoint = torch.load(predictor[0])
+    spoil(checkpoint["state_dict"])
+    torch.save(checkpoint, tmp_path / "model.pt")
+    _, errors = predicted(capsys, tmp_path / "model.pt", tmp_path / "photo.png", code=2)
+    assert errors.startswith(f"error: {tmp_path}/model.pt")
+    assert words in errors
+
+
+def test_a_gcns_labels_are_as_many_as_its_names(finished, tmp_path, capsys):
+    drawn_photo().save(tmp_path / "photo.png")
+    checkpoint = torch.load(finished / "gcn-pca.pt")
+    for classes in (checkpoint["classes"][1:], [*checkpoint["classes"], "another"]):
+        torch.save(checkpoint | {"classes": classes}, tmp_path / "model.pt")
+        _, errors = predicted(capsys, tmp_path / "model.pt", tmp_path / "photo.png", code=2)
+        assert (
+            f"names {len(classes)} labels, its head scores {len(checkpoint['classes'])}" in errors
+        )

@@ -1,0 +1,51 @@
+"""The table of predict.py --csv: photo, labels, scores. `run.py --labels` reads it again, perhaps
+after somebody has corrected the labels in a spreadsheet.
+
+Other CSVs are read in label_files.py.
+"""
+
+import re
+
+from runtime.spreadsheet import as_cell, from_cell
+from runtime.terminal import printable
+
+HEADER = ["photo", "labels", "scores"]
+SCORE = re.compile(r"[01]\.\d{6}")
+WHOLE = {"0.000000", "1.000000"}  # a table of these alone is one of labels
+
+
+def header_of(classes: list[str], columns: bool) -> list[str]:
+    """The first row; with `columns` it has a cell for each label."""
+    if columns:
+        return ["photo", *map(as_cell, classes)]
+    for name in classes:
+        if ";" in name:
+            raise ValueError(
+                f"the label {printable(name)} holds a semicolon, which separates labels in --csv; "
+                "add --columns"
+            )
+    return HEADER
+
+
+def row_of(photo: str, labels: list[tuple[str, float]]) -> list[str]:
+    """A photo with its labels and their scores."""
+    names = [as_cell(name) for name, _ in labels]
+    scores = [f"{score:.6f}" for _, score in labels]
+    return [as_cell(photo), "; ".join(names), "; ".join(scores)]
+
+
+def row_of_scores(photo: str, scores: list[float]) -> list[str]:
+    """A photo with the scores of all labels."""
+    return [as_cell(photo), *(f"{score:.6f}" for score in scores)]
+
+
+def read_row(row: list[str]) -> tuple[str, list[str]]:
+    """A photo and its labels, of the cells that `row_of` wrote."""
+    photo, labels, _ = row
+    return from_cell(photo), [from_cell(name.strip()) for name in labels.split(";")]
+
+
+def holds_scores(rows: list[list[str]]) -> bool:
+    """Whether the rows below the header are those of `row_of_scores`, which say no labels."""
+    cells = [cell for row in rows[1:] for cell in row[1:]]
+    return not WHOLE.issuperset(cells) and all(SCORE.fullmatch(cell) for cell in cells)

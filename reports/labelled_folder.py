@@ -1,0 +1,163 @@
+"""The folder of predict.py --save: a picture of every photo with its labels, and predictions.jsonl.
+
+Nothing outside the folder is written, and no file in it is replaced that predict.py did not make.
+How a picture is drawn is the affair of pictures.py.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+import data
+from reports.pictures import JPEG, LABELS, OURS, SMALLEST, font_of, grid, labelled, lit, shortened
+from runtime.terminal import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows: two programs that write to one folder are not noticed
+    fcntl = None
+
+PREDICTIONS = "predictions.jsonl"  # also the sign that a folder is one of --save
+FIRST = b'{"photo": '  # of its lines
+
+
+class LabelledFolder:
+    """`with LabelledFolder(path, font) as folder:`, and `folder.add(...)` for every photo.
+
+    The folder is new, empty, or one of an earlier call, whose pictures go first. Everything else
+    in it stays as it is.
+    """
+
+    def __init__(self, path: Path, font: str | None = None):
+        self.path, self.font = path, font
+
+    def __enter__(self) -> "LabelledFolder":
+        path, predictions = self.path, self.path / PREDICTIONS
+        try:
+            font_of(SMALLEST, self.font)
+        except OSError as error:
+            raise ValueError(f"--font {self.font} is no TrueType font ({error})") from error
+        others = any(path.iterdir()) if path.is_dir() else path.exists()
+        if others and not is_list_of_ours(predictions):
+            raise ValueError(
+                f"--save {printable(path, 200)} holds other files; choose a new or empty folder"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        self.predictions = open(predictions, "a", encoding="utf-8")
+        try:
+            self.hold()
+            remove_pictures(path)
+            self.predictions.truncate(0)
+        except BaseException:
+            self.predictions.close()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.predictions.close()
+
+    def hold(self) -> None:
+        """Two calls at once would remove each other's pictures: the second is refused. The system
+        lets go when the file is closed, however the program ends."""
+        try:
+            if fcntl:
+                fcntl.flock(self.predictions, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"--save {printable(self.path, 200)} is in use by another call; wait for its end, "
+                "or choose another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def add(
+        self, root: str, place: str, labels: list[tuple], line: str, maps: list[np.ndarray]
+    ) -> None:
+        """Write the picture of the photo at a place below `root` to its place here, and a line of
+        JSON.
+
+        With maps (h, w) of the first labels the photo is drawn once more for each, to the right.
+        """
+        image = data.read_photo(Path(root, place))
+        most = 4096 if maps else 8192  # px; JPEG ends at 65,500
+        image.thumbnail((most, most))
+        tiles = [labelled(image, shortened(labels, LABELS), self.font)]
+        for heat, label in zip(maps, labels, strict=False):
+            tiles.append(labelled(lit(image, heat), [label], self.font))
+        picture = io.BytesIO()  # Pillow does not notice a disk that takes half of a file
+        grid(tiles, len(tiles)).save(picture, "JPEG", **JPEG)
+        file = self.new_file(PurePosixPath(place))
+        try:
+            with file:
+                file.write(picture.getbuffer())
+            self.predictions.write(line + "\n")
+            self.predictions.flush()
+        except OSError as error:
+            Path(file.name).unlink(missing_ok=True)
+            reason = error.strerror or error
+            raise OSError(
+                f"cannot write {printable(file.name, 200)} ({reason}); the pictures before it are "
+                "whole"
+            ) from error
+
+    def new_file(self, place: PurePosixPath) -> BinaryIO:
+        """A new .jpg file in the folders and of the name of this place; of a name that is there
+        already a numbered one."""
+        folder = self.path
+        for part in place.parent.parts:
+            folder = folder_in(folder, part)
+        for number in itertools.count(1):
+            with contextlib.suppress(FileExistsError):
+                return open(folder / f"{numbered(place.stem, number)}.jpg", "xb")  # through no link
+
+
+def folder_in(folder: Path, name: str) -> Path:
+    """The folder of this name, made if need be; a numbered one where the name is a file's, or a
+    link's, which may lead out of --save."""
+    for number in itertools.count(1):
+        path = folder / numbered(name, number)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        if path.is_dir() and not path.is_symlink():
+            return path
+
+
+def numbered(name: str, number: int) -> str:
+    """The name, short and with `_` for letters that some file systems refuse; from 2 on with a
+    number."""
+    name = re.sub(r"[^\w.() -]|^\.+$", "_", name)[:60]
+    return name if number == 1 else f"{name}-{number}"
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures of an earlier call, and the folders that are empty without them."""
+    lighter = set()  # folders that something was removed from
+    for place, _, names in os.walk(folder, topdown=False):  # follows no links
+        place = Path(place)
+        for path in (place / name for name in names):
+            if is_picture_of_ours(path):
+                path.unlink()
+                lighter.add(place)
+        if place in lighter and place != folder and not any(place.iterdir()):
+            place.rmdir()
+            lighter.add(place.parent)
+
+
+def is_list_of_ours(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(FIRST)) in (b"", FIRST)
+
+
+def is_picture_of_ours(path: Path) -> bool:
+    if path.suffix != ".jpg" or path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return OURS in file.read(4096)

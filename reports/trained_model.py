@@ -1,0 +1,140 @@
+"""A trained model from its file: which file of a run's folder, and whether what it says is sound.
+
+A checkpoint may come from anywhere, so everything that is used of it is checked here. Photos are
+predict.py's affair.
+
+Symbols: n labels, D image feature size, S the side images are squashed to.
+"""
+
+import itertools
+import os
+from pathlib import Path
+
+import torch
+
+from backbones import load_model
+from iml_gcn import Model
+from reports.calibration import Calibrated
+from runtime.reading import ANY, LABEL, Kind, check, check_once, read_json
+from runtime.terminal import printable
+
+THRESHOLD = 0.8  # where a checkpoint has none: ASL's; difference 6
+LARGEST = 8192  # px; a photo of this side takes 0.8 GB [ours]
+
+
+def number(low: float, high: float) -> Kind:
+    def fits(value: object) -> bool:
+        return type(value) in (int, float) and low <= value <= high  # NaN is not
+
+    return Kind(f"a number from {low:g} to {high:g}", fits)
+
+
+SIZE = Kind(f"a whole number from 1 to {LARGEST}", lambda v: type(v) is int and 1 <= v <= LARGEST)
+SCHEMA = {
+    "classes": [LABEL],
+    "image_size": SIZE,
+    "threshold": number(0, 1),
+    "calibration": [number(-1e9, 1e9)],
+    "operating_points": [[number(0, 1e9)]],
+}
+DEFAULTS = {"threshold": THRESHOLD, "calibration": [1.0, 0.0], "operating_points": []}
+
+
+def load(path: Path) -> tuple[Model, dict]:
+    """The model, whose logits are calibrated, and what else its checkpoint says."""
+    model, checkpoint = load_model(path)
+    checkpoint = DEFAULTS | checkpoint
+    check(checkpoint, SCHEMA, path)
+    check_once(checkpoint["classes"], path, "label")
+    check_numbers(path, checkpoint)
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{path}: the weights {printable(name)} hold numbers that are not finite; the file "
+                "is damaged, or training diverged"
+            )
+    check_shapes(path, model, checkpoint)
+    model.head = Calibrated(model.head, *checkpoint["calibration"])
+    unused = "state_dict", "settings"
+    return model, {key: value for key, value in checkpoint.items() if key not in unused}
+
+
+def check_numbers(path: Path, checkpoint: dict) -> None:
+    """What SCHEMA cannot say of calibration and operating points."""
+    calibration = checkpoint["calibration"]
+    if len(calibration) != 2 or calibration[0] <= 0:
+        raise ValueError(
+            f"{path}: calibration is {printable(calibration)}, expected a slope above 0 and an "
+            "offset; the file is damaged"
+        )
+    for i, row in enumerate(checkpoint["operating_points"]):
+        if len(row) != 4 or max(row[:3]) > 1:
+            raise ValueError(
+                f"{path}: operating_points[{i}] is {printable(row)}, expected threshold, precision "
+                "and recall from 0 to 1, and labels per photo; the file is damaged"
+            )
+
+
+def check_shapes(path: Path, model: Model, checkpoint: dict) -> None:
+    """Whether backbone, image size, head and labels fit each other; shapes alone are computed."""
+    S, n = checkpoint["image_size"], len(checkpoint["classes"])
+
+    def shape_of(module: torch.nn.Module, *shape: int) -> tuple[int, ...]:
+        tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+        meta = {name: tensor.to("meta") for name, tensor in tensors}
+        return torch.func.functional_call(module, meta, torch.empty(shape, device="meta")).shape
+
+    try:
+        shape = shape_of(model.head, *shape_of(model.backbone, 2, 3, S, S))
+    except (RuntimeError, ValueError) as error:
+        reason = printable(str(error).split("\n")[0], 200)
+        raise ValueError(f"{path}: its network takes no images of {S} px ({reason})") from error
+    if shape != (2, n):
+        raise ValueError(
+            f"{path} names {n} labels, its head scores {shape[-1]}; the file is damaged, or was "
+            "changed by hand"
+        )
+
+
+def models_in(path: str | Path) -> list[str]:
+    """The file names of the models in a run's folder; none in other folders."""
+    if not os.path.isdir(path):
+        return []
+    files = [*Path(path).glob("backbone.pt"), *Path(path).glob("gcn-*.pt")]
+    return sorted(file.name for file in files)
+
+
+def model_file(path: str | Path) -> tuple[Path, str]:
+    """The checkpoint that a path stands for: itself, or the best model of a run's folder; and why
+    it is that one.
+
+    The best is the one that verdict.json names, else that of the highest mAP on val.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder, ""
+    names = models_in(folder)
+    if not names:
+        raise FileNotFoundError(
+            f"{folder} holds no backbone.pt or gcn-*.pt; pass a model of run.py, or its folder"
+        )
+    if (folder / "verdict.json").is_file():
+        use = read_json(folder / "verdict.json", {...: ANY}).get("use")
+        if use in names:
+            return folder / use, "the model to use, as verdict.json says"
+    if len(names) == 1:
+        return folder / names[0], "the only model of the folder"
+    mAP = {}
+    for name in names:
+        file = folder / f"metrics-{Path(name).stem}.json"
+        if file.is_file():
+            value = read_json(file, {"mAP": ANY})["mAP"]
+            if number(0, 100).fits(value):  # null where no val photo has a label
+                mAP[name] = value
+    if not mAP:
+        raise ValueError(
+            f"{folder} holds {', '.join(names)}, and no metrics-*.json says which is best; pass "
+            "one of them, or run --phase eval first"
+        )
+    best = max(mAP, key=mAP.get)
+    return folder / best, f"the model of the highest mAP on val, {mAP[best]:.2f}"

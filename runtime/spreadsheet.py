@@ -1,0 +1,100 @@
+"""CSV files for spreadsheet programs: UTF-8 with a byte order mark, and no cell is a formula.
+
+A file appears whole or not at all. What the cells mean is not known here.
+"""
+
+import contextlib
+import csv
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from runtime.terminal import printable
+
+# Excel, LibreOffice and Google Sheets compute a cell that begins like this, after blanks too;
+# the wide forms are those of Japanese keyboards (OWASP, "CSV Injection").
+FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
+
+
+def as_cell(name: str) -> str:
+    """A name as a cell shows it: where a formula would begin, an apostrophe stands in front.
+
+    A letter that UTF-8 lacks (half of a surrogate pair) is written as an escape.
+    """
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"'{name}" if FORMULA.match(name) else name
+
+
+def from_cell(cell: str) -> str:
+    """The name that `as_cell` wrote."""
+    if cell.startswith("'") and FORMULA.match(cell):
+        return cell[1:]
+    return cell
+
+
+@contextlib.contextmanager
+def spreadsheet(path: Path, header: list[str]) -> Iterator[Callable[[list[str]], None]]:
+    """Yields a function that adds a row. The file appears when the block ends without an error.
+
+    Rows go to a temporary file beside it, so they take no memory. A file of this name is replaced
+    only if it begins with the same header, as a table of ours does.
+    """
+    path = Path(os.path.realpath(path))  # of a link, the file behind it is replaced
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # no other process's
+    with explained(path):
+        check_replaceable(path, header)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(temporary, "w", encoding="utf-8-sig", newline="")
+    rows = csv.writer(file)
+
+    def add(row: list[str]) -> None:
+        with explained(path):
+            rows.writerow(row)
+
+    try:
+        add(header)
+        yield add
+        with explained(path):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()  # Windows renames no open file
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # a full disk refuses what is left in the buffer
+            file.close()
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, header: list[str]) -> None:
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(
+            f"{printable(path, 200)} is no file that a table can replace; choose another name"
+        )
+    expected = io.StringIO(newline="")
+    csv.writer(expected).writerow(header)
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        start = file.read(len(expected.getvalue()))
+    if start not in ("", expected.getvalue()):
+        columns = printable(", ".join(header))
+        raise ValueError(
+            f"{printable(path, 200)} is there, and is no table of the columns {columns}; choose "
+            "another name, or remove it"
+        )
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an error of the system into a sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if path.is_file():
+            state = "the file that was there is unchanged"
+        else:
+            state = "nothing was written"
+        raise OSError(f"cannot write {printable(path, 200)} ({error.strerror}); {state}") from error
