@@ -44,6 +44,7 @@ from reports.trained_model import THRESHOLD, load, model_file, models_in
 from runtime import options, signals
 from runtime.device import check as check_device
 from runtime.device import choose as choose_device
+from runtime.memory import keep_freed_memory
 from runtime.reading import walk
 from runtime.spreadsheet import spreadsheet
 from runtime.terminal import printable
@@ -400,6 +401,7 @@ def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    keep_freed_memory()
     if args.json:
         sys.stdout.reconfigure(encoding="utf-8")  # JSON's, whatever the terminal's is
     try:
