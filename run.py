@@ -41,7 +41,7 @@ from backbones import (
     load_weights,
 )
 from datasets.catalogue import DATASETS, Splits, load
-from reports import calibration, graph_picture, pictures, table
+from reports import calibration, curves, graph_picture, results, table
 from reports.forecast import seconds_a_photo
 from runtime import checkpoints, device, lean, options, ranks, signals
 from runtime.folder import PHOTOS, START, Folder, lock
@@ -94,24 +94,22 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
-    found, reports = table.models(folder, args.image_size, args.evaluate, args.backbone), {}
-    scored = {}
-    for name, (model, about) in found.items():
-        val = splits.val.of(about.pop("backbone_id", None) == args.frozen)
+    models = table.models(folder, args.image_size, args.evaluate, args.backbone)
+    reports, logits = {}, {}
+    for name, (model, report) in models.items():
+        val = splits.val.of(report.pop("backbone_id", None) == args.frozen)
         model = learner(model, val).to(args.device, memory_format=torch.channels_last)
-        logits, seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
-        about |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}
+        logits[name], seen = logits_of(args, model, loader(args, val), val, f"eval {name}")
+        report |= {"dataset": args.dataset, "unreadable": args.val_photos - len(seen)}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
-        reports[name] = table.save_numbers(folder, name, logits, seen, about, thresholds)
-        scored[name] = logits
-    name = "results-evaluated.md" if args.evaluate else "results.md"
-    dataset = "own" if args.train_json or args.val_json else args.dataset
-    table.save(folder / name, dataset, args.image_size, seen.targets, reports)
-    best = max(reports, key=lambda name: reports[name]["mAP"])
-    if "calibration" in reports[best] and ranks.rank() == 0:
-        scores = calibration.scores(scored[best], *reports[best]["calibration"])
-        path = folder / name.replace(".md", ".jpg")
-        pictures.save_judged(seen, scores, reports[best]["threshold"], path)
+        reports[name] = table.save_numbers(folder, name, logits[name], seen, report, thresholds)
+    if ranks.rank() == 0:
+        dataset = "own" if args.train_json or args.val_json else args.dataset
+        training_photos = splits.train.targets.sum(0)  # (n,)
+        evaluation = results.Evaluation(
+            dataset, args.image_size, seen, logits, reports, training_photos
+        )
+        results.save(evaluation, folder, suffix="-evaluated" if args.evaluate else "")
 
 
 # What the phases are made of
@@ -228,6 +226,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             logits, seen = logits_of(args, final, val_batches, splits.val, f"{name}  val")
             mAP = metrics.mean_average_precision(metrics.average_precision(logits, seen.targets))
         journal.close_epoch(mAP)
+        curves.save_curves(folder.path, final=epoch + 1 == args.epochs)
 
     whole = iml_gcn.Model(whole.backbone, final.head) if args.freeze else final
     slope, offset = calibration.fit(logits, seen.targets)  # of the last epoch; difference 6
