@@ -43,7 +43,7 @@ from backbones import (
 from backbones.features import centred_and_scaled, id_of, part_for, with_features
 from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load
-from reports import calibration, forecast, graph_picture, pictures, table
+from reports import calibration, curves, forecast, graph_picture, results, table
 from runtime import checkpoints, device, lean, ranks, signals
 from runtime.download import size_of
 from runtime.folder import (
@@ -112,23 +112,21 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
     models = table.models(folder, args.image_size, args.evaluate, args.backbone)
-    reports, logits_by_model = {}, {}
+    reports, logits = {}, {}
     for name, (model, report) in models.items():
         part, val = part_for(model, splits.val)
         part = part.to(args.device, memory_format=torch.channels_last)
-        logits, read = logits_of(args, part, loader(args, val), val, f"eval {name}")
+        logits[name], read = logits_of(args, part, loader(args, val), val, f"eval {name}")
         report |= {"dataset": args.dataset, "unreadable": read.unreadable}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
-        reports[name] = table.save_numbers(folder, name, logits, read, report, thresholds)
-        logits_by_model[name] = logits
-    name = "results-evaluated.md" if args.evaluate else "results.md"
-    dataset = "own" if args.train_json or args.val_json else args.dataset
-    table.save(folder / name, dataset, args.image_size, read.targets, reports)
-    best = max(reports, key=lambda name: reports[name]["mAP"])
-    if "calibration" in reports[best] and ranks.rank() == 0:
-        scores = calibration.scores(logits_by_model[best], *reports[best]["calibration"])
-        path = folder / name.replace(".md", ".jpg")
-        pictures.save_judged(read, scores, reports[best]["threshold"], path)
+        reports[name] = table.save_numbers(folder, name, logits[name], read, report, thresholds)
+    if ranks.rank() == 0:
+        dataset = "own" if args.train_json or args.val_json else args.dataset
+        training_photos = splits.train.targets.sum(0)  # (n,)
+        evaluation = results.Evaluation(
+            dataset, args.image_size, read, logits, reports, training_photos
+        )
+        results.save(evaluation, folder, suffix="-evaluated" if args.evaluate else "")
 
 
 # What the phases are made of
@@ -257,6 +255,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
                 metrics.average_precision(val_logits, read.targets)
             )
         journal.close_epoch(mAP)
+        curves.save_curves(folder.path, final=epoch + 1 == args.epochs)
 
     # The last epoch is always measured, also when a run resumes after its last step.
     whole_model = final if part is model else iml_gcn.Model(model.backbone, final.head)

@@ -15,7 +15,8 @@ from typing import BinaryIO
 import numpy as np
 
 import data
-from reports.pictures import JPEG, LABELS, OURS, SMALLEST, font_of, grid, labelled, lit, shortened
+from reports.fonts import font_of
+from reports.pictures import JPEG, LABELS, OURS, SMALLEST, grid, labelled, lit, shortened
 from runtime.terminal import printable
 
 try:

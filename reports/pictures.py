@@ -1,5 +1,5 @@
 """Photos with their labels written beneath, and where in them a label's score comes from: what
-predict.py --save makes and results.jpg, with Pillow's own font."""
+predict.py --save makes, and results.jpg."""
 
 import math
 from pathlib import Path
@@ -11,28 +11,20 @@ from torch import nn
 
 import data
 from iml_gcn import Model
+from reports import fonts
 from runtime import checkpoints
 from runtime.terminal import printable
 
 DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
+HEAD = round(1.2 * SMALLEST)  # px, of captions
 NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
 LABELS = 60  # that are shown of a photo
 TILE = SMALLEST * NARROWEST  # px; of results.jpg
 EXAMPLES, EXAMPLE_LABELS = 24, 12  # photos of results.jpg, labels that are shown of each
 OURS = b"labelled by IML-GCN"  # tells our pictures from others
 JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
-
-
-def ascii_only(text: str) -> str:
-    """Pillow's own font has boxes for all other letters."""
-    return text.encode("ascii", "backslashreplace").decode()
-
-
-def font_of(size: int, path: str | None = None) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, or one of a file."""
-    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
 def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -> Image.Image:
@@ -42,29 +34,64 @@ def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -
     list. The type grows with the photo; a photo narrower than a line of it gets margins.
     """
     size = max(SMALLEST, round(math.sqrt(photo.width * photo.height) / 32))  # px
-    width, gap, line = max(photo.width, NARROWEST * size), size // 2, round(1.4 * size)
-    type_ = font_of(size, font)
-    words, x, y = [], gap, photo.height + gap  # words: place, text, colour
+    width = max(photo.width, NARROWEST * size)
+    words = []
     for name, score, *colour in labels:
-        text, letters = f"{name} {score}" if font else ascii_only(f"{name} {score}"), 80
-        while type_.getlength(printable(text, letters)) > width - 2 * gap and letters > 9:
-            letters -= 1  # of the name's middle
-        text = printable(text, letters)
-        length = type_.getlength(text)
-        if x > gap and x + length > width - gap:
-            x, y = gap, y + line
-        words.append((x, y, text, *(colour or [WHITE])))
-        x += length + 2 * gap
-    picture = Image.new("RGB", (width, y + line + gap), DARK)
+        words.append((name, score, colour[0] if colour else WHITE))
+    beneath = strip(words, width, size, font)
+    picture = Image.new("RGB", (width, photo.height + beneath.height), DARK)
     picture.paste(photo, ((width - photo.width) // 2, 0))
-    draw = ImageDraw.Draw(picture)
-    for x, y, text, colour in words:
-        draw.text((x, y), text, colour, type_)
+    picture.paste(beneath, (0, photo.height))
     return picture
 
 
+def strip(
+    words: list[tuple[str, str, tuple]], width: int, size: int, font: str | None = None
+) -> Image.Image:
+    """Names, each with its score (perhaps "") and colour, in lines of `width` px on a dark ground.
+
+    A name longer than a line loses its middle.
+    """
+    gap, line = size // 2, round(1.4 * size)
+    placed, x, baseline = [], gap, gap + size
+    for name, score, colour in words:
+        ending = f" {score}" if score else ""
+        text, typeface = fitting(name, width - 2 * gap, size, font, ending=ending)
+        length = typeface.getlength(text)
+        if x > gap and x + length > width - gap:
+            x, baseline = gap, baseline + line
+        placed.append(((x, baseline), text, colour, typeface))
+        x += length + 2 * gap
+    picture = Image.new("RGB", (width, baseline + line - size + gap), DARK)
+    draw = ImageDraw.Draw(picture)
+    for place, text, colour, typeface in placed:  # of fonts mixed in a line the baseline is one
+        draw.text(place, text, colour, typeface, anchor="ls")
+    return picture
+
+
+def fitting(
+    text: str,
+    width: float,
+    size: int,
+    font: str | None = None,
+    most: int = 80,
+    ending: str = "",
+) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text with its ending, as it can be drawn in `width` px, and its font.
+
+    The text loses its middle where it has more than `most` letters or is too wide.
+    """
+    text, typeface = fonts.for_text(printable(text, most), size, font)
+    letters = len(text)
+    while letters > 9 and typeface.getlength(printable(text, letters) + ending) > width:
+        letters -= 1
+    return fonts.in_order(printable(text, letters) + ending), typeface
+
+
 def shortened(labels: list[tuple], most: int) -> list[tuple]:
-    return [*labels[:most], (f"and {len(labels) - most} more", "")] if labels[most:] else labels
+    if len(labels) <= most:
+        return labels
+    return [*labels[:most], (f"and {len(labels) - most} more", "")]
 
 
 def judged(
@@ -82,18 +109,45 @@ def judged(
     return labels or [("nothing, rightly", "", RIGHT)]
 
 
-def save_judged(split: data.Split, scores: np.ndarray, threshold: float, path: Path) -> None:
-    """A sheet of EXAMPLES photos, evenly taken from a split with scores (M, n)."""
+def save_judged(
+    split: data.Split,
+    scores: np.ndarray,
+    threshold: float,
+    path: Path,
+    caption: str,
+    font: str | None = None,
+) -> None:
+    """A sheet of EXAMPLES photos, evenly taken from a split with scores (M, n).
+
+    Above them the caption, which says whose labels these are, and what signs and colours mean.
+    """
     tiles = []
     for row in np.unique(np.linspace(0, len(split) - 1, EXAMPLES).astype(int)):
-        photo = data.read_photo(split.paths[row], split.upright)
-        photo.thumbnail((TILE, TILE))
-        about = judged(scores[row], split.targets[row], split.classes, threshold)
-        tiles.append(labelled(photo, shortened(about, EXAMPLE_LABELS)))
+        labels = judged(scores[row], split.targets[row], split.classes, threshold)
+        tiles.append(labelled(thumbnail(split, row), shortened(labels, EXAMPLE_LABELS), font))
+    across = math.ceil(math.sqrt(len(tiles)))  # about as many as down
+    photos = grid(tiles, across, gap=SMALLEST)
+    legend = [("+ right", "", RIGHT), ("x wrong", "", WRONG), ("- missed", "", MISSED)]
+    head = strip([(caption, "", WHITE), *legend], photos.width, HEAD, font)
+    save_sheet([head, photos], path)
+
+
+def thumbnail(split: data.Split, row: int) -> Image.Image:
+    """A photo of a split, at most TILE px wide and high."""
+    photo = data.read_photo(split.paths[row], split.upright)
+    photo.thumbnail((TILE, TILE))
+    return photo
+
+
+def save_sheet(parts: list[Image.Image], path: Path) -> None:
+    """Pictures of one width, one below the other, as a JPEG that is written whole."""
+    sheet = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), DARK)
+    y = 0
+    for part in parts:
+        sheet.paste(part, (0, y))
+        y += part.height
     with checkpoints.replacing(path) as file:
-        across = math.ceil(math.sqrt(len(tiles)))  # about as many as down
-        grid(tiles, across, gap=SMALLEST).save(file, "JPEG", **JPEG)
-    print(f"{len(tiles)} val photos, + right, x wrong, - missed: {path}")
+        sheet.save(file, "JPEG", **JPEG)
 
 
 def maps_exist(model: Model) -> bool:

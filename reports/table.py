@@ -1,5 +1,7 @@
 """Ours beside the paper's: the models of a run, the numbers of each, and the table of all of them.
 
+The table has two forms: the full one in Markdown, and one that fits a terminal of 80 columns.
+
 Symbols: M images in the evaluated split, n labels. Everything is in percent, as in the paper.
 """
 
@@ -12,6 +14,7 @@ import data
 import metrics
 from backbones import fetch_weights, load_model, load_released
 from iml_gcn import Model, count_parameters
+from reports import markdown
 from runtime import checkpoints, ranks
 from runtime.folder import PHOTOS, START, Folder, check_settings
 from runtime.terminal import printable
@@ -23,6 +26,8 @@ MODELS = {  # our models' file names, in the order of the tables
     "gcn-pca": "IML-GCN, F_PCA",
     "gcn-random": "IML-GCN, random nodes",  # ours, a control
 }
+
+UNCALIBRATED = 0.8  # predict.py's threshold for a file that has none: ASL's; difference 6
 
 # The paper's rows that share their parts with ours, from Tables 1 to 3; their commands are in
 # docs/results.md.
@@ -50,38 +55,52 @@ PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
 def models(
     folder: Folder, image_size: int, path: str | None, backbone: str
 ) -> dict[str, tuple[Model, dict]]:
-    """Name -> model and what is told of it: those of a run, or the one of `path`.
+    """Name -> model and the start of its report: those of a run, or the one of `path`.
 
     Rows of one table are of one run: of the same labels, size and training photos, and a GCN of
     the backbone beside it. Else it is a ValueError.
     """
     names = [name for name in MODELS if (folder / f"{name}.pt").is_file()]
-    names = ["evaluated"] if path else names
+    if path:
+        names = ["evaluated"]
     if not names:
         raise FileNotFoundError(f"no model in {folder.path}; run --phase backbone or all first")
-    found, starts, photos = {}, None, None
+    loaded, first_settings, first_backbones = {}, {}, ()
     for name in names:
         file = path or folder / f"{name}.pt"
-        if path and "classes" not in checkpoints.read_checkpoint(fetch_weights(path)):
-            model = load_released(backbone, path, folder.classes)
-            checkpoint = {"classes": folder.classes, "image_size": image_size}
-        else:
-            model, checkpoint = load_model(file, backbone)
-        same = {"image-size": image_size} if "settings" in checkpoint else {}
-        check_settings(file, checkpoint, folder.classes, same, "give that: rows are of one size")
+        model, checkpoint = load(file, folder, image_size, backbone, released=bool(path))
         settings = checkpoint.get("settings") or {}
-        if starts is None:  # the first, phase backbone's: where it began, and where it ended
-            starts = settings.get(START), checkpoint.get("backbone_id")
-            photos = settings.get(PHOTOS)
-        if settings.get(START) not in starts or settings.get(PHOTOS) != photos:
+        if not loaded:  # the first is phase backbone's: where it began, and where it ended
+            first_settings = settings
+            first_backbones = settings.get(START), checkpoint.get("backbone_id")
+        same_photos = settings.get(PHOTOS) == first_settings.get(PHOTOS)
+        if settings.get(START) not in first_backbones or not same_photos:
             raise ValueError(
                 f"{file} and {names[0]}.pt are of different runs: other training photos, "
                 "or another backbone to start from; train one of them again, with --fresh"
             )
-        about = {"label": MODELS.get(name, str(file)), "parameters": count_parameters(model)}
+        report = {"label": MODELS.get(name, str(file)), "parameters": count_parameters(model)}
         keys = "image_size", "epochs", "settings", "backbone_id", "calibration", "threshold"
-        found[name] = model, about | {key: checkpoint[key] for key in keys if key in checkpoint}
-    return found
+        report |= {key: checkpoint[key] for key in keys if key in checkpoint}
+        loaded[name] = model, report
+    return loaded
+
+
+def load(
+    file: str | Path, folder: Folder, image_size: int, backbone: str, released: bool
+) -> tuple[Model, dict]:
+    """A model of ours for these labels and this size, or where it may be a released file of
+    `backbone`; and its checkpoint."""
+    if released and "classes" not in checkpoints.read_checkpoint(fetch_weights(file)):
+        model = load_released(backbone, file, folder.classes)
+        return model, {"classes": folder.classes, "image_size": image_size}
+    model, checkpoint = load_model(file, backbone)
+    expected = {}
+    if "settings" in checkpoint:
+        expected["image-size"] = image_size
+    advice = f"pass --image-size {checkpoint.get('image_size')}, as all rows are of one size"
+    check_settings(file, checkpoint, folder.classes, expected, advice)
+    return model, checkpoint
 
 
 def save_numbers(
@@ -102,13 +121,13 @@ def save_numbers(
         "top3": metrics.precision_recall_f1(logits, targets, top_k=3),
         "AP": dict(zip(split.classes, percent, strict=True)),
     }
-    for t in sorted(set(thresholds)):
-        logit = math.log(t / (1 - t))  # p > t, on the scale of the scores
-        report["thresholds"][f"{t:g}"] = metrics.precision_recall_f1(logits, targets, logit)
+    for p in sorted(set(thresholds)):
+        at = metrics.precision_recall_f1(logits, targets, logit_of(p))
+        report["thresholds"][f"{p:g}"] = at
     if "calibration" in about:  # where predict.py draws the line
-        (slope, offset), p = about["calibration"], about["threshold"]
-        logit = (math.log(p / (1 - p)) - offset) / slope
-        report["predict"] = metrics.precision_recall_f1(logits, targets, logit)
+        slope, offset = about["calibration"]
+        line = (logit_of(about["threshold"]) - offset) / slope
+        report["predict"] = metrics.precision_recall_f1(logits, targets, line)
     if ranks.rank() == 0:
         with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
             classes = np.array(split.classes)
@@ -117,40 +136,93 @@ def save_numbers(
     return report
 
 
-def save(path: Path, dataset: str, image_size: int, targets: np.ndarray, reports: dict) -> None:
-    """Write and print a table: chance, our rows (`reports` by model name), then the paper's."""
-    if ranks.rank():
-        return
+def logit_of(p: float) -> float:
+    """A threshold on probabilities, on the scale of the logits."""
+    return math.log(p / (1 - p))
+
+
+def short_name(report: dict) -> str:
+    """A model's name within a sentence: direct, F_I, F_PCA, or the path of another file."""
+    label = report["label"].removeprefix("IML-GCN, ").removesuffix(" (ASL)")
+    return printable(label, 40)
+
+
+def title(dataset: str, image_size: int, reports: dict) -> str:
+    """What the table is of; photos that could not be read are counted."""
+    images = max(report["images"] for report in reports.values())
+    text = f"{dataset}, {images:,} val images at {image_size} px, percent"
+    unreadable = max(report["unreadable"] for report in reports.values())
+    if unreadable:
+        text += f"; {unreadable:,} more could not be read"
+    return text
+
+
+def full(dataset: str, reports: dict, random_mAP: float) -> str:
+    """The whole table in Markdown: chance, our rows (`reports` by model name), the paper's."""
     columns = [*COLUMNS[:3], "CF1_h", *COLUMNS[3:]]
-    lines = [["model", "parameters", "mAP", "predicted", *columns]]
-    prevalence = targets.mean(0)  # (n,); its mean is the mAP of ranking at random
-    chance = 100 * prevalence[prevalence > 0].mean()
-    lines.append(["chance", "", f"{chance:.2f}", *[""] * 8])
+    rows = [["model", "parameters", "mAP", "predicted", *columns]]
+    rows.append(["chance", "", two_decimals(random_mAP), "", *[""] * len(columns)])
     for report in reports.values():
-        first = [report["label"], f"{report['parameters']:,}", f"{report['mAP']:.2f}"]
-        predictions = {f"p > {t}": v for t, v in report["thresholds"].items()}
-        predictions["top 3"] = report["top3"]
-        if "predict" in report:
-            how = f"predict.py, fitted on its val: {report['threshold']:.2f}"
-            predictions[how] = report["predict"]
-        for how, values in predictions.items():
-            lines.append([*first, how, *(f"{values[c]:.2f}" for c in columns)])
-            first = [""] * len(first)
+        label = markdown.escape(printable(report["label"], 200))
+        first_cells = [label, f"{report['parameters']:,}", two_decimals(report["mAP"])]
+        for predicted, values in all_metrics(report).items():
+            rows.append([*first_cells, predicted, *(two_decimals(values[c]) for c in columns)])
+            first_cells = ["", "", ""]
+    for label, parameters, mAP, values in published(dataset):
+        how = "not stated" if values else ""
+        cells = [str(values.get(column, "")) for column in columns]
+        rows.append([f"paper: {label}", parameters, str(mAP), how, *cells])
+    return markdown.table(rows)
+
+
+def all_metrics(report: dict) -> dict[str, dict]:
+    """What was predicted -> the metrics of it, of a metrics-<model>.json."""
+    rows = {f"p > {threshold}": values for threshold, values in report["thresholds"].items()}
+    rows["top 3"] = report["top3"]
+    if "predict" in report:
+        rows[f"predict.py, fitted on its val: {report['threshold']:.2f}"] = report["predict"]
+    return rows
+
+
+def published(dataset: str) -> list[tuple]:
+    """The paper's rows: label, parameters, mAP, and what it has of COLUMNS by name."""
+    rows = []
     for label, parameters, mAP, *rest in PUBLISHED.get(dataset, []):
-        values = dict(zip(COLUMNS, rest, strict=False))  # Table 3 gives mAP alone
-        how = "not stated" if rest else ""
-        row = [str(values.get(c, "")) for c in columns]
-        lines.append([f"paper: {label}", parameters, str(mAP), how, *row])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    rows = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    title = f"{dataset}, {len(targets):,} val images at {image_size} px, percent"
-    if unreadable := max(report["unreadable"] for report in reports.values()):
-        title += f"; {unreadable:,} more could not be read"
-    best = max(reports.values(), key=lambda report: report["mAP"])
-    ranked = sorted((-ap, name) for name, ap in best["AP"].items() if ap is not None)
-    ends = [f"{printable(name)} {-ap:.0f}" for ap, name in ranked]
-    note = f"{best['label']}, highest AP: {', '.join(ends[:8])}; lowest: {', '.join(ends[-8:])}."
-    text = f"{title}\n\n" + "".join(f"| {row} |\n" for row in rows) + f"\n{note}\n"
-    checkpoints.save_text(path, text)
-    print(f"\n{text}\nwritten to {path}")
+        rows.append((label, parameters, mAP, dict(zip(COLUMNS, rest, strict=False))))
+    return rows
+
+
+def short(dataset: str, reports: dict, random_mAP: float, intervals: dict[str, str]) -> str:
+    """The table for a terminal of 80 columns, at predict.py's threshold.
+
+    `intervals` are texts by model name.
+    """
+    columns = ["CF1", "OP", "OR", "OF1"]
+    rows = [["model", "mAP", "95% interval", "above", *columns]]
+    rows.append(["chance", two_decimals(random_mAP), "", "", *[""] * len(columns)])
+    for name, report in reports.items():
+        threshold, values = predicted_by_default(report)
+        cells = [two_decimals(report["mAP"]), intervals[name], f"{threshold:.2f}"]
+        label = printable(report["label"], 22)
+        rows.append([label, *cells, *(two_decimals(values[column]) for column in columns)])
+    for label, _, mAP, values in published(dataset):
+        cells = [str(values.get(column, "")) for column in columns]
+        rows.append([f"paper: {label}", str(mAP), "", "", *cells])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *cells in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([label.ljust(widths[0]), *numbers]).rstrip())
+    return "\n".join(lines)
+
+
+def predicted_by_default(report: dict) -> tuple[float, dict]:
+    """predict.py's threshold for a model, and the metrics there."""
+    if "predict" in report:
+        return report["threshold"], report["predict"]
+    return UNCALIBRATED, report["thresholds"][f"{UNCALIBRATED:g}"]
+
+
+def two_decimals(number: float) -> str:
+    """Nothing where there is no number: no photo shows a label."""
+    return "" if math.isnan(number) else f"{number:.2f}"

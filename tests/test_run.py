@@ -203,9 +203,11 @@ def test_a_released_file_or_one_of_ours_is_evaluated_as_it_stands(demo, finished
         assert run.main(argv(demo, out, "--evaluate", file)) == 0
         ours, theirs = scores_of(out, "evaluated"), scores_of(finished, "backbone")
         assert np.array_equal(ours[0], theirs[0])
-        assert f"| {file} " in (out / "results-evaluated.md").read_text()
-    names = {"args.json", "lock", "metrics-evaluated.json"}
-    names |= {"results-evaluated.md", "results-evaluated.jpg", "scores-evaluated.npz"}
+        page = (out / "results-evaluated.md").read_text()
+        assert f"| {file} " in page.replace("\\_", "_")  # Markdown's escapes
+    names = {"args.json", "lock", "metrics-evaluated.json", "scores-evaluated.npz"}
+    names |= {"results-evaluated.md", "results-evaluated.jpg", "mistakes-evaluated.jpg"}
+    names |= {"labels-evaluated.csv", "verdict-evaluated.json"}
     assert {path.name for path in out.iterdir()} == names
 
 

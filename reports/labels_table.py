@@ -1,0 +1,130 @@
+"""labels.csv: how well each model of a run knows each label, those that need work first.
+
+All numbers are of val photos and predict.py's threshold; percent where they are shares.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from runtime.spreadsheet import as_cell, spreadsheet
+from runtime.terminal import printable
+
+HEADER = [
+    "label",
+    "model",
+    "training photos",
+    "val photos",
+    "AP",
+    "precision",
+    "recall",
+    "F1",
+    "most often predicted instead",  # `predicted_instead`
+    "in photos",
+]
+FEW = 5  # training photos of a label
+ENDS = 5  # labels that are named at either end of a list
+
+
+def predicted_instead(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each label the one it is most often mistaken for, (n,), and in how many photos, (n,).
+
+    Of the photos that show a label and where it is not predicted: the label that is predicted
+    without being there in most of them; of equal ones the first. 0 photos where there is none.
+    `predicted` and `targets` are (M, n) of bool.
+    """
+    missed, wrong = targets & ~predicted, predicted & ~targets  # (M, n)
+    photos = missed.T.astype(float) @ wrong.astype(float)  # (n, n), row missed, column wrong
+    return photos.argmax(1), photos.max(1).astype(int)
+
+
+def rows_of_model(
+    model: str,
+    classes: list[str],
+    training_photos: np.ndarray,
+    targets: np.ndarray,
+    predicted: np.ndarray,
+    ap: list[float | None],
+) -> list[list]:
+    """A row per label for HEADER. None where there is nothing to divide by.
+
+    `training_photos` (n,) shows how many have each label; `targets` and `predicted` are (M, n).
+    """
+    targets = targets > 0
+    right = (predicted & targets).sum(0)  # (n,)
+    predictions, positives = predicted.sum(0), targets.sum(0)  # (n,), (n,)
+    instead, photos = predicted_instead(predicted, targets)
+    rows = []
+    for j, name in enumerate(classes):
+        precision = percent(right[j], predictions[j])
+        recall = percent(right[j], positives[j])
+        F1 = percent(2 * right[j], predictions[j] + positives[j]) if positives[j] else None
+        mistaken = [classes[instead[j]], int(photos[j])] if photos[j] else [None, None]
+        counts = [int(training_photos[j]), int(positives[j])]
+        label_ap = None if ap[j] is None else round(ap[j], 2)
+        rows.append([name, model, *counts, label_ap, precision, recall, F1, *mistaken])
+    return rows
+
+
+def save(path: Path, rows: list[list]) -> None:
+    """Write the table; None is an empty cell."""
+    with spreadsheet(path, HEADER) as add:
+        for row in rows:
+            add([in_a_cell(value) for value in row])
+
+
+def in_a_cell(value: str | float | None) -> str:
+    """Names cannot become formulas; numbers stay numbers, with their signs."""
+    if value is None:
+        return ""
+    return as_cell(value) if isinstance(value, str) else str(value)
+
+
+def percent(part: int, whole: int) -> float | None:
+    return round(100 * float(part) / float(whole), 2) if whole else None
+
+
+def what_needs_work_first(rows: list[list], model: str) -> list[list]:
+    """Rows of all models by label: the lowest AP of `model` first, before it labels without one.
+
+    Of equal AP the one with fewer training photos is first. The rows of a label stay together.
+    """
+    place = {}
+    for name, row_model, training_photos, _, ap, *_ in rows:
+        if row_model == model:
+            place[name] = (-1.0 if ap is None else ap, training_photos, name)
+    return sorted(rows, key=lambda row: place[row[0]])  # the order of models stays
+
+
+def to_collect(classes: list[str], training_photos: np.ndarray) -> str:
+    """The advice to collect photos of rare labels; empty where there is none."""
+    rarest_first = np.argsort(training_photos, kind="stable")
+    rare = [j for j in rarest_first if training_photos[j] < FEW]
+    if not rare:
+        return ""
+    names = [f"{printable(classes[j], 40)} {training_photos[j]}" for j in rare[:ENDS]]
+    if len(rare) > ENDS:
+        names.append("...")
+    have = "label has" if len(rare) == 1 else "labels have"
+    which = "this" if len(rare) == 1 else "these"
+    return (
+        f"{len(rare)} {have} fewer than {FEW} training photos "
+        f"({', '.join(names)}): collect {which} first"
+    )
+
+
+def best_and_worst(rows: list[list]) -> list[str]:
+    """The labels of the highest and of the lowest AP in one model's rows, with their val photos.
+
+    All of them in one list where they are few; nothing where no label has an AP.
+    """
+    known = [(-row[4], row[0], row[3]) for row in rows if row[4] is not None]
+    in_words = [f"{printable(name, 40)} {-ap:.0f} ({count:,})" for ap, name, count in sorted(known)]
+    if not in_words:
+        return []
+    if len(in_words) <= 2 * ENDS:
+        return [f"AP: {', '.join(in_words)}"]
+    return [
+        f"highest AP: {', '.join(in_words[:ENDS])}",
+        f"lowest AP: {', '.join(in_words[-ENDS:])}",
+    ]

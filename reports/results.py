@@ -1,0 +1,180 @@
+"""What phase eval leaves for people: a page, a verdict, a spreadsheet of labels, and pictures.
+
+The numbers it starts from are in metrics-<model>.json and scores-<model>.npz (`reports.table`).
+
+Symbols: M val photos, n labels.
+"""
+
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+
+import data
+from reports import (
+    calibration,
+    labels_table,
+    ladder,
+    markdown,
+    mistakes,
+    pictures,
+    table,
+    verdict,
+)
+from runtime import checkpoints
+from runtime.folder import Folder
+from runtime.terminal import printable
+
+COLUMNS = 80  # of a terminal
+WRITTEN = [
+    ("results", "md"),
+    ("verdict", "json"),
+    ("labels", "csv"),
+    ("results", "jpg"),
+    ("mistakes", "jpg"),
+]
+
+
+@dataclass
+class Evaluation:
+    """Models of a run on its val photos: by name their logits (M, n) and their metrics, the
+    simplest model first; and how many training photos show each label, (n,)."""
+
+    dataset: str
+    image_size: int
+    split: data.Split
+    logits: dict[str, np.ndarray]
+    reports: dict[str, dict]
+    training_photos: np.ndarray
+
+    def file(self, name: str) -> str:
+        """What a person names a model by: its file in --out, or the path of --evaluate."""
+        return f"{name}.pt" if name in table.MODELS else self.reports[name]["label"]
+
+    def name(self, name: str) -> str:
+        """What a sentence calls a model."""
+        return table.short_name(self.reports[name])
+
+    def calibrated(self, name: str) -> np.ndarray:
+        """Logits (M, n) as predict.py has them."""
+        slope, offset = self.reports[name].get("calibration", (1.0, 0.0))
+        return slope * self.logits[name] + offset
+
+    def threshold(self, name: str) -> float:
+        """predict.py's, a calibrated score."""
+        return table.predicted_by_default(self.reports[name])[0]
+
+    def predicted(self, name: str) -> np.ndarray:
+        """What predict.py shows of each photo, (M, n) of bool."""
+        return self.calibrated(name) > table.logit_of(self.threshold(name))
+
+
+def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | None = None) -> None:
+    """Write all files, their names followed by `suffix`, and print what fits a terminal.
+
+    `font` is a TrueType font for the pictures. Only one rank calls this.
+    """
+    judgement = judge(evaluation)
+    best = next(name for name in evaluation.logits if evaluation.file(name) == judgement["use"])
+    rows = label_rows(evaluation, best)
+    checkpoints.save_json(folder / f"verdict{suffix}.json", judgement)
+    labels_table.save(folder / f"labels{suffix}.csv", rows)
+    paragraphs = findings(evaluation, judgement, best, rows)
+    page = full_page(evaluation, judgement, paragraphs)
+    checkpoints.save_text(folder / f"results{suffix}.md", page)
+    print(for_terminal(evaluation, judgement, paragraphs))
+
+    split, threshold = evaluation.split, evaluation.threshold(best)
+    scores = calibration.scores(evaluation.calibrated(best), slope=1.0, offset=0.0)  # (M, n)
+    model = evaluation.name(best)
+    mAP = verdict.in_words(judgement["models"][judgement["use"]]["mAP"])
+    caption = f"{model}, mAP {mAP} on {len(split):,} val photos; labels above {threshold:.2f}"
+    path = folder / f"results{suffix}.jpg"
+    pictures.save_judged(split, scores, threshold, path, caption, font)
+    mistakes.save(split, scores, threshold, folder / f"mistakes{suffix}.jpg", model, font)
+    files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
+    print(wrapped(f"written to {printable(folder.path, 200)}: {', '.join(files)}"))
+
+
+def judge(evaluation: Evaluation) -> dict:
+    """What verdict.json holds."""
+    logits, names = {}, {}
+    for name in evaluation.logits:
+        logits[evaluation.file(name)] = evaluation.logits[name]
+        names[evaluation.file(name)] = evaluation.name(name)
+    split = evaluation.split
+    return verdict.judge(split.targets, logits, names, split.classes)
+
+
+def label_rows(evaluation: Evaluation, best: str) -> list[list]:
+    """The rows of labels.csv, sorted by the model that the verdict names."""
+    rows, split = [], evaluation.split
+    for name, report in evaluation.reports.items():
+        rows += labels_table.rows_of_model(
+            evaluation.file(name),
+            split.classes,
+            evaluation.training_photos,
+            split.targets,
+            evaluation.predicted(name),
+            [report["AP"][label] for label in split.classes],
+        )
+    return labels_table.what_needs_work_first(rows, evaluation.file(best))
+
+
+def findings(
+    evaluation: Evaluation, judgement: dict, best: str, rows: list[list]
+) -> list[tuple[str, list[str]]]:
+    """Sentences in plain text, each with its points: verdict, warnings, thresholds, labels."""
+    model, threshold = evaluation.name(best), evaluation.threshold(best)
+    paragraphs = [(judgement["sentence"], [])]
+    if judgement["warnings"]:
+        paragraphs.append(("Before you rely on these numbers:", judgement["warnings"]))
+    rungs = ladder.rungs(evaluation.calibrated(best), evaluation.split.targets, threshold)
+    if rungs:
+        points = [ladder.in_words(rung, threshold) for rung in rungs]
+        paragraphs.append(
+            (f"Thresholds of {model} on these photos (predict.py --threshold):", points)
+        )
+    own_rows = [row for row in rows if row[1] == evaluation.file(best)]
+    points = labels_table.best_and_worst(own_rows)
+    if points:
+        paragraphs.append((f"Labels of {model}, with their val photos:", points))
+    advice = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
+    if advice:
+        paragraphs.append((advice, []))
+    return paragraphs
+
+
+def title(evaluation: Evaluation) -> str:
+    return table.title(evaluation.dataset, evaluation.image_size, evaluation.reports)
+
+
+def full_page(evaluation: Evaluation, judgement: dict, paragraphs: list) -> str:
+    """results.md."""
+    rows = table.full(evaluation.dataset, evaluation.reports, judgement["chance"])
+    parts = [f"{title(evaluation)}\n", rows]
+    parts += [markdown.paragraph(sentence, points) for sentence, points in paragraphs]
+    return "\n".join(parts)
+
+
+def for_terminal(evaluation: Evaluation, judgement: dict, paragraphs: list) -> str:
+    """The same with the short table, in lines that fit a terminal."""
+    intervals = {}
+    for name in evaluation.reports:
+        intervals[name] = verdict.interval_in_words(judgement["models"][evaluation.file(name)])
+    rows = table.short(evaluation.dataset, evaluation.reports, judgement["chance"], intervals)
+    parts = ["", title(evaluation), "", rows, ""]
+    for sentence, points in paragraphs:
+        parts += [wrapped(sentence), *(wrapped(point, "  ") for point in points), ""]
+    return "\n".join(parts)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """Text in lines that fit a terminal; those after the first are indented."""
+    return textwrap.fill(
+        text,
+        COLUMNS - 1,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,194 @@
+"""What phase eval leaves for people: labels.csv, results.md, the ladder, mistakes.jpg.
+
+Oracles: photos and labels worked out by hand; Python's csv reader; a reader of Markdown in ten
+lines; the width of a terminal.
+"""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import drawn_photo
+from PIL import Image
+
+import data
+from reports import labels_table, ladder, markdown, mistakes, results, table
+from runtime.folder import Folder
+
+# Five photos, three labels, above a half: cat is missed twice and a dog is seen in its place both
+# times, a cow once; dog is right once of three times; nobody shows a cow.
+CLASSES = ["cat", "dog", "cow"]
+TARGETS = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], np.uint8)
+SCORES = np.array(
+    [[0.4, 0.9, 0.8], [0.2, 0.7, 0.035], [0.9, 0.6, 0.2], [0.035, 0.3, 0.035], [0.035, 0.2, 0.035]]
+)
+
+
+def logits_of(scores):
+    return np.log(scores / (1 - scores))
+
+
+def test_a_label_is_mistaken_for_what_is_wrongly_seen_where_it_is_missed():
+    labels, photos = labels_table.predicted_instead(SCORES > 0.5, TARGETS > 0)
+    assert (labels[0], photos.tolist()) == (1, [2, 0, 0])
+
+
+def test_rows_of_labels_by_hand():
+    ap = [70.0, 60.0, None]
+    training = np.array([9, 3, 0])
+    rows = labels_table.rows_of_model("a.pt", CLASSES, training, TARGETS, SCORES > 0.5, ap)
+    assert rows == [  # precision, recall, F1: cat 1 of 1, 1 of 3; dog 1 of 3, 1 of 2; cow 0 of 1
+        ["cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2],
+        ["dog", "a.pt", 3, 2, 60.0, 33.33, 50.0, 40.0, None, None],
+        ["cow", "a.pt", 0, 0, None, 0.0, None, None, None, None],
+    ]
+    other = [[name, "b.pt", *rest] for name, _, *rest in rows]
+    ordered = labels_table.what_needs_work_first([*rows, *other], "a.pt")
+    names = [(name, model) for name, model, *_ in ordered]
+    assert names == [(name, model) for name in ("cow", "dog", "cat") for model in ("a.pt", "b.pt")]
+
+
+def test_labels_with_few_training_photos_are_to_be_collected_first():
+    assert labels_table.to_collect(CLASSES, np.array([5, 4, 0])) == (
+        "2 labels have fewer than 5 training photos (cow 0, dog 4): collect these first"
+    )
+    assert labels_table.to_collect(CLASSES, np.array([5, 5, 5])) == ""
+
+
+def test_the_ladder_has_the_lowest_threshold_of_each_precision():
+    # Above 0.04 are 10 labels, 2 a photo, and all 5 that are right: the first threshold with 50%.
+    # 70% and 90% are not reached: of the highest two, 0.9, one is right. Above 0.5 are cat, dog,
+    # dog, dog and cow, of which cat and the dog of photo 2 are right.
+    rungs = ladder.rungs(logits_of(SCORES), TARGETS, 0.5)
+    assert [rung[0] for rung in rungs] == pytest.approx([0.04, 0.5])
+    assert rungs[0][1:] == pytest.approx((5 / 10, 5 / 5, 10 / 5))
+    assert rungs[1][1:] == pytest.approx((2 / 5, 2 / 5, 5 / 5))
+    assert ladder.in_words(rungs[0], 0.5) == "at 0.04: 50% of labels right, 100% found, 2.0 a photo"
+    assert ladder.in_words(rungs[1], 0.5).endswith("1.0 a photo (predict.py's own)")
+    assert ladder.rungs(logits_of(SCORES), TARGETS * 0, 0.5) == []
+
+
+HOSTILE = ["=1+1", "+a", "-b", "@c", "\td", " =e", "＝f", 'g"h', "i,j;k", "l\nm", "\ud800", "人 é"]
+
+
+def test_a_spreadsheet_reads_every_label_and_computes_none(tmp_path):
+    path = tmp_path / "labels.csv"
+    labels_table.save(path, [[name, -1.5] for name in [*HOSTILE, None]])
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == labels_table.HEADER
+    assert all(number == "-1.5" for _, number in rows)  # numbers are no formulas
+    for name, (cell, _) in zip(HOSTILE, rows, strict=False):
+        if name == "\ud800":  # half a letter: nothing can store it
+            name = "\\ud800"
+        assert cell.removeprefix("'") == name
+        assert cell.strip()[0] not in "=+-@＝"
+    assert rows[-1][0] == ""
+
+
+def unescaped(text):
+    """What Markdown shows of a text of one line that has no markup (CommonMark 2.4 and 2.5)."""
+    text = re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text)
+    for entity, letter in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
+        text = text.replace(entity, letter)
+    return text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a|b", "`x`", "<script>", "[x](http://evil.com)", "a*b*c", "__init__", "~~no~~", "$a$ &amp;"],
+)
+def test_names_are_shown_by_markdown_as_they_are(name):
+    escaped = markdown.escape(name)
+    assert unescaped(escaped) == name
+    bare = re.sub(r"\\.", "", escaped)  # what is not escaped is no markup
+    assert not re.search(r"[|`<>*_~$\[\]]|://", bare)
+
+
+def test_addresses_become_no_links():
+    for address in ("http://a.b", "HTTPS://a.b", "www.a.b", "me@a.b"):
+        assert not re.search(r"(?i)https?:|www\.|\w@", markdown.escape(address))
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    """Of two models on twelve photos and the hostile labels, named by a long path."""
+    generator = np.random.default_rng(0)
+    names = [name for name in HOSTILE if name != "l\nm"]
+    names += ["x" * 90, "a|b`c`<script>", "[x](y)", "שלום"]
+    photos = [tmp_path / f"{i}.png" for i in range(12)]
+    for i, path in enumerate(photos):
+        drawn_photo(i).save(path)
+    targets = (generator.random((12, len(names))) < 0.4).astype(np.uint8)
+    split = data.Split([str(path) for path in photos], targets, names)
+    about = {"parameters": 10**9, "dataset": "own", "unreadable": 1}
+    logits, reports = {}, {}
+    folder = Folder(tmp_path, names)
+    for name, label in (("backbone", "direct (ASL)"), ("evaluated", f"{tmp_path}/{'y' * 120}_.pt")):
+        logits[name] = generator.standard_normal(targets.shape).astype(np.float32)
+        reports[name] = table.save_numbers(
+            folder,
+            name,
+            logits[name],
+            split,
+            about | {"label": label, "calibration": [2.0, -1.0], "threshold": 0.37},
+            [0.5, 0.8],
+        )
+    return results.Evaluation("coco", 64, split, logits, reports, np.arange(len(names)))
+
+
+def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
+    evaluation, tmp_path, capsys
+):
+    results.save(evaluation, Folder(tmp_path, evaluation.split.classes))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    page = (tmp_path / "results.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert "<" not in page
+    for column in ("parameters", "CP", "CF1\\_h", "86.6"):
+        assert column.replace("\\", "") in page.replace("\\", "")
+    judgement = json.loads((tmp_path / "verdict.json").read_text())
+    assert judgement["use"] == "backbone.pt"
+    assert judgement["sentence"] in unescaped(page)
+    with open(tmp_path / "labels.csv", encoding="utf-8-sig", newline="") as file:
+        _, *labels = csv.reader(file)
+    assert len(labels) == 2 * len(evaluation.split.classes)
+
+
+def test_numbers_of_labels_csv_are_those_of_predicts_row(evaluation, tmp_path):
+    rows = results.label_rows(evaluation, "backbone")
+    own = [row for row in rows if row[1] == "backbone.pt"]
+    recalls = [row[6] for row in own if row[6] is not None]
+    assert np.mean(recalls) == pytest.approx(
+        evaluation.reports["backbone"]["predict"]["CR"], abs=0.01
+    )
+
+
+def test_the_worst_mistakes_name_a_photo_once_and_a_label_as_rarely_as_can_be(monkeypatch):
+    wrong = mistakes.most_confident_wrong(SCORES, TARGETS, 0.5)
+    # Wrong are dog 0.9 and cow 0.8 of photo 0, dog 0.7 of photo 1.
+    assert wrong == [(0, 1), (1, 1)]
+    missed = mistakes.most_painful_missed(SCORES, TARGETS, 0.5)
+    assert missed == [(1, 0), (3, 1), (0, 0)]  # cat 0.2, dog 0.3, cat 0.4
+    monkeypatch.setattr(mistakes, "EACH", 2)  # two labels have mistakes, so each is named once
+    assert mistakes.most_confident_wrong(SCORES, TARGETS, 0.5) == [(0, 1)]
+    assert mistakes.most_painful_missed(SCORES, TARGETS, 0.5) == [(1, 0), (3, 1)]
+
+
+def test_a_sheet_of_mistakes_shows_the_photos_that_are_wrong(tmp_path):
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
+    paths = [str(tmp_path / f"{i}.png") for i in range(5)]
+    for path, colour in zip(paths, colours, strict=True):
+        Image.new("RGB", (90, 60), colour).save(path)
+    split = data.Split(paths, TARGETS, CLASSES)
+    mistakes.save(split, SCORES, 0.5, tmp_path / "mistakes.jpg", "direct")
+    sheet = np.asarray(Image.open(tmp_path / "mistakes.jpg"), int)
+    there = [bool((np.abs(sheet - colour).max(2) < 9).sum() > 2000) for colour in colours]
+    assert there == [True, True, False, True, False]
+    mistakes.save(split, TARGETS * 0.9, 0.5, tmp_path / "none.jpg", "direct")
+    assert Image.open(tmp_path / "none.jpg").height < 150  # two captions
