@@ -18,6 +18,7 @@ Symbols: B images in a batch, M images in a split, n labels, D image feature siz
 """
 
 import argparse
+import contextlib
 import copy
 import math
 import os
@@ -43,7 +44,7 @@ from backbones import (
 from backbones.features import centred_and_scaled, id_of, part_for, with_features
 from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load
-from reports import calibration, curves, forecast, graph_picture, results, table
+from reports import calibration, curves, fonts, forecast, graph_picture, results, table
 from runtime import checkpoints, device, lean, ranks, signals
 from runtime.download import size_of
 from runtime.folder import (
@@ -126,7 +127,8 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         evaluation = results.Evaluation(
             dataset, args.image_size, read, logits, reports, training_photos
         )
-        results.save(evaluation, folder, suffix="-evaluated" if args.evaluate else "")
+        suffix = "-evaluated" if args.evaluate else ""
+        results.save(evaluation, folder, suffix, args.font)
 
 
 # What the phases are made of
@@ -255,7 +257,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
                 metrics.average_precision(val_logits, read.targets)
             )
         journal.close_epoch(mAP)
-        curves.save_curves(folder.path, final=epoch + 1 == args.epochs)
+        curves.save_curves(folder.path, final=epoch + 1 == args.epochs, font=args.font)
 
     # The last epoch is always measured, also when a run resumes after its last step.
     whole_model = final if part is model else iml_gcn.Model(model.backbone, final.head)
@@ -407,28 +409,40 @@ def run(args) -> None:
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":
         torch.set_num_threads(1)  # with two and the loaders an epoch takes 5.6 s, not 3.6
+    talkative = contextlib.nullcontext()
+    quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if args.quiet else talkative
     with lock(args.out):
-        print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
-        with ranks.in_turn():
-            check_beforehand(args)
-        set_old_files_aside(args)
-        splits = load_data(args)
-        args = with_batch_size(args, splits.train)
-        graph = label_graph(args, splits.train)
-        graph_picture.describe(graph[2], args.tau, args.adjacency)
-        check_nodes(args, splits.train)
-        folder = Folder(args.out, splits.train.classes)
-        if ranks.rank() == 0:
-            checkpoints.save_json(args.out / "args.json", vars(args))
-            if args.phase != ["eval"]:
-                graph_picture.save(folder / "graph.png", graph, splits.train.classes, args.tau)
-        foretell(args, splits, folder)
-        if args.freeze and not args.evaluate:
-            splits = frozen(args, splits, folder)
+        with quiet:
+            args, splits, folder = prepared(args)
         for name in args.phase:
             signals.stop_if_asked(f"front of phase {name}")
-            PHASES[name](args, splits, folder)
+            with talkative if name == "eval" else quiet:
+                PHASES[name](args, splits, folder)
     ranks.end()
+
+
+def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
+    """Everything that comes before the first phase: checks, photos and labels, the forecast."""
+    print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
+    with ranks.in_turn():
+        check_beforehand(args)
+    splits = load_data(args)
+    args = with_batch_size(args, splits.train)
+    graph = label_graph(args, splits.train)
+    graph_picture.describe(graph[2], args.tau, args.adjacency)
+    check_nodes(args, splits.train)
+    folder = Folder(args.out, splits.train.classes)
+    if ranks.rank() == 0:
+        set_old_files_aside(args)
+        checkpoints.save_json(args.out / "args.json", vars(args))
+        if args.phase != ["eval"]:
+            path, classes = folder / "graph.png", splits.train.classes
+            graph_picture.save(path, graph, classes, args.tau, args.font)
+    ranks.wait()  # for the files that were set aside
+    foretell(args, splits, folder)
+    if args.freeze and not args.evaluate:
+        splits = frozen(args, splits, folder)
+    return args, splits, folder
 
 
 def on_device(args) -> argparse.Namespace:
@@ -452,7 +466,8 @@ def with_batch_size(args, split: data.Split) -> argparse.Namespace:
 
 def check_beforehand(args) -> None:
     """What can be known before a photo is fetched or a label is read, and would otherwise end the
-    run hours later: image size, weights, word vectors, room on the disks."""
+    run hours later: image size, font, weights, word vectors, room on the disks."""
+    fonts.check(args.font)
     with torch.device("meta"):  # the backbone itself knows which sizes it takes
         backbone = build(args.backbone, args.pool).eval()
         backbone(torch.zeros(1, 3, args.image_size, args.image_size))
@@ -479,8 +494,6 @@ def check_beforehand(args) -> None:
 
 def set_old_files_aside(args) -> None:
     """--fresh: what this run will make again is moved away before anything is made."""
-    if ranks.rank() > 0:
-        return
     finish_setting_aside(args.out)
     if not args.fresh or ranks.restarted():
         return
@@ -766,6 +779,9 @@ OPTIONS = {
         Option("--memory", "lean", ["lean", "plain"], "lean keeps half as much for backward as "
                "plain and is a little slower", "docs/performance.md"),
         Option("--compile", False, bool, "torch.compile the model", "ours"),
+        Option("--font", None, "FILE", "TrueType font for the pictures; without it, a font of the "
+               "system that has the letters of your labels", "ours"),
+        Option("--quiet", False, bool, "print only errors and, at the end, the results", "ours"),
         Option("--threshold", [], between(0.001, 0.999), "thresholds of results.md, besides 0.5 "
                "and 0.8", "difference 6", several=True),
     ],
