@@ -162,6 +162,13 @@ def test_it_goes_on_in_the_next_run(web, begun):
     assert web.asked == [("file.bin", SOME, 206)]
 
 
+def test_what_had_come_whole_before_a_kill_is_not_asked_for_again(web, begun):
+    with open(begun / "file.part", "ab") as file:
+        file.write(CONTENT[SOME:])
+    assert fetched(web, begun) == CONTENT
+    assert web.asked == []
+
+
 def test_two_files_are_never_mixed(web, begun):
     other = web.files["file.bin"] = bytes(len(CONTENT))  # as long, and another ETag
     assert fetched(web, begun) == other
@@ -480,8 +487,8 @@ def test_names_of_weights_lead_to_the_hub_or_a_mirror(web, tmp_path, monkeypatch
     for name, address in zip(HUB, addresses, strict=True):
         path = backbones.fetch_weights(name)
         assert path.read_bytes() == address.encode()
-        assert path.name.startswith(f"{HUB[name]}-")
-        assert path.suffix == ".safetensors"
+        digest = hashlib.sha256(f"{web.url}/{address}".encode()).hexdigest()[:8]
+        assert path.name == f"{HUB[name]}-{digest}.safetensors"
     assert web.asked == [(address, 0, 200) for address in addresses]
     monkeypatch.delenv("HF_ENDPOINT")
     asked = []
