@@ -123,10 +123,11 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     `state_dicts`. Among the backbone's tensors anything missing, unexpected or of another shape is
     a ValueError that names it: a wrong file must not turn into random weights without a word.
     """
-    path = fetch_weights(path)
     if str(path).startswith(TIMM):
         return timm_model.load_pretrained(backbone)
+    path = fetch_weights(path)
     network, left_out = state_dicts.find(read_checkpoint(path), backbone, path)
+    state_dicts.check_numbers(network.weights, backbone, path)
     try:
         backbone.load_state_dict(network.weights)
     except RuntimeError as error:
@@ -135,7 +136,6 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
             f"{path} does not fit this backbone ({reason}); choose the --backbone the file was "
             "made for"
         ) from error
-    state_dicts.refuse_odd_numbers(network.weights, path)
     total = len(network.weights)
     text = f"{printable(path, 200)}: loaded {total} of {total} backbone tensors"
     if network.place:

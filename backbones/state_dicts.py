@@ -46,18 +46,18 @@ def find(checkpoint: dict, backbone: nn.Module, path: object) -> tuple[Network, 
     Of raw and averaged weights it is the averaged ones, as in timm. If there are several and none
     is to be preferred, that is a ValueError. If none fits it is the one that comes nearest.
     """
-    found = networks(checkpoint, backbone)
-    whole = [network for network in found if network.whole] or found[:1]
+    candidates = networks(checkpoint, backbone)
+    whole = [network for network in candidates if network.whole] or candidates[:1]
     averaged = [network for network in whole if network.averaged]
     choice = averaged if len(averaged) == 1 else whole
-    if len(choice) > 1 and not all(same(choice[0], other) for other in choice[1:]):
+    if len(choice) > 1 and not all(equal_weights(choice[0], other) for other in choice[1:]):
         places = listed([named(network) for network in choice])
         raise ValueError(
             f"{path} holds this network {len(choice)} times, with different weights{places}; save "
             "the tensors of the one you mean in a file of their own"
         )
     half = choice[0].matches / 2
-    return choice[0], [named(n) for n in found if n is not choice[0] and n.matches > half]
+    return choice[0], [named(n) for n in candidates if n is not choice[0] and n.matches > half]
 
 
 def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
@@ -66,7 +66,7 @@ def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
     classifier = getattr(backbone, "classifier", CLASSIFIER)
     shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
     shapes = {name: shape for name, shape in shapes.items() if not name.endswith(COUNTERS)}
-    found = []
+    candidates = []
     for keys, tensors in groups(checkpoint):
         matches = defaultdict(set)  # prefix -> the backbone's names that follow it
         for name in tensors:
@@ -80,9 +80,9 @@ def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
             network = Network(keys + prefix, matches=len(matches[prefix]))
             split(tensors, prefix, classifier, own_entry, network)
             network.whole = {n: t.shape for n, t in network.weights.items()} == shapes
-            found.append(network)
-    found.sort(key=lambda n: (n.whole, n.matches, len(n.weights)), reverse=True)
-    return found or [Network("")]
+            candidates.append(network)
+    candidates.sort(key=lambda n: (n.whole, n.matches, len(n.weights)), reverse=True)
+    return candidates or [Network("")]
 
 
 def groups(checkpoint: dict) -> Iterator[tuple[str, dict]]:
@@ -131,7 +131,7 @@ def own_name(name: str) -> str:
     return re.sub(r"^(head\.)?(_?fc\.|classifier\.)?", "", name)
 
 
-def same(one: Network, other: Network) -> bool:
+def equal_weights(one: Network, other: Network) -> bool:
     """Whether two networks have the same numbers: some files hold one under two keys."""
     return all(tensor.equal(other.weights[name]) for name, tensor in one.weights.items())
 
@@ -140,12 +140,15 @@ def named(network: Network) -> str:
     return printable(network.place.rstrip(".") or "the top level", 60)
 
 
-def refuse_odd_numbers(weights: dict[str, torch.Tensor], path: object) -> None:
-    """A ValueError on a tensor that is quantized, or holds a number that is not finite."""
-    for name, tensor in weights.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"{path}: {name} is of {tensor.dtype}, expected floating point")
-        if not tensor.float().isfinite().all():
+def check_numbers(weights: dict, backbone: nn.Module, path: object) -> None:
+    """A ValueError if a weight is quantized, which loading would take for a number as it is, or
+    not finite."""
+    for name, own in backbone.state_dict().items():
+        if name not in weights or not own.is_floating_point():
+            continue
+        if not weights[name].is_floating_point():
+            raise ValueError(f"{path}: {name} is of {weights[name].dtype}, expected floating point")
+        if not weights[name].float().isfinite().all():
             raise ValueError(
                 f"{path}: {name} holds a number that is not finite; the file is damaged, or its "
                 "training had diverged"

@@ -44,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict:
             ) from error
         raise ValueError(
             f"{path} is not a checkpoint of plain tensors ({kind}); pass the file as torch.save "
-            "wrote it; if it was downloaded, delete it and fetch it again"
+            "wrote it, or if it was downloaded, delete it and start again"
         ) from error
     return checkpoint
 

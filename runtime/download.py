@@ -156,9 +156,6 @@ class Download:
         headers = {"User-Agent": "iml-gcn", "Accept-Encoding": "identity"}
         if have and self.resume:
             headers["Range"] = f"bytes={have}-"
-            tag = self.known.get("tag") or ""
-            if tag and not tag.startswith("W/"):
-                headers["If-Range"] = tag
         redirects = FirstAnswer()
         opener = urllib.request.build_opener(redirects)
 

@@ -35,8 +35,8 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
             return tensors_in(file, Path(path).stat().st_size)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is not a whole safetensors file ({error}); fetch it again, or choose "
-                "another file"
+                f"{path} is not a whole safetensors file ({error}); choose another file, or if "
+                "it was downloaded, delete it and start again"
             ) from None
 
 
