@@ -187,6 +187,12 @@ class Photo(NamedTuple):
     def path(self) -> Path:
         return Path(self.root, self.place)
 
+    def in_table(self) -> str:
+        """The path for --csv: as it was named; whole where that leads up, which a file of labels
+        for run.py may not."""
+        root = Path(self.root)
+        return str((root.resolve() if ".." in root.parts else root) / self.place)
+
 
 @dataclass
 class Labelled:
@@ -333,9 +339,9 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
             count, any_label = count + 1, any_label or bool(photo.labels)
             print(json_of(photo) if args.json else line_of(photo, threshold), flush=True)
             if args.csv and args.columns:
-                add_row(row_of_scores(str(photo.photo.path), photo.scores))
+                add_row(row_of_scores(photo.photo.in_table(), photo.scores))
             elif args.csv:
-                add_row(row_of(str(photo.photo.path), photo.labels))
+                add_row(row_of(photo.photo.in_table(), photo.labels))
             if args.save:
                 folder.add(*photo.photo, captions(photo, threshold), json_of(photo), photo.maps)
     if args.csv:

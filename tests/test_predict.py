@@ -23,6 +23,7 @@ from PIL import Image
 import iml_gcn
 import predict
 from backbones import efficientnet_lite
+from datasets import own_photos
 from reports import calibration, pictures
 from reports.labelled_folder import LabelledFolder
 from reports.pictures import activation_maps
@@ -344,6 +345,24 @@ def test_the_table_has_the_labels_or_the_scores_that_are_printed(predictor, tmp_
     for seed, row in enumerate(rows):
         expected = scores_by_hand(model, drawn_photo(seed))
         assert [float(cell) for cell in row[1:]] == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("named", ["photos", "./photos", "../here/photos", "{}/photos"])
+def test_a_table_is_read_as_labels_however_the_photos_were_named(
+    predictor, tmp_path, capsys, monkeypatch, named
+):
+    (tmp_path / "here/photos/sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    names = ["a.png", "sub/b.png"]
+    for seed, name in enumerate(names):
+        drawn_photo(seed).save(f"photos/{name}")
+    named = named.format(tmp_path / "here")
+    lines, _ = predicted(capsys, predictor[0], named, "--top", 2, "--csv", "t.csv", "--json")
+    split = own_photos.read("photos", "t.csv")
+    assert split.paths == [f"photos/{name}" for name in names]
+    for row, line in zip(split.targets, map(json.loads, lines), strict=True):
+        labels = {item["label"].strip() for item in line["labels"]}  # blanks do not count
+        assert {split.classes[j] for j in row.nonzero()[0]} == labels
 
 
 def test_a_table_is_written_whole_and_replaces_none_but_its_like(
