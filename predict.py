@@ -1,7 +1,7 @@
 """Label photos with a trained model, or export it for other programs.  Typical use:
 
     python predict.py runs/mine photos/                        # one line for each photo
-    python predict.py runs/mine photos/ --csv labels.csv       # a table for a spreadsheet
+    python predict.py runs/mine photos/ --csv predictions.csv  # a table for a spreadsheet
     python predict.py runs/mine photos/ --precision 0.8        # labels of which 80% are right
     python predict.py runs/mine photos/ --save labelled        # pictures with their labels
     ... --save labelled --where                                # and where each label is seen
@@ -36,16 +36,16 @@ import numpy as np
 import torch
 
 import data
-from datasets.label_table import header_of, row_of, row_of_scores
+from datasets.predicted_labels import header_of, is_table_of_ours, row_of, row_of_scores
 from reports import export
 from reports.labelled_folder import LabelledFolder
 from reports.pictures import activation_maps, maps_exist
 from reports.trained_model import THRESHOLD, load, model_file, models_in
 from runtime import options, signals
+from runtime.csv_table import csv_table
 from runtime.device import check as check_device
 from runtime.device import choose as choose_device
 from runtime.reading import walk
-from runtime.spreadsheet import spreadsheet
 from runtime.terminal import printable
 
 # From photos to scores
@@ -329,12 +329,18 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
     """Print every photo's labels, and write the table and the pictures that were asked for. Returns
     the number of photos that could be read."""
     threshold, count, any_label = predictor.threshold, 0, False
-    header = header_of(predictor.classes, args.columns) if args.csv else []
+    if args.csv:
+        header = header_of(predictor.classes, args.columns)
+        if args.csv.is_file() and not is_table_of_ours(args.csv):
+            raise ValueError(
+                f"--csv {printable(args.csv, 200)} is there, and is no table of predict.py; choose "
+                "another name, or remove it"
+            )
     with contextlib.ExitStack() as files:
         if args.save:
             folder = files.enter_context(LabelledFolder(args.save, args.font))
         if args.csv:
-            add_row = files.enter_context(spreadsheet(args.csv, header))
+            add_row = files.enter_context(csv_table(args.csv, header))
         for photo in labelled(predictor, photos, args.top, args.where):
             count, any_label = count + 1, any_label or bool(photo.labels)
             print(json_of(photo) if args.json else line_of(photo, threshold), flush=True)

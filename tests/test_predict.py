@@ -398,9 +398,13 @@ def test_a_table_is_written_whole_and_replaces_none_but_its_like(
         assert f"cannot write {table} (No space left on device)" in errors
         assert set(tmp_path.iterdir()) == files
         assert not before or table.read_bytes() == before
-    predicted(capsys, *argv)
-    assert len(table_of(table)) == 4
+    for more in (["--columns"], ["--columns"], []):  # of either form, over either
+        predicted(capsys, *argv, *more)
+        assert len(table_of(table)) == 4
     others = [b"photo,labels\r\na.png,cat\r\n", b"photo,labels,scores\n", b"\xff\xd8\xff", b"x"]
+    others += [
+        b"\xef\xbb\xbf" + text for text in (b"photo,labels\r\na.png,cat\r\n", b"photo", b'"')
+    ]
     for content in others:  # by somebody else, or edited
         table.write_bytes(content)
         _, errors = predicted(capsys, *argv, code=2)
@@ -584,7 +588,7 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({"classes": ["cat"] * 7}, "model.pt photo.png", "label 'cat' is there twice"),
     ({"classes": [*"a;bcdef"]}, "model.pt photo.png --csv out.csv", "holds a semicolon"),
     ({}, "model.pt photo.png --columns", "name a file for it: --csv"),
-    ({}, "model.pt photo.png --csv empty", "no file that a table can replace"),
+    ({}, "model.pt photo.png --csv empty", "is no file; choose another name"),
     ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1"),
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
     ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),
