@@ -12,8 +12,8 @@ from pathlib import Path
 
 from runtime.terminal import printable
 
-# Excel, LibreOffice and Google Sheets compute a cell that begins like this, after blanks too;
-# the wide forms are those of Japanese keyboards (OWASP, "CSV Injection").
+# How a cell begins that spreadsheets may take for a formula (OWASP, "CSV Injection"): the wide
+# forms are those of Japanese keyboards. Blanks in front may be dropped, so they do not help.
 FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
 
 
