@@ -1,7 +1,7 @@
 """Label photos with a trained model, or export it for other programs.  Typical use:
 
     python predict.py runs/mine photos/                        # one line for each photo
-    python predict.py runs/mine photos/ --csv labels.csv       # a table for a spreadsheet
+    python predict.py runs/mine photos/ --csv predictions.csv  # a table for a spreadsheet
     python predict.py runs/mine photos/ --precision 0.8        # labels of which 80% are right
     python predict.py runs/mine photos/ --save labelled        # pictures with their labels
     ... --save labelled --where                                # and where each label is seen
@@ -36,17 +36,17 @@ import numpy as np
 import torch
 
 import data
-from datasets.label_table import header_of, row_of, row_of_scores
+from datasets.predicted_labels import header_of, is_table_of_ours, row_of, row_of_scores
 from reports import export
 from reports.labelled_folder import LabelledFolder
 from reports.pictures import activation_maps, maps_exist
 from reports.trained_model import THRESHOLD, load, model_file, models_in
 from runtime import options, signals
+from runtime.csv_table import csv_table
 from runtime.device import check as check_device
 from runtime.device import choose as choose_device
 from runtime.memory import keep_freed_memory
 from runtime.reading import walk
-from runtime.spreadsheet import spreadsheet
 from runtime.terminal import printable
 
 # From photos to scores
@@ -188,6 +188,12 @@ class Photo(NamedTuple):
     def path(self) -> Path:
         return Path(self.root, self.place)
 
+    def in_table(self) -> str:
+        """The path for --csv: as it was named; whole where that leads up, which a file of labels
+        for run.py may not."""
+        root = Path(self.root)
+        return str((root.resolve() if ".." in root.parts else root) / self.place)
+
 
 @dataclass
 class Labelled:
@@ -324,19 +330,25 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
     """Print every photo's labels, and write the table and the pictures that were asked for. Returns
     the number of photos that could be read."""
     threshold, count, any_label = predictor.threshold, 0, False
-    header = header_of(predictor.classes, args.columns) if args.csv else []
+    if args.csv:
+        header = header_of(predictor.classes, args.columns)
+        if args.csv.is_file() and not is_table_of_ours(args.csv):
+            raise ValueError(
+                f"--csv {printable(args.csv, 200)} is there, and is no table of predict.py; choose "
+                "another name, or remove it"
+            )
     with contextlib.ExitStack() as files:
         if args.save:
             folder = files.enter_context(LabelledFolder(args.save, args.font))
         if args.csv:
-            add_row = files.enter_context(spreadsheet(args.csv, header))
+            add_row = files.enter_context(csv_table(args.csv, header))
         for photo in labelled(predictor, photos, args.top, args.where):
             count, any_label = count + 1, any_label or bool(photo.labels)
             print(json_of(photo) if args.json else line_of(photo, threshold), flush=True)
             if args.csv and args.columns:
-                add_row(row_of_scores(str(photo.photo.path), photo.scores))
+                add_row(row_of_scores(photo.photo.in_table(), photo.scores))
             elif args.csv:
-                add_row(row_of(str(photo.photo.path), photo.labels))
+                add_row(row_of(photo.photo.in_table(), photo.labels))
             if args.save:
                 folder.add(*photo.photo, captions(photo, threshold), json_of(photo), photo.maps)
     if args.csv:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 import data
-from datasets import label_table
+from datasets import predicted_labels
 from runtime import reading
 from runtime.reading import ANY, LABEL, PHOTO
 from runtime.terminal import printable
@@ -76,10 +76,10 @@ def read_tags(path: str | Path) -> data.Split:
     both rows.
     """
     rows, classes = reading.read_rows(path), None
-    if label_table.holds_scores(rows):
+    if predicted_labels.holds_scores(rows):
         raise ValueError(f"{path} holds scores, no labels; write it without --columns")
-    if rows[0] == label_table.HEADER:
-        return tagged(path, united(label_table.read_row(row) for row in rows[1:]))
+    if rows[0] == predicted_labels.HEADER:
+        return tagged(path, united(predicted_labels.read_row(row) for row in rows[1:]))
     first = next((i for i, cell in enumerate(rows[-1]) if is_photo(cell)), 0)  # pandas' index: no
     rows = [row[first:] for row in rows]
     header, cells = rows[0], {cell.lower() for row in rows[1:] for cell in row[1:]}

@@ -23,6 +23,7 @@ from PIL import Image
 import iml_gcn
 import predict
 from backbones import efficientnet_lite
+from datasets import own_photos
 from reports import calibration, pictures
 from reports.labelled_folder import LabelledFolder
 from reports.pictures import activation_maps
@@ -346,6 +347,24 @@ def test_the_table_has_the_labels_or_the_scores_that_are_printed(predictor, tmp_
         assert [float(cell) for cell in row[1:]] == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.parametrize("named", ["photos", "./photos", "../here/photos", "{}/photos"])
+def test_a_table_is_read_as_labels_however_the_photos_were_named(
+    predictor, tmp_path, capsys, monkeypatch, named
+):
+    (tmp_path / "here/photos/sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    names = ["a.png", "sub/b.png"]
+    for seed, name in enumerate(names):
+        drawn_photo(seed).save(f"photos/{name}")
+    named = named.format(tmp_path / "here")
+    lines, _ = predicted(capsys, predictor[0], named, "--top", 2, "--csv", "t.csv", "--json")
+    split = own_photos.read("photos", "t.csv")
+    assert split.paths == [f"photos/{name}" for name in names]
+    for row, line in zip(split.targets, map(json.loads, lines), strict=True):
+        labels = {item["label"].strip() for item in line["labels"]}  # blanks do not count
+        assert {split.classes[j] for j in row.nonzero()[0]} == labels
+
+
 def test_a_table_is_written_whole_and_replaces_none_but_its_like(
     predictor, tmp_path, capsys, monkeypatch
 ):
@@ -379,9 +398,13 @@ def test_a_table_is_written_whole_and_replaces_none_but_its_like(
         assert f"cannot write {table} (No space left on device)" in errors
         assert set(tmp_path.iterdir()) == files
         assert not before or table.read_bytes() == before
-    predicted(capsys, *argv)
-    assert len(table_of(table)) == 4
+    for more in (["--columns"], ["--columns"], []):  # of either form, over either
+        predicted(capsys, *argv, *more)
+        assert len(table_of(table)) == 4
     others = [b"photo,labels\r\na.png,cat\r\n", b"photo,labels,scores\n", b"\xff\xd8\xff", b"x"]
+    others += [
+        b"\xef\xbb\xbf" + text for text in (b"photo,labels\r\na.png,cat\r\n", b"photo", b'"')
+    ]
     for content in others:  # by somebody else, or edited
         table.write_bytes(content)
         _, errors = predicted(capsys, *argv, code=2)
@@ -565,7 +588,7 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({"classes": ["cat"] * 7}, "model.pt photo.png", "label 'cat' is there twice"),
     ({"classes": [*"a;bcdef"]}, "model.pt photo.png --csv out.csv", "holds a semicolon"),
     ({}, "model.pt photo.png --columns", "name a file for it: --csv"),
-    ({}, "model.pt photo.png --csv empty", "no file that a table can replace"),
+    ({}, "model.pt photo.png --csv empty", "is no file; choose another name"),
     ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1"),
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
     ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),

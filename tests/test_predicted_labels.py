@@ -9,8 +9,8 @@ import pytest
 
 from datasets import own_photos
 from datasets.label_files import read_labels
-from datasets.label_table import header_of, row_of, row_of_scores
-from runtime.spreadsheet import as_cell, from_cell, spreadsheet
+from datasets.predicted_labels import header_of, row_of, row_of_scores
+from runtime.csv_table import as_cell, csv_table, from_cell
 
 PLAIN = ["cat", "traffic light", "5 o'clock", "a=b", "it's", "", "人", "c++", "'quoted'", "3-4"]
 FORMULAS = ["=1+1", "+1", "-none", "@home", "\t=x", "\r=x", " =x", "＝x", "'=x", "''@x", "-"]
@@ -27,7 +27,7 @@ def test_no_cell_begins_as_a_formula_and_every_name_comes_back():
 
 
 def write(path, rows, header=("photo", "labels", "scores")):
-    with spreadsheet(path, list(header)) as add:
+    with csv_table(path, list(header)) as add:
         for row in rows:
             add(row)
 

@@ -5,7 +5,6 @@ A file appears whole or not at all. What the cells mean is not known here.
 
 import contextlib
 import csv
-import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ from pathlib import Path
 
 from runtime.terminal import printable
 
-# Excel, LibreOffice and Google Sheets compute a cell that begins like this, after blanks too;
-# the wide forms are those of Japanese keyboards (OWASP, "CSV Injection").
+# How a cell begins that spreadsheets may take for a formula (OWASP, "CSV Injection"): the wide
+# forms are those of Japanese keyboards. Blanks in front may be dropped, so they do not help.
 FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
 
 
@@ -35,16 +34,17 @@ def from_cell(cell: str) -> str:
 
 
 @contextlib.contextmanager
-def spreadsheet(path: Path, header: list[str]) -> Iterator[Callable[[list[str]], None]]:
-    """Yields a function that adds a row. The file appears when the block ends without an error.
+def csv_table(path: Path, header: list[str]) -> Iterator[Callable[[list[str]], None]]:
+    """Yields a function that adds a row. The file appears when the block ends without an error, in
+    place of one of this name.
 
-    Rows go to a temporary file beside it, so they take no memory. A file of this name is replaced
-    only if it begins with the same header, as a table of ours does.
+    Rows go to a temporary file beside it, so they take no memory.
     """
     path = Path(os.path.realpath(path))  # of a link, the file behind it is replaced
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # no other process's
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{printable(path, 200)} is no file; choose another name for the table")
     with explained(path):
-        check_replaceable(path, header)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(temporary, "w", encoding="utf-8-sig", newline="")
     rows = csv.writer(file)
@@ -66,25 +66,6 @@ def spreadsheet(path: Path, header: list[str]) -> Iterator[Callable[[list[str]],
             file.close()
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def check_replaceable(path: Path, header: list[str]) -> None:
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise ValueError(
-            f"{printable(path, 200)} is no file that a table can replace; choose another name"
-        )
-    expected = io.StringIO(newline="")
-    csv.writer(expected).writerow(header)
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        start = file.read(len(expected.getvalue()))
-    if start not in ("", expected.getvalue()):
-        columns = printable(", ".join(header))
-        raise ValueError(
-            f"{printable(path, 200)} is there, and is no table of the columns {columns}; choose "
-            "another name, or remove it"
-        )
 
 
 @contextlib.contextmanager

@@ -4,9 +4,14 @@ after somebody has corrected the labels in a spreadsheet.
 Other CSVs are read in label_files.py.
 """
 
+import codecs
+import csv
+import io
+import itertools
 import re
+from pathlib import Path
 
-from runtime.spreadsheet import as_cell, from_cell
+from runtime.csv_table import as_cell, from_cell
 from runtime.terminal import printable
 
 HEADER = ["photo", "labels", "scores"]
@@ -43,6 +48,20 @@ def read_row(row: list[str]) -> tuple[str, list[str]]:
     """A photo and its labels, of the cells that `row_of` wrote."""
     photo, labels, _ = row
     return from_cell(photo), [from_cell(name.strip()) for name in labels.split(";")]
+
+
+def is_table_of_ours(path: Path) -> bool:
+    """Whether a file is empty, or a table of predict.py, of either form, as it was written."""
+    with open(path, "rb") as file:
+        start = file.read(100_000)
+    text = start.decode("utf-8-sig", "replace")
+    if not start.startswith(codecs.BOM_UTF8):
+        return not start
+    try:
+        rows = list(itertools.islice(csv.reader(io.StringIO(text, newline="")), 2))
+    except csv.Error:
+        return False
+    return rows[:1] == [HEADER] or (text.startswith("photo,") and holds_scores(rows))
 
 
 def holds_scores(rows: list[list[str]]) -> bool:
