@@ -15,8 +15,8 @@ import metrics
 from runtime.terminal import listed, printable
 
 DRAWS = 1000
-SURE = 98  # percent, that a difference is not luck: two equal models are told apart in 2% to 4% of
-# simulations with 1 to 80 labels; an interval of 95% does so in up to 8%
+SURE = 98  # percent, that a difference is not luck: with few labels an interval of 95% tells two
+# equal models apart in more than 5 of 100 cases
 ENOUGH = 10  # photos, and labels in photos, below which no difference is claimed: too often wrong
 BLOCK = 4_000_000  # counts that are worked on at once, 16 MB
 FEW_PHOTOS = 50  # [ours] below it the 95% interval of an mAP is 10 points wide or more
@@ -82,10 +82,9 @@ def percentiles(draws: np.ndarray, level: float) -> list[float]:
 def interval(draws: np.ndarray, mAP: float) -> tuple[list[float], float]:
     """The 95% interval of an mAP with the draws (R,), and their bias, both in percent.
 
-    Copies of a photo in a draw raise the AP of a rare label, so draws are above the mAP on average:
-    by 3 points with 80 labels and 300 photos. The interval is that of the draws less this bias. In
-    simulations it holds the mean mAP of other val sets of this size in 92 to 95 of 100 cases; with
-    the bias it does in 58 to 73.
+    Copies of a photo in a draw raise the AP of a rare label, so draws are above the mAP on average,
+    by several points where most labels are rare. The interval is that of the draws less this bias:
+    where the mAP of other val sets of this size lies. Raw draws often have the mAP itself outside.
     """
     if np.isnan(mAP):
         return [np.nan, np.nan], np.nan
