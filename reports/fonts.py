@@ -126,10 +126,9 @@ def system_files() -> list[str]:
 @functools.lru_cache(maxsize=MOST + 2)
 def single_glyphs(file: str | None) -> ImageFont.FreeTypeFont:
     """The font without Raqm, which draws a circle beneath an accent that stands alone."""
-    plain = ImageFont.Layout.BASIC
     if file is None:
-        return ImageFont.load_default(CHECK_SIZE).font_variant(layout_engine=plain)
-    return ImageFont.truetype(file, CHECK_SIZE, layout_engine=plain)
+        return font_of(CHECK_SIZE)
+    return ImageFont.truetype(file, CHECK_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 
 @functools.cache

@@ -68,7 +68,7 @@ def test_what_no_font_has_is_said_once(table, capsys):
 
 def test_pillows_own_font_has_ascii_and_no_box_or_blank_counts_as_a_letter(no_fonts):
     assert all(fonts.has(None, chr(code)) for code in range(32, 127))
-    for letter in ("\U0010fffe", "\u0301", "\u4eba", "\u200d"):
+    for letter in ("\U0010fffe", "\u0301", "\u093f", "\u4eba", "\u200d"):
         assert not fonts.has(None, letter), letter
     picture, escaped = (
         pictures.labelled(Image.new("RGB", (200, 50)), [(name, "0.51")])
@@ -85,6 +85,7 @@ def test_a_system_font_draws_letters_that_pillows_own_lacks():
     dejavu = next(file for file in fonts.system_files() if "DejaVuSans.ttf" in file)
     for letter in "人한ि":  # it has no Han, no Hangul, no Devanagari
         assert not fonts.has(dejavu, letter)
+    assert not fonts.has(dejavu, "\u200b")  # it draws nothing there
     assert fonts.has(dejavu, "א") == features.check("raqm")  # else it would be drawn backwards
 
 

@@ -99,7 +99,17 @@ def unescaped(text):
 
 @pytest.mark.parametrize(
     "name",
-    ["a|b", "`x`", "<script>", "[x](http://evil.com)", "a*b*c", "__init__", "~~no~~", "$a$ &amp;"],
+    [
+        "a|b",
+        "`x`",
+        "<script>",
+        "[x](http://evil.com)",
+        "a*b*c",
+        "__init__",
+        "~~no~~",
+        "$a$ &amp;",
+        r"a\*b",
+    ],
 )
 def test_names_are_shown_by_markdown_as_they_are(name):
     escaped = markdown.escape(name)
@@ -127,7 +137,10 @@ def evaluation(tmp_path):
     about = {"parameters": 10**9, "dataset": "own", "unreadable": 1}
     logits, reports = {}, {}
     folder = Folder(tmp_path, names)
-    for name, label in (("backbone", "direct (ASL)"), ("evaluated", f"{tmp_path}/{'y' * 120}_.pt")):
+    for name, label in (
+        ("backbone", "direct (ASL)"),
+        ("evaluated", f"{tmp_path}/{'y' * 120}|<_.pt"),
+    ):
         logits[name] = generator.standard_normal(targets.shape).astype(np.float32)
         reports[name] = table.save_numbers(
             folder,
