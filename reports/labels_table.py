@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.spreadsheet import as_cell, spreadsheet
+from runtime.csv_table import as_cell, csv_table
 from runtime.terminal import printable
 
 HEADER = [
@@ -68,7 +68,7 @@ def rows_of_model(
 
 def save(path: Path, rows: list[list]) -> None:
     """Write the table; None is an empty cell."""
-    with spreadsheet(path, HEADER) as add:
+    with csv_table(path, HEADER) as add:
         for row in rows:
             add([in_a_cell(value) for value in row])
 
