@@ -12,9 +12,10 @@ import numpy as np
 
 import data
 import metrics
-from backbones import fetch_weights, load_model, load_released
+from backbones import fetch_weights, load_released
 from iml_gcn import Model, count_parameters
 from reports import markdown
+from reports.trained_model import load_checked
 from runtime import checkpoints, ranks
 from runtime.folder import PHOTOS, START, Folder, check_settings
 from runtime.terminal import printable
@@ -94,7 +95,7 @@ def load(
     if released and "classes" not in checkpoints.read_checkpoint(fetch_weights(file)):
         model = load_released(backbone, file, folder.classes)
         return model, {"classes": folder.classes, "image_size": image_size}
-    model, checkpoint = load_model(file, backbone)
+    model, checkpoint = load_checked(file, backbone)
     expected = {}
     if "settings" in checkpoint:
         expected["image-size"] = image_size

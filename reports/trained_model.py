@@ -42,7 +42,16 @@ DEFAULTS = {"threshold": THRESHOLD, "calibration": [1.0, 0.0], "operating_points
 
 def load(path: Path) -> tuple[Model, dict]:
     """The model, whose logits are calibrated, and what else its checkpoint says."""
-    model, checkpoint = load_model(path)
+    model, checkpoint = load_checked(path)
+    model.head = Calibrated(model.head, *checkpoint["calibration"])
+    unused = "state_dict", "settings", "training_photos"
+    return model, {key: value for key, value in checkpoint.items() if key not in unused}
+
+
+def load_checked(path: str | Path, backbone: str = "") -> tuple[Model, dict]:
+    """A model and its whole checkpoint, of which everything that is used is sound. `backbone` is
+    the user's own --backbone, see `load_model`."""
+    model, checkpoint = load_model(path, backbone)
     checkpoint = DEFAULTS | checkpoint
     check(checkpoint, SCHEMA, path)
     check_once(checkpoint["classes"], path, "label")
@@ -54,9 +63,7 @@ def load(path: Path) -> tuple[Model, dict]:
                 "is damaged, or training diverged"
             )
     check_shapes(path, model, checkpoint)
-    model.head = Calibrated(model.head, *checkpoint["calibration"])
-    unused = "state_dict", "settings"
-    return model, {key: value for key, value in checkpoint.items() if key not in unused}
+    return model, checkpoint
 
 
 def check_numbers(path: Path, checkpoint: dict) -> None:
