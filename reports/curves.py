@@ -113,12 +113,13 @@ def chart(title: str, lines: list[Points], font: str | None) -> Image.Image:
         text, typeface = pictures.fitting(text, WIDTH, SIZE, font)
         draw.text(place, text, colour, typeface, anchor=anchor)
 
-    write((LEFT, TOP - SIZE), title, "ls", "black")
     write(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - SIZE), "epoch", "ms", "black")
     if not values:
-        write((WIDTH / 2, HEIGHT / 2), "not measured yet", "mm")
+        write((LEFT, TOP - SIZE), f"{title}: not measured yet", "ls", "black")
         return image
     across, down = Axis.of_epochs(last), Axis.of_values(min(values), max(values))
+    scale = ", logarithmic scale" if down.logarithmic else ""
+    write((LEFT, TOP - SIZE), title + scale, "ls", "black")
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
 
     def x_of(epoch: float) -> float:

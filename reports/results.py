@@ -51,7 +51,7 @@ class Evaluation:
         """What a person names a model by: its file in --out, or the path of --evaluate."""
         return f"{name}.pt" if name in table.MODELS else self.reports[name]["label"]
 
-    def name(self, name: str) -> str:
+    def short_name(self, name: str) -> str:
         """What a sentence calls a model."""
         return table.short_name(self.reports[name])
 
@@ -83,17 +83,28 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     page = full_page(evaluation, judgement, paragraphs)
     checkpoints.save_text(folder / f"results{suffix}.md", page)
     print(for_terminal(evaluation, judgement, paragraphs))
+    save_pictures(evaluation, judgement, best, folder, suffix, font)
+    files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
+    print(wrapped(f"written to {printable(folder.path, 200)}: {', '.join(files)}"))
 
+
+def save_pictures(
+    evaluation: Evaluation,
+    judgement: dict,
+    best: str,
+    folder: Folder,
+    suffix: str,
+    font: str | None,
+) -> None:
+    """results.jpg and mistakes.jpg, of the model that the verdict names."""
     split, threshold = evaluation.split, evaluation.threshold(best)
     scores = calibration.scores(evaluation.calibrated(best), slope=1.0, offset=0.0)  # (M, n)
-    model = evaluation.name(best)
+    model = evaluation.short_name(best)
     mAP = verdict.in_words(judgement["models"][judgement["use"]]["mAP"])
     caption = f"{model}, mAP {mAP} on {len(split):,} val photos; labels above {threshold:.2f}"
     path = folder / f"results{suffix}.jpg"
     pictures.save_judged(split, scores, threshold, path, caption, font)
     mistakes.save(split, scores, threshold, folder / f"mistakes{suffix}.jpg", model, font)
-    files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
-    print(wrapped(f"written to {printable(folder.path, 200)}: {', '.join(files)}"))
 
 
 def judge(evaluation: Evaluation) -> dict:
@@ -101,7 +112,7 @@ def judge(evaluation: Evaluation) -> dict:
     logits, names = {}, {}
     for name in evaluation.logits:
         logits[evaluation.file(name)] = evaluation.logits[name]
-        names[evaluation.file(name)] = evaluation.name(name)
+        names[evaluation.file(name)] = evaluation.short_name(name)
     split = evaluation.split
     return verdict.judge(split.targets, logits, names, split.classes)
 
@@ -125,7 +136,7 @@ def findings(
     evaluation: Evaluation, judgement: dict, best: str, rows: list[list]
 ) -> list[tuple[str, list[str]]]:
     """Sentences in plain text, each with its points: verdict, warnings, thresholds, labels."""
-    model, threshold = evaluation.name(best), evaluation.threshold(best)
+    model, threshold = evaluation.short_name(best), evaluation.threshold(best)
     paragraphs = [(judgement["sentence"], [])]
     if judgement["warnings"]:
         paragraphs.append(("Before you rely on these numbers:", judgement["warnings"]))

@@ -130,7 +130,7 @@ def test_unreadable_photos_are_named_the_others_labelled_and_no_control_characte
 
 def test_a_heic_photo_says_what_reads_it(predictor, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(reading, "FORMATS", ["JPEG"])  # as where the plugin is not installed
-    (tmp_path / "a.HEIC").write_bytes(b"HEIC")
+    (tmp_path / "a.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     _, errors = predicted(capsys, predictor[0], tmp_path / "a.HEIC", code=1)
     assert "pip install pillow-heif" in errors
 
