@@ -112,7 +112,7 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
-    models = table.models(folder, args.image_size, args.evaluate, args.backbone)
+    models = table.models(folder, splits.val, args.image_size, args.evaluate, args.backbone)
     reports, logits = {}, {}
     for name, (model, report) in models.items():
         part, val = part_for(model, splits.val)
@@ -261,7 +261,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
 
     # The last epoch is always measured, also when a run resumes after its last step.
     whole_model = final if part is model else iml_gcn.Model(model.backbone, final.head)
-    journal.finish(checkpoint_of(args, name, whole_model, val_logits, read.targets))
+    content = checkpoint_of(args, name, whole_model, val_logits, read.targets)
+    journal.finish(content | {"training_photos": splits.train.photo_ids})
 
 
 def is_measured(epoch: int, args) -> bool:
@@ -522,7 +523,14 @@ def load_data(args) -> Splits:
     keys += ["labels", "val_photos", "val_labels"]
     sources = {key: getattr(args, key) for key in keys}
     sources |= {"fetch": args.download, "kept": args.out / "val-photos.json"}
-    splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **sources)
+    splits = load(
+        args.dataset,
+        args.data,
+        args.keep_unlabelled,
+        args.limit,
+        skip_missing=args.skip_bad_images,
+        **sources,
+    )
     targets = splits.train.targets
     occurring = targets[:, targets.any(0)]  # (M, labels in some photo)
     if "gcn" in args.phase and "pca" in args.nodes and (occurring == occurring[:, :1]).all():
@@ -697,8 +705,8 @@ OPTIONS = {
                shown="runs/<dataset>", common=True),
         Option("--fresh", False, bool, "train again what is done in --out, whose old files move to "
                "before-fresh/; without it a run resumes", "ours", common=True),
-        Option("--limit", None, whole(1), "use only N photos of each split, for a dry run", "ours",
-               common=True),
+        Option("--limit", None, whole(1), "use only N photos of each split, evenly spaced, for a "
+               "dry run", "ours", common=True),
     ],
     "data": [
         Option("--year", "2014", ["2014", "2017"], "year of COCO", "Table 1"),
@@ -714,8 +722,8 @@ OPTIONS = {
                "difference 9", decides=True, common=True),
         Option("--workers", CORES, whole(0), "processes per GPU that load photos", "ours",
                shown="one per core"),
-        Option("--skip-bad-images", False, bool, "leave out photos that cannot be read, instead of "
-               "stopping", "ours"),
+        Option("--skip-bad-images", False, bool, "leave out photos that are missing or cannot be "
+               "read, instead of stopping", "ours"),
     ],
     "model": [
         Option("--backbone", "tresnet_m", "NAME", f"image network: {', '.join(BACKBONES)}, or "

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import data
 import metrics
@@ -17,7 +18,7 @@ from iml_gcn import Model, count_parameters
 from reports import markdown
 from reports.trained_model import load_checked
 from runtime import checkpoints, ranks
-from runtime.folder import PHOTOS, START, Folder, check_settings
+from runtime.folder import PHOTOS, START, VAL_PHOTOS, Folder, check_settings
 from runtime.terminal import printable
 
 MODELS = {  # our models' file names, in the order of the tables
@@ -54,12 +55,12 @@ PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
 
 
 def models(
-    folder: Folder, image_size: int, path: str | None, backbone: str
+    folder: Folder, val: data.Split, image_size: int, path: str | None, backbone: str
 ) -> dict[str, tuple[Model, dict]]:
     """Name -> model and the start of its report: those of a run, or the one of `path`.
 
     Rows of one table are of one run: of the same labels, size and training photos, and a GCN of
-    the backbone beside it. Else it is a ValueError.
+    the backbone beside it; and none was trained on photos of `val`. Else it is a ValueError.
     """
     names = [name for name in MODELS if (folder / f"{name}.pt").is_file()]
     if path:
@@ -71,6 +72,7 @@ def models(
         file = path or folder / f"{name}.pt"
         model, checkpoint = load(file, folder, image_size, backbone, released=bool(path))
         settings = checkpoint.get("settings") or {}
+        check_unseen(file, checkpoint.get("training_photos"), settings, val)
         if not loaded:  # the first is phase backbone's: where it began, and where it ended
             first_settings = settings
             first_backbones = settings.get(START), checkpoint.get("backbone_id")
@@ -102,6 +104,21 @@ def load(
     advice = f"pass --image-size {checkpoint.get('image_size')}, as all rows are of one size"
     check_settings(file, checkpoint, folder.classes, expected, advice)
     return model, checkpoint
+
+
+def check_unseen(
+    file: str | Path, training_photos: torch.Tensor | None, settings: dict, val: data.Split
+) -> None:
+    """A ValueError if a model was trained on photos of val, other than those that its own run had
+    on both sides and said so."""
+    if not isinstance(training_photos, torch.Tensor) or settings.get(VAL_PHOTOS) == val.id():
+        return
+    count = int(torch.isin(val.photo_ids, training_photos).sum())
+    if count:
+        raise ValueError(
+            f"{file} was trained on {count:,} of the {len(val):,} val photos, so its numbers would "
+            "be too high; choose --val-photos that it has not seen, or train it again with --fresh"
+        )
 
 
 def save_numbers(

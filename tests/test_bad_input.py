@@ -213,3 +213,13 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(tmp_path, capsys
     megabytes = 4 * (3 + 2 * 4) * sum(p.numel() for p in tresnet.tresnet_tiny().parameters()) / 1e6
     assert f"--out {tmp_path}/out needs about {megabytes:.1f} MB for 3 models" in sentence
     assert "10.0 MB are free" in sentence
+
+
+def test_a_model_is_not_evaluated_on_photos_that_it_was_trained_on(
+    demo, finished, tmp_path, capsys
+):
+    own = f"--val-json {demo}/annotations/instances_train2014.json --val-images {demo}/train2014"
+    options = argv(demo, tmp_path, "--evaluate", finished / "backbone.pt")
+    sentence = refused(capsys, [*options, *own.split()])
+    assert "backbone.pt was trained on 24 of the 24 val photos" in sentence
+    assert run.main(options) == 0
