@@ -84,7 +84,7 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
     if folder.reusable("embeddings.pt", settings):
         print("embed: done before (embeddings.pt)")
         return
-    model, _ = load_model(folder / "backbone.pt")
+    model, _ = load_model(folder / "backbone.pt", args.backbone)
     part, split = part_for(model, splits.train)
     backbone = part.fold().backbone.to(args.device)
     means = iml_gcn.LabelMeans(len(folder.classes), model.backbone.num_features)
@@ -182,7 +182,7 @@ def starting_backbone(args, splits: Splits, folder: Folder) -> torch.nn.Module:
     if args.gcn_from == "weights":
         return initial_backbone(args, splits)
     folder.load("backbone.pt", "backbone")  # a ValueError if it is missing or of other labels
-    return load_model(folder / "backbone.pt")[0].backbone
+    return load_model(folder / "backbone.pt", args.backbone)[0].backbone
 
 
 def frozen(args, splits: Splits, folder: Folder) -> Splits:

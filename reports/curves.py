@@ -50,8 +50,7 @@ def save_curves(folder: Path, final: bool = True, font: str | None = None) -> No
     image.paste(head, (0, 0))
     image.paste(loss, (0, head.height))
     image.paste(mAP, (WIDTH, head.height))
-    with checkpoints.replacing(picture) as file:
-        image.reduce(FINER).save(file, "PNG")
+    checkpoints.save_image(picture, image.reduce(FINER), "PNG")
 
 
 def read_log(path: Path) -> dict[str, dict[int, dict]]:

@@ -49,8 +49,7 @@ def save(
     image.paste(columns.rotate(90, expand=True), (margin, top))
     image.paste(cells, (margin, top + margin))
     draw_lines(image, (margin, top + margin), len(labels))
-    with checkpoints.replacing(path) as file:
-        image.save(file, "PNG")
+    checkpoints.save_image(path, image, "PNG")
     print(f"the label graph is drawn in {path}")
 
 

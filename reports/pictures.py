@@ -146,8 +146,7 @@ def save_sheet(parts: list[Image.Image], path: Path) -> None:
     for part in parts:
         sheet.paste(part, (0, y))
         y += part.height
-    with checkpoints.replacing(path) as file:
-        sheet.save(file, "JPEG", **JPEG)
+    checkpoints.save_image(path, sheet, "JPEG", **JPEG)
 
 
 def maps_exist(model: Model) -> bool:

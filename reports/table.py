@@ -71,7 +71,9 @@ def models(
     for name in names:
         file = path or folder / f"{name}.pt"
         model, checkpoint = load(file, folder, image_size, backbone, released=bool(path))
-        settings = checkpoint.get("settings") or {}
+        settings = checkpoint.get("settings")
+        if not isinstance(settings, dict):  # of a released file, or a crafted one
+            settings = {}
         check_unseen(file, checkpoint.get("training_photos"), settings, val)
         if not loaded:  # the first is phase backbone's: where it began, and where it ended
             first_settings = settings

@@ -5,6 +5,7 @@ Plain types only: torch.load(weights_only=True) reads all that is written here.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from runtime import download, safetensors
 from runtime.terminal import printable
@@ -94,6 +96,14 @@ def save(path: Path, checkpoint: dict) -> None:
 def save_text(path: Path, text: str) -> None:
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def save_image(path: Path, image: Image.Image, form: str, **options) -> None:
+    """Through memory: Pillow does not notice where a full disk cuts a file off."""
+    content = io.BytesIO()
+    image.save(content, form, **options)
+    with replacing(path) as file:
+        file.write(content.getvalue())
 
 
 def plain(value: object) -> object:

@@ -120,7 +120,9 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
             f"{path} is not of the data set's {len(classes)} labels; choose the --out of this data "
             "set, or use --fresh to start over"
         )
-    stored = checkpoint.get("settings") or {}
+    stored = checkpoint.get("settings")
+    if not isinstance(stored, dict):
+        stored = {}
     for key, value in settings.items():
         if stored.get(key) != value:
             name = IN_WORDS.get(key, key)

@@ -203,7 +203,8 @@ class Pass:
         progress.close()
         count = int((~self.read).sum())
         if count:
-            print(f"{self.what}: left out {count:,} of {len(read):,} photos, which cannot be read:")
-            print("".join(f"    {error}\n" for error in ranks.gather(unreadable)[:3]), end="")
+            names = "\n    ".join(ranks.gather(unreadable)[:3])
+            note = f"{count:,} of {len(read):,} photos cannot be read and are left out"
+            print(f"{self.what}: {note}:\n    {names}")
         if count == len(read):
             raise ValueError(f"{self.what}: no photo can be read; check the image folder")

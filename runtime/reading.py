@@ -149,7 +149,7 @@ def digest(path: str | Path) -> str:
 # Photos
 
 HEIC = "pip install pillow-heif to read HEIC"
-with contextlib.suppress(ImportError):  # what phones write; the package is optional
+with contextlib.suppress(Exception):  # what phones write; the package is optional, or broken
     import pillow_heif
 
     pillow_heif.register_heif_opener()
