@@ -23,31 +23,43 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset
 
-from runtime import reading
-from runtime.reading import LABEL, PHOTO, WHOLE, Kind
+from runtime import photo_names, reading
+from runtime.photo_names import NAME, PhotoFolder
+from runtime.reading import LABEL, PHOTO, Kind, composed
+from runtime.terminal import brief
+
+READ_FOR_ID = 2 * 10**9  # bytes: photos of more than this are known by their sizes, to save minutes
 
 
 @dataclass
 class Split:
     """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names; where
-    the backbone is frozen the photos' features F_GAP (M, D); and whether photos are to be turned
-    upright where EXIF says how the camera was held (difference 22)."""
+    the backbone is frozen the photos' features F_GAP (M, D); whether photos are to be turned
+    upright where EXIF says how the camera was held (difference 22); and whether they are known by
+    the content of their files, rather than by their sizes."""
 
     paths: list[str]
     targets: np.ndarray
     classes: list[str]
     features: torch.Tensor | None = None
     upright: bool = False
+    by_content: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def id(self) -> str:
-        """The same for photos of the same names and sizes in bytes, with the same labels."""
-        digest = hashlib.sha256(self.targets.tobytes() + b"upright" * self.upright)
-        for path in self.paths:
-            about = f"{os.path.basename(path)} {os.path.getsize(path)}\n"
-            digest.update(about.encode("utf-8", "surrogatepass"))
+        """The same for the same labels of photos of the same file names, and of the same content;
+        photos of a data set that is not `by_content`, or of more than 2 GB, count by their size."""
+        digest = hashlib.sha256(self.targets.tobytes())
+        if self.upright:
+            digest.update(b"upright")
+        sizes = [os.path.getsize(path) for path in self.paths]
+        by_content = self.by_content and sum(sizes) <= READ_FOR_ID
+        for path, size in zip(self.paths, sizes, strict=True):
+            content = reading.digest(path) if by_content else size
+            line = f"{os.path.basename(path)} {content}\n"
+            digest.update(line.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
     def of(self, frozen: bool) -> "Split":
@@ -61,10 +73,40 @@ class Split:
         return replace(self, paths=paths, targets=targets, features=features)
 
 
+def of_photos(
+    names: list[str],
+    targets: np.ndarray,
+    classes: list[str],
+    folder: PhotoFolder,
+    source: str | Path,
+    uploads: bool = False,
+) -> Split:
+    """The split of the photos of a folder that the names in a label file, the source, mean.
+
+    A photo that is named several times has the labels of all its rows, in the place of the first.
+    `uploads`: the names are Label Studio's, see PhotoFolder.find.
+    """
+    paths = photo_names.locate(names, folder, source, uploads)
+    row_of = {path: row for row, path in enumerate(dict.fromkeys(paths))}
+    united = np.zeros((len(row_of), len(classes)), np.uint8)  # (photos, n)
+    for path, labels in zip(paths, targets, strict=True):
+        united[row_of[path]] |= labels
+    if twice := len(paths) - len(row_of):
+        print(f"{source}: rows that name a photo again: {twice:,}; their labels are united")
+    return Split(list(row_of), united, classes)
+
+
+def is_id(value: object) -> bool:
+    if type(value) is str:
+        return len(value) < 20 and value.isascii() and value.isdigit()
+    return type(value) is int
+
+
+ID = Kind("a whole number", is_id)
 COCO = {
-    "images": [{"id": WHOLE, "file_name": PHOTO}],
-    "annotations": [{"image_id": WHOLE, "category_id": WHOLE}],
-    "categories": [{"id": WHOLE, "name": LABEL}],
+    "images": [{"id": ID, "file_name": NAME}],
+    "annotations": [{"image_id": ID, "category_id": ID}],
+    "categories": [{"id": ID, "name": LABEL}],
 }
 
 
@@ -72,26 +114,41 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     """Every image of a COCO-format JSON, labelled or not, in file order, with its photo's path.
 
     Classes are in category id order (ids have gaps: column != id). Crowd annotations count as any
-    other. An image of several annotations of one category has that label once. A file name may be
-    written with Windows' backslashes (Label Studio). Categories of one name are one label: Roboflow
-    makes a root of the project's name, which may be a label's too.
+    other. An image of several annotations of one category has that label once. Categories of one
+    name are one label: Roboflow makes a root of the project's name, which may be a label's too. An
+    id may be written as text. Names need not be paths in the folder: see PhotoFolder.find.
     """
     coco = reading.read_json(json_path, COCO)
-    reading.check_once((image["id"] for image in coco["images"]), json_path, "image id")
-    reading.check_once((each["id"] for each in coco["categories"]), json_path, "category id")
-    categories = sorted(coco["categories"], key=lambda each: each["id"])  # difference 8
-    classes = list(dict.fromkeys(each["name"] for each in categories))
-    column = {name: j for j, name in enumerate(classes)}
-    columns = {each["id"]: column[each["name"]] for each in categories}
-    rows = {image["id"]: row for row, image in enumerate(coco["images"])}
-    for key, known in (("image_id", rows), ("category_id", columns)):
-        reading.check_known((mark[key] for mark in coco["annotations"]), known, json_path, key)
+    names = by_id(coco["images"], "file_name", json_path, "image id")
+    category_names = by_id(coco["categories"], "name", json_path, "category id")
+    category_names = {key: composed(category_names[key]) for key in sorted(category_names)}
+    classes = list(dict.fromkeys(category_names.values()))  # in order of id: difference 8
+    row_of = {key: row for row, key in enumerate(names)}
+    column_of = {key: classes.index(name) for key, name in category_names.items()}
 
-    targets = np.zeros((len(rows), len(classes)), np.uint8)  # (M, n)
-    for mark in coco["annotations"]:
-        targets[rows[mark["image_id"]], columns[mark["category_id"]]] = 1
-    names = (image["file_name"].replace("\\", "/") for image in coco["images"])
-    return Split([os.path.join(image_dir, name) for name in names], targets, classes)
+    marks = [(int(m["image_id"]), int(m["category_id"])) for m in coco["annotations"]]
+    reading.check_known((image for image, _ in marks), row_of, json_path, "image_id")
+    reading.check_known((category for _, category in marks), column_of, json_path, "category_id")
+    targets = np.zeros((len(names), len(classes)), np.uint8)  # (M, n)
+    for image, category in marks:
+        targets[row_of[image], column_of[category]] = 1
+    info = coco.get("info")
+    uploads = isinstance(info, dict) and info.get("contributor") == "Label Studio"
+    folder = PhotoFolder(image_dir)
+    return of_photos(list(names.values()), targets, classes, folder, json_path, uploads)
+
+
+def by_id(items: list[dict], key: str, path: str | Path, what: str) -> dict[int, str]:
+    """Id -> item[key]. An id may be there twice with the same, not with something else."""
+    values = {}
+    for item in items:
+        number = int(item["id"])
+        if values.setdefault(number, item[key]) != item[key]:
+            raise ValueError(
+                f"{path}: {what} {brief(number)} is there twice, as {brief(values[number])} and as "
+                f"{brief(item[key])}; every id must be different"
+            )
+    return values
 
 
 VG_LABELS = 500
@@ -131,9 +188,9 @@ def load_vg500(root: str | Path) -> tuple[Split, Split]:
 
 
 def read_list(path: Path) -> list[str]:
-    """The photos of a released list, one a line."""
+    """The photos of a released list, one per line."""
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; VG-500's release has it")
+        raise FileNotFoundError(f"there is no file {path}; VG-500's release has it")
     names = path.read_text(encoding="utf-8", errors="replace").split()
     reading.check(names, [PHOTO], path)
     reading.check_once(names, path, "photo")
@@ -141,20 +198,21 @@ def read_list(path: Path) -> list[str]:
 
 
 def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list[str]]:
-    """Word nodes (n, d) from a GloVe-format text file: a word and d numbers a line.
+    """Word nodes (n, d) from a GloVe-format text file: a word and d numbers on each line.
 
-    A label's vector is the mean over its words' (ML-GCN); words are lower case, split at blanks,
-    hyphens and underscores. Returns the words not found too; a label of no known word gets zeros.
-    A .npy file is the matrix itself, in the order of the labels (VG-500's have no names).
+    A label's vector is the mean of its words' (ML-GCN); words are lower case, split at blanks,
+    hyphens and underscores. Returns also the words that were not found; a label of no known word
+    gets zeros. A .npy file is the matrix itself, in the order of the labels (VG-500's have no
+    names).
     """
     if Path(path).suffix == ".npy":
         return torch.from_numpy(reading.read_matrix(path, len(classes))).float(), []
-    words = [[w for w in re.split(r"[\s_-]+", name.lower()) if w] for name in classes]
-    wanted = {w for ws in words for w in ws}
+    words = [[w for w in re.split(r"[\s_-]+", composed(name.lower())) if w] for name in classes]
+    wanted = {w for words_of_label in words for w in words_of_label}
     vectors = reading.read_vectors(path, wanted)
     nodes = np.zeros((len(classes), len(next(iter(vectors.values())))))  # (n, d)
-    for j, ws in enumerate(words):
-        known = [vectors[w] for w in ws if w in vectors]
+    for j, words_of_label in enumerate(words):
+        known = [vectors[w] for w in words_of_label if w in vectors]
         if known:
             nodes[j] = np.mean(known, axis=0)
     return torch.from_numpy(nodes).float(), sorted(wanted - vectors.keys())
@@ -165,7 +223,7 @@ def read_image(
 ) -> Image.Image:
     """The photo as RGB, squashed to size x size (bilinear, aspect not kept; difference 9).
 
-    As a draft it takes less time: a JPEG of twice the size or more, both ways, is decoded at a
+    As a draft it takes less time: a JPEG of at least twice the size, both ways, is decoded at a
     half, a quarter or an eighth of it; then torch squashes, at most a grey level off Pillow.
     A photo that cannot be read, or has more than twice Image.MAX_IMAGE_PIXELS, is a ValueError.
     """
@@ -184,20 +242,51 @@ def read_image(
 
 
 def read_photo(path: str | Path, upright: bool = True) -> Image.Image:
-    """The photo as RGB, as large as it is; upright by EXIF."""
+    """The photo as RGB, in its own size, turned upright by EXIF unless that is not wanted."""
     return reading.open_photo(path, lambda photo: to_rgb(photo, upright))
 
 
+TURNS = {  # EXIF's orientation -> what turns the photo upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def to_rgb(image: Image.Image, upright: bool) -> Image.Image:
-    """Grey, CMYK, palette: RGB, perhaps turned upright. Transparency is laid on white, 16-bit grey
-    keeps its top 8 bits."""
-    image = ImageOps.exif_transpose(image) if upright else image
+    """Grey, CMYK and palette images as RGB, turned upright if wanted. What is transparent becomes
+    white. 16-bit grey keeps its upper 8 bits; grey of 32 bits is a ValueError."""
+    image.load()
+    orientation = reading.orientation(image) if upright else 1
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("how white its 32-bit grey is cannot be known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        image = upper_8_bits(image)
+    if orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def upper_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey. A TIFF may have 12 bits, or 0 for white; a PNG may have a grey
+    that is transparent, which becomes white."""
+    grey = np.asarray(image).astype(np.int64)  # (H, W)
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(258, (16,))[0]  # BitsPerSample
+    upper = (grey >> (bits - 8)).clip(0, 255)
+    if tags.get(262) == 0:  # PhotometricInterpretation: white is zero
+        upper = 255 - upper
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        upper[grey == transparent] = 255
+    return Image.fromarray(upper.astype(np.uint8))
 
 
 def cutout(image: Image.Image, side: float, colour: tuple, rng: np.random.Generator) -> Image.Image:

@@ -409,7 +409,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--evaluate", "train nothing, evaluate this model of ours or released file [ours]", "FILE")
     add("--out", "folder of all that is written (runs/<dataset>) [ours]", "DIR")
     add("--fresh", "do again what is done there; else a run goes on [ours]", bool)
-    add("--limit", "use the first N photos alone: a dry run [ours]", whole(1))
+    add("--limit", "use N photos of each split, evenly spaced: a dry run [ours]", whole(1))
 
     add.group = group("data")
     add("--year", "of COCO: 2014 or 2017 (2014) [Table 1]", ["2014", "2017"], "2014")
@@ -422,7 +422,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     decides("--image-size", text, whole(1), 448)
     cores = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
     add("--workers", "processes that load photos, a GPU (one a core) [ours]", whole(0), cores)
-    add("--skip-bad-images", "evaluate and embed without photos that cannot be read [ours]", bool)
+    text = "go on without photos that are missing, or that evaluation cannot read [ours]"
+    add("--skip-bad-images", text, bool)
 
     add.group = group("model")
     text = "the network, or timm:NAME (tresnet_m; small efficientnet_lite2, demo tresnet_tiny) "
@@ -512,7 +513,8 @@ def load_data(args) -> Splits:
     keys = "year", "train_json", "train_images", "val_json", "val_images"
     where = {key: getattr(args, key) for key in (*keys, "labels", "val_photos", "val_labels")}
     where |= {"fetch": args.download, "kept": args.out / "val-photos.json"}
-    splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, **where)
+    skip_missing = args.skip_bad_images
+    splits = load(args.dataset, args.data, args.keep_unlabelled, args.limit, skip_missing, **where)
     args.batch_size = args.batch_size or min(max(len(splits.train) // 30, 4), 32)
     shown = splits.train.targets[:, splits.train.targets.any(0)]  # (M, labels in some photo)
     if "gcn" in args.phase and "pca" in args.nodes and (shown == shown[:, :1]).all():

@@ -1,7 +1,8 @@
-"""The data sets by name: where their files lie, what is fetched or drawn, what is told of them.
+"""The data sets by name: where their files are, what is fetched or drawn, what is said of them.
 
-A data set is a function of its root folder, and of what `load_coco` takes besides, that returns
-train and val; the readers are `data.py`'s, and for people's own photos `own_photos.py`'s.
+A data set is a function of its root folder and of the options that say where its files are; it
+returns train and val. How files are read is the affair of `data.py` and `label_files.py`, and of
+`own_photos.py` for people's own photos.
 """
 
 import os
@@ -32,8 +33,8 @@ def load_demo(root: str, **where) -> Splits:
 
 
 def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Splits:
-    """Train and val of the COCO tree of a year, or of train_json, train_images and the same of val,
-    where these are given."""
+    """Train and val of the COCO tree of a year. train_json, train_images, val_json and val_images
+    take the place of parts of it."""
     if fetch:
         with ranks.in_turn():
             coco_download.coco(Path(root), year)
@@ -44,8 +45,8 @@ def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Sp
         missing = [path for path in (labels, images) if not os.path.exists(path)]
         if missing:
             raise FileNotFoundError(
-                f"{missing[0]} is not there; expected under --data {root} (or given by "
-                f"--{split}-json and --{split}-images):\n"
+                f"{missing[0]} is not there; expected under --data {root}, unless --{split}-json "
+                f"and --{split}-images say where it is:\n"
                 f"  annotations/instances_train{year}.json  train{year}/*.jpg\n"
                 f"  annotations/instances_val{year}.json    val{year}/*.jpg"
             )
@@ -62,52 +63,96 @@ DATASETS: dict[str, Callable[..., tuple[data.Split, data.Split]]] = {
 
 
 def load(
-    name: str, root: str, keep_unlabelled: bool = False, limit: int | None = None, **where
+    name: str,
+    root: str,
+    keep_unlabelled: bool = False,
+    limit: int | None = None,
+    skip_missing: bool = False,
+    **where,
 ) -> Splits:
-    """Both splits, checked and described; what would go wrong hours later goes wrong here."""
-    splits = []
-    for part, split in zip(("train", "val"), DATASETS[name](root, **where), strict=True):
-        labelled = split.targets.any(1)  # (M,)
-        note = f"{len(split):,} images, {(~labelled).sum():,} of them without a label"
-        if not keep_unlabelled:
-            split = split.select(np.flatnonzero(labelled))  # difference 7
-            note += " dropped"
-        if limit:
-            split = split.select(np.arange(min(limit, len(split))))
-            note += f", first {len(split):,} taken"
-        absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
-        note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
-        print(f"{part}: {note}{listed(absent)}")
-        if name == "own" and part == "train":
-            counts = zip(split.classes, split.targets.sum(0).tolist(), strict=True)
-            most = Counter(dict(counts)).most_common(20)  # a table that was misread shows here
-            shown = [f"{printable(name)} {count:,}" for name, count in most]
-            print(f"labels: {', '.join(shown)}{', ...' * (len(split.classes) > 20)}")
-        if not len(split):
-            raise ValueError(f"no {part} image is left; check --limit and the annotations")
-        missing = [path for path in split.paths if not os.path.isfile(path)]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing):,} of {len(split):,} {part} photos are missing"
-                f"{listed(missing)}; correct the names, or give the folder they are in"
-            )
-        splits.append(split)
+    """Both splits, checked and described; what would go wrong hours later goes wrong here.
+
+    `limit`: as many photos of each split, evenly from its first to its last. `skip_missing`:
+    photos that are missing are left out, rather than an error.
+    """
+    train, val = DATASETS[name](root, **where)
+    train = described("train", train, keep_unlabelled, limit)
     if name == "own":
-        own_photos.warn_of_twins(*splits)
-    return Splits(splits[0], aligned(splits[1], splits[0].classes))
+        print(f"labels: {most_frequent(train)}")  # a table that was misread shows here
+    val = described("val", val, keep_unlabelled, limit)
+    train = all_there("train", train, skip_missing)
+    val = all_there("val", val, skip_missing)
+    if name == "own":
+        own_photos.warn_of_copies(train, val)
+    return Splits(train, aligned(val, train.classes))
+
+
+def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
+    """The photos of a split that are used, after a line that says what it holds."""
+    labelled = split.targets.any(1)  # (M,)
+    note = f"{len(split):,} images, {(~labelled).sum():,} of them without a label"
+    if not keep_unlabelled:
+        split = split.select(np.flatnonzero(labelled))  # difference 7
+        note += " dropped"
+    if limit and limit < len(split):
+        rows = np.linspace(0, len(split) - 1, limit).round().astype(int)
+        split = split.select(rows)
+        note += f", {limit:,} of the others taken, evenly spaced"
+    absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
+    note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
+    print(f"{part}: {note}{listed(absent)}")
+    if not len(split):
+        raise ValueError(f"no {part} image is left; check the annotations")
+    return split
+
+
+def most_frequent(split: data.Split, most: int = 20) -> str:
+    """The labels that most photos show, and how many photos."""
+    counts = zip(split.classes, split.targets.sum(0).tolist(), strict=True)
+    frequent = Counter(dict(counts)).most_common(most)
+    text = ", ".join(f"{printable(name)} {count:,}" for name, count in frequent)
+    return text + ", ..." if len(split.classes) > most else text
+
+
+def all_there(part: str, split: data.Split, skip_missing: bool) -> data.Split:
+    """The split without photos that are missing, which are named; an error unless these are to be
+    skipped, and if no photo is there."""
+    there = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
+    missing = [split.paths[row] for row in np.flatnonzero(~there)]
+    if not missing:
+        return split
+    note = f"{len(missing):,} of {len(split):,} {part} photos are missing{listed(missing)}"
+    if not skip_missing or not there.any():
+        raise FileNotFoundError(
+            f"{note}; correct the names, choose the folder that the photos are in, or leave them "
+            "out with --skip-bad-images"
+        )
+    print(f"{note}; they are left out")
+    return split.select(np.flatnonzero(there))
 
 
 def aligned(split: data.Split, classes: list[str]) -> data.Split:
     """The split with its labels in the order of these classes: the same names are the same labels.
 
-    A label that only the split has is an error, one that it lacks shows in none of its photos.
+    A label that only the split has is left out if no photo shows it, and is an error otherwise; one
+    that it lacks shows in none of its photos.
     """
-    unknown = [name for name in split.classes if name not in classes]
+    unknown = [j for j, name in enumerate(split.classes) if name not in classes]
+    unused = [split.classes[j] for j in unknown if not split.targets[:, j].any()]
+    unknown = [split.classes[j] for j in unknown if split.targets[:, j].any()]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} labels are not among those of the training photos{listed(unknown)}; "
-            "correct the names, or give training photos that show them"
+            f"{len(unknown):,} of {len(split.classes):,} val labels are not among those of the "
+            f"training photos{listed(unknown)}; "
+            "correct the names, or add training photos that show them"
+        )
+    if unused:
+        print(
+            f"val: left out {len(unused):,} of {len(split.classes):,} labels, which no val photo "
+            f"shows and the training photos do not have{listed(unused)}"
         )
     targets = np.zeros((len(split), len(classes)), np.uint8)  # (M, n)
-    targets[:, [classes.index(name) for name in split.classes]] = split.targets
+    for j, name in enumerate(split.classes):
+        if name not in unused:
+            targets[:, classes.index(name)] = split.targets[:, j]
     return replace(split, targets=targets, classes=classes)

@@ -1,76 +1,59 @@
-"""People's own photos and labels: the forms in which they come, and the photos held out for val.
+"""People's own photos: where their labels come from, and which of the photos are held out for val.
 
-Labels are COCO JSON, tags of whole photos (a CSV, Label Studio's JSON, CVAT's XML), or the folders
-that the photos lie in. The trees of COCO and Visual Genome are `data.py`'s affair.
+Labels come from a file (`label_files.py` reads it) or from the folders that the photos are in.
+The trees of COCO and Visual Genome are `data.py`'s affair.
 
-Symbols: M photos, n labels.
+Symbols: M photos, n labels, G groups of photos that stay together.
 """
 
-import hashlib
+import dataclasses
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 import data
-from datasets.label_files import read_labels, tagged
+from datasets.label_files import as_split, read_labels
 from runtime import checkpoints, ranks, reading
-from runtime.reading import PHOTO
+from runtime.photo_names import PART, PhotoFolder
+from runtime.reading import PHOTO, composed
 from runtime.terminal import listed
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
-PARTS = re.compile(r"(train|val|test)(ing|id|idation|\d*)", re.I)  # folders that are no labels
+COPY = re.compile(r"(.+)\.rf\.[^./]+\.\w+")  # Roboflow's names of what it makes from one photo
 
 
 def load(
     photos: str, labels: str | None, val_photos: str | None, val_labels: str | None, kept: Path, **_
 ) -> tuple[data.Split, data.Split]:
-    """Train and val, upright by EXIF. Without val's own files a fifth of the photos is held out,
-    and named in `kept`; where that file is there, the photos it names are val, all others train."""
-    train = read(photos, labels)
+    """Train and val, upright by EXIF. Without files of its own for val a fifth of the photos is
+    held out, and named in `kept`; where that file is there, val is the photos that it names."""
+    split = read(photos, labels)
     if val_photos or val_labels:
-        return train, read(val_photos or photos, val_labels)
-    names = [Path(path).relative_to(photos).as_posix() for path in train.paths]
+        return split, read(val_photos or photos, val_labels)
+    names = [Path(path).relative_to(photos).as_posix() for path in split.paths]
+    groups = groups_of_copies(split.paths)  # (M,)
     with ranks.in_turn():
-        held = stratified(train.targets, HELD_OUT)  # (M,)
         if kept.is_file():
-            named = set(reading.read_json(kept, [PHOTO]))
-            held = np.array([name in named for name in names], bool)
-        if not train.targets[held].any() or held.all():
+            held = kept_before(kept, names, photos)  # (M,) bool
+        else:
+            held = stratified(split.targets, HELD_OUT, groups=groups)
+        if not split.targets[held].any() or held.all():
+            advice = "add more, or pass --val-labels"
+            if kept.is_file():
+                advice += f" and remove {kept}"
             raise ValueError(
-                f"{photos}: of {len(held):,} photos none with a label can be held out; add more, "
-                f"or give --val-labels{' and remove ' + str(kept) if kept.is_file() else ''}"
+                f"{photos}: of {len(held):,} photos none with a label can be held out; {advice}"
             )
         if not kept.is_file():
             checkpoints.save_json(kept, [names[row] for row in np.flatnonzero(held)])
     print(f"val: {held.sum():,} of the {len(held):,} photos, named in {kept}")
-    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
-
-
-def stratified(targets: np.ndarray, part: float, seed: int = 0) -> np.ndarray:
-    """(M,) bool: this part of the photos, with this part of every label's, the rarest first.
-
-    Iterative stratification of targets (M, n): Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011,
-    Algorithm 1. A label of three photos or more, alone in them, is in both parts.
-    """
-    rng, shares = np.random.default_rng(seed), np.array([1 - part, part])
-    wanted, of_label = shares * len(targets), np.outer(shares, targets.sum(0))  # (2,), (2, n)
-    left, order = targets.sum(0).astype(int), rng.permutation(len(targets))  # left (n,)
-    side = np.full(len(targets), -1)  # of each photo: 0, 1, or -1, which is none yet
-    while left.any():
-        label = np.where(left > 0, left, len(targets) + 1).argmin()
-        for row in order[(targets[order, label] > 0) & (side[order] < 0)]:
-            k = max((0, 1), key=lambda k: (of_label[k, label], wanted[k], rng.random()))
-            side[row] = k
-            wanted[k] -= 1
-            of_label[k] -= targets[row]
-            left -= targets[row]
-    rest = order[side[order] < 0]  # without a label
-    side[rest[: max(round(wanted[1]), 0)]] = 1
-    return side == 1
+    copies = np.isin(groups, groups[held]) & ~held  # added after the split was drawn
+    if copies.any():
+        print(f"train: left out {copies.sum():,} of {(~held).sum():,} photos, copies of val photos")
+    return split.select(np.flatnonzero(~held & ~copies)), split.select(np.flatnonzero(held))
 
 
 def read(photos: str, labels: str | None) -> data.Split:
@@ -78,68 +61,135 @@ def read(photos: str, labels: str | None) -> data.Split:
     inside, left_out = reading.walk(photos)
     if left_out:
         print(f"{photos}: left out {left_out}, which are not read as photos")
-    split = read_labels(labels, "") if labels else from_folders(photos, inside)
-    names = found(split.paths, inside)
-    unnamed = sorted(set(inside) - set(names)) if labels else []
-    if unnamed:
-        print(f"{photos}: {len(unnamed):,} photos that {labels} does not name{listed(unnamed)}")
-    paths = [os.path.join(photos, name) for name in names]
-    return data.Split(paths, split.targets, split.classes, upright=True)
-
-
-def found(names: list[str], inside: list[str]) -> list[str]:
-    """The photos of a folder that are meant: of the same path, or of its end; else the only one of
-    that file name, in upper or lower case; Label Studio changes it, and writes eight digits before.
-    """
-
-    def plain(name: str) -> str:
-        return re.sub(r"[^-\w.]", "", os.path.basename(name).replace(" ", "_")).lower()
-
-    known, by_name, paths = set(inside), defaultdict(list), []
-    for path in inside:
-        by_name[plain(path)].append(path)
-    for name in names:
-        parts = name.split("/")
-        ends = ["/".join(parts[i:]) for i in range(len(parts))]
-        same = [end for end in ends if end in known][:1] or by_name.get(plain(name))
-        same = same or by_name.get(re.sub("^[0-9a-f]{8}-", "", plain(name)), [name])
-        if len(same) > 1:
-            raise ValueError(f"{name} may be {same[0]} or {same[1]}; write its path in the folder")
-        paths += same
-    reading.check_once(paths, "the labels", "photo")
-    return paths
+    if labels:
+        split = read_labels(labels, photos)
+        named = set(split.paths)
+        unnamed = [name for name in inside if os.path.join(photos, name) not in named]
+        if unnamed:
+            print(
+                f"{photos}: {len(unnamed):,} of {len(inside):,} photos are not named in {labels} "
+                f"and are left out{listed(unnamed)}"
+            )
+    else:
+        split = from_folders(photos, inside)
+    return dataclasses.replace(split, upright=True, by_content=True)
 
 
 def from_folders(photos: str, inside: list[str]) -> data.Split:
     """A photo's label is the first folder on the way to it; in none, it has none. Photos of the
-    same bytes in several folders are one photo with all their labels."""
-    shown = {}  # content -> the first path, labels
-    for path, content in zip(inside, contents(f"{photos}/{path}" for path in inside), strict=True):
-        shown.setdefault(content, (path, set()))[1].update(path.split("/")[:-1][:1])
-    split = tagged(photos, dict(shown.values()))
-    parts = [name for name in split.classes if PARTS.fullmatch(name)]
-    if len(parts) > 1:
+    same bytes are one photo with the labels of all their folders."""
+    groups = groups_of_copies([os.path.join(photos, name) for name in inside], by_name=False)
+    first_of_group, labels_of_group = {}, {}
+    for name, group in zip(inside, groups, strict=True):
+        first_of_group.setdefault(group, name)
+        labels_of_group.setdefault(group, set()).update(name.split("/")[:-1][:1])
+    rows = [(name, labels_of_group[group]) for group, name in first_of_group.items()]
+    if twice := len(inside) - len(rows):
+        print(
+            f"{photos}: {twice:,} of {len(inside):,} photos are copies of others, byte for byte; "
+            "their labels are united"
+        )
+    split = as_split(rows, None, PhotoFolder(photos), photos)
+    parts = [name for name in split.classes if PART.fullmatch(name)]
+    if len(parts) > 1 or parts == split.classes:
         raise ValueError(
-            f"{photos} holds folders {' and '.join(parts)}, which are no labels; give the folder "
-            "of the training photos as --photos, the other as --val-photos"
+            f"{photos} holds the folders {' and '.join(parts)}, which are parts of a data set, not "
+            "labels; pass the folder of the training photos as --photos, the other as --val-photos"
         )
     return split
 
 
-def contents(paths: Iterable[str]) -> list[str]:
-    """The same text for files of the same bytes. Only those of a size that others have are read."""
-    paths = list(paths)
-    sizes = [os.path.getsize(path) for path in paths]
+# Which photos are held out
+
+
+def groups_of_copies(paths: list[str], by_name: bool = True) -> np.ndarray:
+    """(M,) numbers from 0 to G - 1, equal for copies of one photo: files of the same bytes and,
+    `by_name`, what Roboflow makes from one photo, NAME.rf.HASH.jpg. Only files whose size another
+    one has are read."""
+    sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
     count = Counter(sizes)
-    return [
-        hashlib.sha256(Path(path).read_bytes()).hexdigest() if count[size] > 1 else str(size)
-        for path, size in zip(paths, sizes, strict=True)
-    ]
+    before = list(range(len(paths)))  # a row of the same group, not after the row itself
+    first_with = {}  # what copies have in common -> the first row that has it
+
+    def first_of_group(row: int) -> int:
+        while before[row] != row:
+            before[row] = row = before[before[row]]
+        return row
+
+    for row, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        common = []
+        if size is not None and count[size] > 1:
+            content = reading.digest(path)
+            common.append((size, path if content == "unreadable" else content))
+        if by_name and (copy := COPY.fullmatch(os.path.basename(path))):
+            common.append(copy[1])
+        for each in common:
+            one, other = first_of_group(first_with.setdefault(each, row)), first_of_group(row)
+            before[max(one, other)] = min(one, other)
+    firsts = [first_of_group(row) for row in range(len(paths))]
+    return np.unique(firsts, return_inverse=True)[1]  # in order of the first photo of each
 
 
-def warn_of_twins(train: data.Split, val: data.Split) -> None:
-    """Say which photos are in both: on them val measures what was learnt by heart."""
-    content = contents([*train.paths, *val.paths])
-    known, pairs = set(content[: len(train)]), zip(val.paths, content[len(train) :], strict=True)
-    if twins := [path for path, each in pairs if each in known]:
-        print(f"{len(twins):,} val photos are training photos, byte for byte{listed(twins)}")
+def stratified(
+    targets: np.ndarray, part: float, seed: int = 0, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """(M,) bool: this part of the photos, with this part of every label's, the rarest first; groups
+    of photos, (M,) numbers from 0 to G - 1, are not divided.
+
+    Iterative stratification of targets (M, n): Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011,
+    Algorithm 1. A label of three photos or more that are alone in their groups and have no other
+    label is in both parts.
+    """
+    M, n = targets.shape
+    groups = np.arange(M) if groups is None else groups
+    sizes = np.bincount(groups, minlength=1)  # (G,)
+    counts = np.zeros((len(sizes), n), int)  # (G, n), photos of a group that show a label
+    np.add.at(counts, groups, targets)
+
+    rng, shares = np.random.default_rng(seed), np.array([1 - part, part])
+    order = rng.permutation(len(sizes))
+    left = counts.sum(0)  # (n,), photos of a label that have no side yet
+    wanted, wanted_of_label = shares * M, np.outer(shares, left)  # (2,), (2, n), of each side
+    side = np.full(len(sizes), -1)  # of each group: 0, 1, or -1 for none yet
+    while left.any():
+        label = np.where(left > 0, left, M + 1).argmin()  # the rarest that is left
+        for group in order[(counts[order, label] > 0) & (side[order] < 0)]:
+            wants = [(wanted_of_label[k, label], wanted[k], rng.random()) for k in (0, 1)]
+            chosen = int(wants[1] > wants[0])
+            side[group] = chosen
+            wanted[chosen] -= sizes[group]
+            wanted_of_label[chosen] -= counts[group]
+            left -= counts[group]
+    room = round(wanted[1])
+    for group in order[side[order] < 0]:  # without a label
+        if sizes[group] <= room:
+            side[group] = 1
+            room -= sizes[group]
+    return side[groups] == 1
+
+
+def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
+    """(M,) bool: the photos that a file of an earlier run names. All of them must be there."""
+    named = {composed(name) for name in reading.read_json(kept, [PHOTO])}
+    names = [composed(name) for name in names]
+    if absent := sorted(named - set(names)):
+        raise ValueError(
+            f"{kept}: {len(absent):,} of the {len(named):,} photos held out are not among those of "
+            f"{photos}{listed(absent)}; put them and their labels back, or remove {kept.name} and "
+            "pass --fresh to draw others"
+        )
+    return np.array([name in named for name in names], bool)
+
+
+def warn_of_copies(train: data.Split, val: data.Split) -> None:
+    """Say which val photos are copies of training photos: on them val measures what was learnt by
+    heart."""
+    groups = groups_of_copies([*train.paths, *val.paths])
+    seen = np.isin(groups[len(train) :], groups[: len(train)])  # (photos of val,)
+    copies = [val.paths[row] for row in np.flatnonzero(seen)]
+    if copies:
+        print(
+            f"{len(copies):,} of {len(val):,} val photos are copies of training photos (the same "
+            "bytes, or made from one photo by Roboflow), which makes val's numbers too high"
+            f"{listed(copies)}"
+        )

@@ -148,11 +148,12 @@ class Pass:
         self.loader, self.what, self.skip_bad = loader, what, skip_bad
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        read = torch.zeros(self.loader.rows.num_images)  # (M,)
+        read, unread = torch.zeros(self.loader.rows.num_images), []  # (M,), and why the others
         progress = Progress(self.what, len(read))
         for images, targets, rows, errors in self.loader:
             if errors and not self.skip_bad:
                 raise ValueError(f"{errors[0]}, or leave such photos out with --skip-bad-images")
+            unread += errors
             if len(rows):
                 yield images, targets, rows
                 read[rows] = 1
@@ -162,7 +163,9 @@ class Pass:
         self.read = ranks.total(read) > 0  # (M,)
         out = int((~self.read).sum())
         if out:
-            print(f"{self.what}: {out:,} of {len(read):,} photos cannot be read, left out")
+            names = "\n    ".join(ranks.gather(unread)[:3])
+            note = f"{out:,} of {len(read):,} photos cannot be read and are left out"
+            print(f"{self.what}: {note}:\n    {names}")
         if out == len(read):
             raise ValueError(f"{self.what}: no photo can be read; check the image folder")
         progress.close()

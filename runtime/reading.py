@@ -3,14 +3,19 @@
 A schema says what a file holds: a `Kind` where a value is, [schema] for a list of any length,
 {"key": schema} for an object with these keys and others, {...: schema} for one of any keys. Whoever
 holds what `read_json` returned need not look again.
+
+Which photo a name means is decided in `photo_names.py`.
 """
 
 import contextlib
-import csv
+import hashlib
 import json
 import os
 import posixpath
 import re
+import stat
+import struct
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -18,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from runtime.terminal import brief, printable
 
@@ -43,12 +48,23 @@ def stays_inside(name: object) -> bool:
     return first not in ("", "..", ".") and not re.match("[A-Za-z]:", plain)
 
 
+LONGEST_LABEL = 1000  # characters
+
 WHOLE = Kind("a whole number", lambda value: type(value) is int)
-LABEL = Kind("a text, not blank", lambda value: type(value) is str and bool(value.strip()))
+LABEL = Kind(
+    f"a text, not blank, of at most {LONGEST_LABEL:,} characters",
+    lambda value: type(value) is str and len(value) <= LONGEST_LABEL and bool(value.strip()),
+)
 PHOTO = Kind(
     "a path inside the image folder, without leading .., drive letter or NUL", stays_inside
 )
 ANY = Kind("anything", lambda value: True)
+
+
+def composed(text: str) -> str:
+    """Text in Unicode's NFC: é as one letter, where a Mac writes an e and an accent."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
 
 # Polygons are four fifths of COCO's file and nine tenths of the time to parse it, so these lists of
 # numbers are cut out of the text first: from the key up to the next quote, then back to the last
@@ -58,9 +74,13 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
 def read_json(path: str | Path, schema: object) -> object:
     """The JSON of a file without polygons, checked. What does not fit is a ValueError."""
-    content = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes())
+    content = Path(path).read_bytes()
     try:
-        document = json.loads(content.decode("utf-8-sig"))
+        encoding = json.detect_encoding(content[:4])
+        if not encoding.startswith("utf-8"):
+            content, encoding = content.decode(encoding).encode(), "utf-8"
+        content = POLYGONS.sub(b'"segmentation":0', content)
+        document = json.loads(content.decode(encoding))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
     check(document, schema, path)
@@ -91,16 +111,18 @@ def check(value: object, schema: object, path: str | Path, place: str = "") -> N
 
 
 def check_once(values: Iterable, path: str | Path, what: str) -> None:
-    """A ValueError if one of these values, ids or names, is there twice."""
+    """A ValueError if one of these ids or names is there twice."""
     seen = set()
     for value in values:
         if value in seen:
-            raise ValueError(f"{path}: {what} {brief(value)} is there twice; give each its own")
+            raise ValueError(
+                f"{path}: {what} {brief(value)} is there twice; every one must be different"
+            )
         seen.add(value)
 
 
 def check_known(values: Iterable, known: Collection, path: str | Path, what: str) -> None:
-    """A ValueError if one of these values, ids or names, is not among the known ones."""
+    """A ValueError if one of these ids or names is not among the known ones."""
     for value in values:
         if value not in known:
             raise ValueError(
@@ -109,50 +131,155 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
             )
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 as PowerShell and Excel write it. A
+    UnicodeDecodeError if it is in none of them."""
+    content = Path(path).read_bytes()
+    return content.decode(json.detect_encoding(content[:4]))
+
+
+def digest(path: str | Path) -> str:
+    """The same text for files of the same bytes; of a file that cannot be read, "unreadable"."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"
+
+
+# Photos
+
 HEIC = "pip install pillow-heif to read HEIC"
 with contextlib.suppress(ImportError):  # what phones write; the package is optional
     import pillow_heif
 
     pillow_heif.register_heif_opener()
 Image.init()
-# Pillow reads more; of EPS, for one, it has Ghostscript run the program the file is.
+# Pillow reads more; of EPS, for one, it has Ghostscript run the program that the file is.
 FORMATS = "JPEG PNG WEBP BMP GIF TIFF PPM JPEG2000 AVIF HEIF".split()
 FORMATS = [name for name in FORMATS if name in Image.OPEN]
 SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+# Nothing uses the texts and colour profiles of a PNG: that one is long is no reason to refuse it.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB each, as of all together
 
 
 def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """use(the photo). Whatever Pillow has against the file is a ValueError."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for ever
+            raise ValueError("it is not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on damaged metadata, or many pixels
             with Image.open(path, formats=FORMATS) as image:
                 return use(image)
     except Exception as error:  # of a dozen kinds
         reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
-        heic = str(path).lower().endswith((".heic", ".heif")) and "HEIF" not in FORMATS
-        advice = HEIC if heic else "replace the file"
+        advice = "replace the file"
+        if "HEIF" not in FORMATS and is_heic(path):
+            advice = HEIC
         raise ValueError(
             f"cannot read photo {printable(path, 200)} ({reason}); {advice}"
         ) from error
 
 
+def is_heic(path: str | Path) -> bool:
+    """Whether a file is HEIC by its suffix, or by its content whatever the suffix is."""
+    if not os.path.isfile(path):
+        return False
+    if str(path).lower().endswith((".heic", ".heif")):
+        return True
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(12)
+        return start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf")
+    return False
+
+
+# What Pillow's readers of EXIF raise of damaged bytes.
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError)
+DAMAGED += (SyntaxError, AssertionError, struct.error)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's number of how the camera was held, 1 to 8; 1, upright, where none can be read.
+
+    No other tag is looked at: a damaged one is no reason to refuse a photo.
+    """
+    try:
+        number = image.getexif().get(0x112)
+    except DAMAGED:
+        number = None
+    return number if isinstance(number, int) and 1 <= number <= 8 else 1
+
+
 def walk(folder: str | Path) -> tuple[list[str], str]:
-    """The photos in a folder and below it, by their paths in it, and how many files of which kinds
-    are none, as text. Hidden files do not count."""
+    """The photos in a folder and below it, by their paths in it, and as text how many other files
+    of which kinds there are. Hidden files do not count. A folder that cannot be read is an OSError.
+    """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{printable(folder, 200)} is no folder of photos")
-    files = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
-    photos = [file.as_posix() for file in files if file.suffix.lower() in SUFFIXES]
-    kinds = (file.suffix.lower() for file in files)
-    others = Counter(kind or "without suffix" for kind in kinds if kind not in SUFFIXES)
+    photos, others = [], Counter()
+    for path, kind in files_in(str(folder)):
+        suffix = os.path.splitext(path)[1].lower()
+        if kind != "file":
+            others[kind] += 1
+        elif suffix in SUFFIXES:
+            photos.append(path)
+        else:
+            others[suffix or "without suffix"] += 1
+    photos.sort(key=lambda path: path.split("/"))
     text = ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
-    return photos, text + f" ({HEIC})" * (".heic" in others)
+    if ".heic" in others:
+        text += f" ({HEIC})"
+    return photos, text
+
+
+def files_in(root: str) -> Iterable[tuple[str, str]]:
+    """(path in the root folder, kind) of all files in and below it that are not hidden; a kind is
+    "file", or says why there can be no photo.
+
+    Linked folders are followed, after the real ones. Within one folder of the first level no
+    folder is entered twice, so that links in a circle come to an end.
+    """
+    folders, links = [("", set())], []  # (path in root, ids of the folders entered)
+    while folders or links:
+        path, entered = folders.pop() if folders else links.pop()
+        number, entries = open_folder(os.path.join(root, path))
+        if number in entered:
+            continue
+        entered.add(number)
+        for entry in entries:
+            inside = f"{path}/{entry.name}".lstrip("/")
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((inside, entered if path else set(entered)))
+            elif entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):
+                yield inside, "file"
+            elif os.path.isdir(entry.path):
+                links.append((inside, entered if path else set(entered)))
+            elif os.path.exists(entry.path):
+                yield inside, "pipes, sockets or devices"
+            else:
+                yield inside, "broken links"
+
+
+def open_folder(path: str) -> tuple[tuple[int, int], list[os.DirEntry]]:
+    """A folder's id, which is the same whatever links lead to it, and what is in it and not hidden,
+    in order of name."""
+    try:
+        status = os.stat(path)
+        with os.scandir(path) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise type(error)(
+            f"cannot read folder {printable(path, 200)} ({error.strerror}); make it readable, or "
+            "move it away"
+        ) from error
+    return (status.st_dev, status.st_ino), sorted(visible, key=lambda entry: entry.name)
+
+
+# Word vectors
 
 
 def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
-    """The vectors (d,) of wanted words in a GloVe-format text file: a word and d numbers a line.
+    """The vectors (d,) of wanted words in a GloVe-format text file: a word and d numbers on a line.
 
     Of a word that is there twice the first vector counts. Lines of other words are not parsed.
     """
@@ -161,6 +288,7 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 word, *values = line.rstrip().split(" ")  # not split(): some words are blanks
+                word = composed(word)
                 if number == 1 and len(values) == 1:  # word2vec's header: count and width
                     continue
                 width = width or len(values)
@@ -172,44 +300,23 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
                         raise ValueError("holds a number that is not finite")
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(
-            f"{path}, line {number}: {printable(error)}; expected UTF-8 text, a word and the same "
-            "count of numbers a line"
+            f"{path}, line {number}: {printable(error)}; expected UTF-8 text, on each line a word "
+            "and as many numbers as on the others"
         ) from None
     if not vectors:
         raise ValueError(
-            f"{path} holds none of the {len(wanted)} words of the labels; give word vectors of "
+            f"{path} holds none of the {len(wanted)} words of the labels; choose word vectors of "
             "their language"
         )
     return vectors
 
 
 def read_matrix(path: str | Path, rows: int) -> np.ndarray:
-    """A .npy file of finite numbers, (rows, d)."""
+    """A .npy file of finite numbers, (rows, d) with d of 1 or more, as float64."""
     with contextlib.suppress(ValueError, EOFError, TypeError, AttributeError):  # text, an .npz, ...
         matrix = np.load(path, allow_pickle=False)
-        if matrix.ndim == 2 and len(matrix) == rows and np.isfinite(matrix).all():
-            return matrix
+        if matrix.ndim == 2 and len(matrix) == rows and matrix.size and matrix.dtype.kind in "fiu":
+            matrix = matrix.astype(np.float64)
+            if np.isfinite(matrix).all():
+                return matrix
     raise ValueError(f"{path} is no .npy file of finite numbers of shape ({rows}, d)")
-
-
-def read_rows(path: str | Path) -> list[list[str]]:
-    """The rows of a CSV, each as long as the first, without blanks around the cells, which are
-    separated by commas, semicolons or tabs: by what comes first."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            between = re.match(r'(?:"[^"]*"|[^\t,;"\n]*)([\t,;])', file.readline())
-            file.seek(0)
-            cells = csv.reader(file, delimiter=between[1] if between else ",")
-            rows = [[cell.strip() for cell in row] for row in cells if any(row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f'{path} is not a CSV in UTF-8; save it as "CSV UTF-8" ({error})'
-        ) from None
-    uneven = [i for i, row in enumerate(rows, 1) if len(row) != len(rows[0])]
-    if not rows or uneven:
-        found = f"row {uneven[0]} has {len(rows[uneven[0] - 1])} cells" if rows else "it is empty"
-        expected = f"{len(rows[0])} as in the first" if rows else "a photo and its labels a row"
-        raise ValueError(
-            f'{path}: {found}, expected {expected}; write several labels as "cat; dog" in quotes'
-        )
-    return rows

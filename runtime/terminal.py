@@ -31,6 +31,14 @@ def listed(names: list[str]) -> str:
     return f": {first}{' ...' if len(names) > 3 else ''}" if names else ""
 
 
+def counted(kinds: dict[str, int], most: int = 8) -> str:
+    """Kinds and how many there are of each, the most frequent first, without those of 0."""
+    there = [(kind, count) for kind, count in kinds.items() if count]
+    there.sort(key=lambda item: -item[1])
+    text = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in there[:most])
+    return text + ", ..." if len(there) > most else text
+
+
 class Progress:
     """One line that rewrites itself on a terminal, with rate and time left; silent in a log."""
 

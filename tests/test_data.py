@@ -8,12 +8,14 @@ Visual Genome's names, Pillow.
 import json
 import os
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from conftest import coco_document, demo_split, vg_photos, write_coco, write_vg
-from PIL import Image
+from PIL import Image, ImageOps
 
 import data
 from datasets import catalogue
@@ -125,6 +127,8 @@ def palette_image():
         (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), {"format": "TIFF"}, (255, 0, 0)),
         # 100 * 256 + 200: the upper byte counts
         (Image.fromarray(np.full((4, 4), 25800, np.uint16)), {}, (100, 100, 100)),
+        (Image.fromarray(np.full((4, 4), 25800, np.uint16)), {"format": "TIFF"}, (100, 100, 100)),
+        (Image.fromarray(np.full((4, 4), 25800, np.int32)), {"format": "PPM"}, (100, 100, 100)),
     ],
 )
 def test_images_of_every_mode_become_the_right_rgb(tmp_path, image, options, expected):
@@ -133,6 +137,128 @@ def test_images_of_every_mode_become_the_right_rgb(tmp_path, image, options, exp
         photo = data.read_image(tmp_path / "photo", 4, draft)
         assert photo.mode == "RGB"
         assert photo.getcolors() == [(16, expected)]
+
+
+def tiff(bits, photometric, sample_format, pixels):
+    """A grey TIFF of one row, written by hand: its tags, little-endian, then its pixels."""
+    width = len(pixels) * 8 // bits
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 134, 277: 1, 278: 1}
+    tags |= {279: len(pixels), 339: sample_format}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, v, 0) for tag, v in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+def png_chunk(kind, content):
+    checked = kind + content
+    return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+def png(*chunks):
+    """A PNG of 16-bit grey, two pixels wide: 1000 and 25800."""
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 0, 0, 0, 0)
+    row = zlib.compress(b"\0" + struct.pack(">HH", 1000, 25800))
+    chunks = [(b"IHDR", header), *chunks, (b"IDAT", row), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+LONG_TEXT = b"Comment\0" + b"x" * 2_000_000
+PACKED_TEXT = b"Comment\0\0" + zlib.compress(b"x" * 2_000_000)
+PROFILE = b"wide\0\0" + zlib.compress(bytes(2_000_000))
+
+
+@pytest.mark.parametrize(
+    ("content", "greys"),
+    [
+        (tiff(16, 1, 1, struct.pack("<HH", 1000, 25800)), [3, 100]),
+        (tiff(16, 0, 1, struct.pack("<HH", 1000, 25800)), [252, 155]),  # 0 is white
+        (tiff(12, 1, 1, bytes([0xFF, 0xF0, 0x10])), [255, 1]),  # 4095 and 16
+        (tiff(8, 0, 1, bytes([0, 200])), [255, 55]),
+        (b"P5 2 1 4095\n" + struct.pack(">HH", 4095, 2048), [255, 128]),
+        (png(), [3, 100]),
+        (png((b"tRNS", struct.pack(">H", 1000))), [255, 100]),  # transparent
+        (png((b"tEXt", LONG_TEXT)), [3, 100]),
+        (png((b"zTXt", PACKED_TEXT)), [3, 100]),
+        (png((b"iCCP", PROFILE)), [3, 100]),
+    ],
+)
+def test_grey_of_many_bits_and_photos_with_long_texts_are_read(tmp_path, content, greys):
+    (tmp_path / "photo").write_bytes(content)
+    pixels = np.asarray(data.read_photo(tmp_path / "photo"))
+    assert pixels.tolist() == [[[grey] * 3 for grey in greys]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tiff(32, 1, 3, struct.pack("<ff", 0.2, 0.7)),
+        tiff(32, 1, 1, struct.pack("<II", 20, 200)),
+        tiff(32, 1, 2, struct.pack("<ii", 20, 200)),
+        tiff(16, 1, 2, struct.pack("<hh", -20, 200)),
+        b"Pf\n2 1\n-1.0\n" + struct.pack("<ff", 0.2, 0.7),
+    ],
+)
+def test_grey_whose_white_is_not_known_is_refused_rather_than_black(tmp_path, content):
+    (tmp_path / "photo").write_bytes(content)
+    with pytest.raises(ValueError, match=r"photo .*32-bit grey .*save it with 8 or 16 bits"):
+        data.read_photo(tmp_path / "photo")
+
+
+def exif(*entries):
+    """EXIF of (tag, type, count, value) entries, little-endian."""
+    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "turned"),
+    [
+        (exif((0x112, 3, 1, 6)), True),
+        (exif((0x112, 3, 1, 6), (0x128, 9, 1, 2**32 - 1)), True),  # ResolutionUnit -1
+        (exif((0x112, 3, 1, 6), (0x11A, 5, 1, 10**6)), True),  # a value behind the end
+        (exif((0x10F, 2, 10**9, 8), (0x112, 3, 1, 6)), True),
+        (exif((0x112, 4, 1, 6)), True),  # a long
+        (exif((0x112, 3, 1, 0)), False),
+        (exif((0x112, 3, 1, 9)), False),
+        (exif((0x112, 2, 2, ord("6"))), False),  # text
+        (exif((0x112, 3, 10**9, 8)), False),
+        (exif((0x112, 12, 1, 6)), False),  # a float behind the end
+        (exif((0x112, 99, 1, 6)), False),
+        (b"Exif\0\0", False),
+        (b"Exif\0\0II*\0\xff\xff\xff\xff", False),
+        (b"Exif\0\0no EXIF at all", False),
+    ],
+)
+def test_only_exifs_orientation_is_read_and_damaged_exif_means_upright(tmp_path, content, turned):
+    stored = Image.new("RGB", (16, 8), "blue")
+    stored.paste("red", (0, 0, 8, 8))  # the left half; turned by orientation 6 the upper one
+    stored.save(tmp_path / "photo.jpg", exif=content, quality=95)
+    photo = data.read_photo(tmp_path / "photo.jpg")
+    assert photo.size == ((8, 16) if turned else (16, 8))
+    first, last = photo.getpixel((1, 1)), photo.getpixel((photo.width - 2, photo.height - 2))
+    assert (first[0] > 200 > 50 > first[2], last[2] > 200 > 50 > last[0]) == (True, True)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_photos_are_turned_as_pillow_turns_them(tmp_path, number):
+    drawn = Image.fromarray(np.random.default_rng(0).integers(256, size=(5, 7, 3), dtype=np.uint8))
+    metadata = Image.Exif()
+    metadata[0x112] = number
+    for suffix in ("png", "webp", "tif", "jpg"):
+        drawn.save(tmp_path / f"a.{suffix}", exif=metadata, lossless=True)
+        with Image.open(tmp_path / f"a.{suffix}") as image:
+            expected = np.asarray(ImageOps.exif_transpose(image))
+        assert np.array_equal(data.read_photo(tmp_path / f"a.{suffix}"), expected), suffix
+
+
+@pytest.mark.skipif("HEIF" in reading.FORMATS, reason="pillow-heif is installed")
+@pytest.mark.parametrize("name", ["a.jpg", "b.HEIC"])
+def test_a_photo_that_is_heic_whatever_its_name_has_the_advice_for_heic(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(12))
+    with pytest.raises(ValueError, match=f"{name} .*; pip install pillow-heif to read HEIC"):
+        data.read_photo(tmp_path / name)
+    (tmp_path / "a.jpg").write_bytes(b"no photo at all")
+    with pytest.raises(ValueError, match=r"a\.jpg .*; replace the file"):
+        data.read_photo(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize(("width", "height", "size"), [(64, 64, 33), (64, 63, 32), (64, 64, 12)])
@@ -254,12 +380,16 @@ def test_the_id_of_tensors_is_of_values_shape_dtype_and_order():
     assert len({checkpoints.content_id(*tensors) for tensors in [same[0], *others]}) == 10
 
 
-def test_val_has_the_labels_of_train_by_name_and_no_other():
+def test_val_has_the_labels_of_train_by_name_and_no_other(capsys):
     val = data.Split(["x.jpg"], np.array([[1, 0]], np.uint8), ["dog", "bird"])
     found = catalogue.aligned(val, ["bird", "cat", "dog"])
     assert (found.classes, found.targets.tolist()) == (["bird", "cat", "dog"], [[0, 0, 1]])
     with pytest.raises(ValueError, match="not among those of the training photos: dog;"):
         catalogue.aligned(val, ["bird", "cat"])
+    assert capsys.readouterr().out == ""
+    found = catalogue.aligned(val, ["cat", "dog"])  # no photo shows a bird
+    assert (found.classes, found.targets.tolist()) == (["cat", "dog"], [[0, 1]])
+    assert "val: left out 1 of 2 labels, which no val photo shows" in capsys.readouterr().out
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_alone(demo):

@@ -9,14 +9,16 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import LABELS, ROOT, drawn_photo, predicted, scores_by_hand
-from PIL import Image
+from PIL import Image, ImageOps
 
+import data
 import iml_gcn
 import tresnet
 from reports import export
@@ -110,6 +112,24 @@ def test_the_pages_program_labels_a_photo_as_predict_does(
     ours = ast.literal_eval(done.stdout)
     assert 0 < len(ours) < len(LABELS)
     assert ours == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("uses", ['"model.onnx"', '"model.pt2"'])
+def test_the_pages_lines_make_the_pixels_of_predict(tmp_path, uses):
+    lines = re.search(r"^photo = .*?^pixels = [^\n]*", example(uses), re.M | re.S)[0]
+    noise = np.random.default_rng(0).integers(256, size=(20, 30, 4), dtype=np.uint8)
+    clear, turned = Image.fromarray(noise), Image.Exif()
+    turned[0x112] = 8
+    grey = (noise[..., 0].astype(np.uint16) << 8) + noise[..., 1]
+    photos = [(clear, {}), (clear.convert("LA"), {}), (clear.convert("RGB"), {"exif": turned})]
+    photos += [(clear.quantize(16), {"transparency": 3}), (Image.fromarray(grey), {})]
+    photos += [(clear.convert("CMYK"), {"format": "TIFF"}), (clear.convert("1"), {})]
+    for image, options in photos:
+        image.save(tmp_path / "photo", **{"format": "PNG"} | options)
+        space = {"sys": types.SimpleNamespace(argv=["", tmp_path / "photo"]), "side": 16}
+        exec(lines, space | {"np": np, "Image": Image, "ImageOps": ImageOps}, space)
+        ours = np.asarray(data.read_image(tmp_path / "photo", 16, upright=True), np.float32) / 255
+        assert np.array_equal(space["pixels"], ours), image.mode
 
 
 @pytest.mark.parametrize("head", ["linear", "gcn"])

@@ -22,12 +22,14 @@ from conftest import ROOT, coco_document, write_coco, write_vg
 from PIL import Image
 from test_backbones import IMAGES, TINY, released_network
 from test_hostile import DEEP, assert_sentence
+from test_label_files import EXPORTS, SHOWN
 from torch import nn
 
 import backbones
 import data
 import iml_gcn
 import tresnet
+from datasets import label_files
 from runtime.folder import Folder
 
 TOKENS = b'NaN Infinity 1e999 -1 0 null true [[[]]] {} " \\ \\ud800 ../ , : [ ] }'.split()
@@ -187,7 +189,7 @@ def fuzz_checkpoints(folder):
     return read
 
 
-PHOTOS = {"a.jpg": "RGB", "b.jpg": "CMYK", "c.png": "RGBA", "d.png": "P", "e.tif": "I"}
+PHOTOS = {"a.jpg": "RGB", "b.jpg": "CMYK", "c.png": "RGBA", "d.png": "P", "e.tif": "L"}
 PHOTOS |= {"f.tif": "RGB", "g.gif": "P", "h.webp": "RGBA", "i.bmp": "RGB"}
 
 
@@ -208,8 +210,23 @@ def fuzz_photos(folder):
     return read
 
 
+def fuzz_labels(folder):
+    for name in SHOWN:
+        (folder / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "photos" / name).touch()
+    for name, content in EXPORTS.items():
+        (folder / name).write_text(content)
+    (folder / "ticks.csv").write_text("file,cat,dog\nb.jpg,1,0\nsub/e.jpg,0,1\nf.jpg,,\n")
+    (folder / "lists.csv").write_text("file;tags\nb.jpg;['cat', \"dog\"]\nf.jpg;[]\n")
+
+    def read(path):
+        assert_split(label_files.read_labels(path, folder / "photos"), folder / "photos")
+
+    return read
+
+
 KINDS = [fuzz_coco, fuzz_vg500, fuzz_glove]
-KINDS += [fuzz_weights, fuzz_checkpoints, fuzz_photos]
+KINDS += [fuzz_weights, fuzz_checkpoints, fuzz_photos, fuzz_labels]
 
 STRAYED = []  # what was done outside WATCHED, the folder of the file that is being read
 WATCHED = ""

@@ -32,12 +32,16 @@ def assert_sentence(error, words=""):
     assert len(message) <= 450, message[:500]  # 300, and 150 for pytest's long folders
 
 
-def test_photo_names_that_stay_inside_are_taken_as_they_are(tmp_path):
-    names = ["x.jpg", "a/x.jpg", "./x.jpg", "a/../x.jpg", "..x.jpg", "a..b/x..jpg", "x\udc80.jpg"]
-    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+def test_photo_names_lead_to_no_place_outside_their_folder(tmp_path):
+    names = ["a/x.jpg", "..x.jpg", "a..b/x..jpg", "x\udc80.jpg"]  # taken as they are
+    inside = {name: name for name in names}
+    inside |= dict.fromkeys(["x.jpg", "./x.jpg", "a/../x.jpg", "../x.jpg", "C:\\x.jpg"], "x.jpg")
+    inside |= {"/etc/passwd": "etc/passwd", "a/../../x.jpg": "x.jpg", "b\\..\\..\\x.jpg": "x.jpg"}
+    inside |= {"\\\\server\\y.jpg": "server/y.jpg", "file:///etc/../../y.jpg": "y.jpg"}
+    images = [{"id": i, "file_name": name} for i, name in enumerate(inside)]
     document = {"images": images, "annotations": [], "categories": []}
     split = data.load_coco(write_coco(tmp_path, document), "photos")
-    assert split.paths == [f"photos/{name}" for name in names]
+    assert split.paths == [f"photos/{name}" for name in dict.fromkeys(inside.values())]
 
 
 @pytest.mark.parametrize(
@@ -71,19 +75,18 @@ def test_label_names_are_kept_as_they_are_and_blank_ones_refused(tmp_path):
 
 IMAGE, CATEGORY = {"id": 7, "file_name": "7.jpg"}, {"id": 9, "name": "horse"}
 MARK = {"image_id": 7, "category_id": 2}
-NO_WHOLE = [LONG, 1e300, math.nan, True, None, {}, DEEP, "7", "\x1b[2J\ud800"]
-OUTSIDE = ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\..\\x.jpg", "\\\\server\\x.jpg"]
-OUTSIDE += ["C:\\x.jpg", "x.jpg\0.png", "", "a/.."]
+NO_WHOLE = [LONG, 1e300, math.nan, True, None, {}, DEEP, "7.0", "", "\u0667", "\x1b[2J\ud800"]
+NO_NAME = ["x.jpg\0.png", "", "a/..", "../..", "C:\\", "/", "https://"]
 SPOILT = [  # key, what is put at the end of its list, what the sentence says
     *[("images", IMAGE | {"id": value}, "images[3].id is ") for value in NO_WHOLE],
-    *[("images", {"id": 5, "file_name": name}, "expected a path inside the") for name in OUTSIDE],
+    *[("images", {"id": 5, "file_name": name}, "expected the path of a pho") for name in NO_NAME],
     *[("annotations", value, "annotations[4] is ") for value in (LONG, None, DEEP)],
     ("categories", CATEGORY | {"id": 1.5}, "categories[2].id is 1.5, expected a whole number"),
     ("annotations", MARK | {"image_id": [7]}, "annotations[4].image_id is [7], expected a whole"),
-    ("annotations", MARK | {"category_id": "2"}, "annotations[4].category_id is '2', expected a"),
-    ("images", {"id": 10**4000, "file_name": 7}, "images[3].file_name is 7, expected a path"),
+    ("annotations", MARK | {"category_id": "x"}, "annotations[4].category_id is 'x', expected a"),
+    ("images", {"id": 10**4000, "file_name": 7}, "images[3].file_name is 7, expected the"),
     ("images", {"id": 5, LONG: 1}, "images[3] has no 'file_name'"),
-    ("images", IMAGE, "image id 7 is there twice"),
+    ("images", IMAGE | {"file_name": "8.jpg"}, "image id 7 is there twice"),
     ("categories", CATEGORY, "category id 9 is there twice"),
     ("annotations", {"image_id": 7, "caption": "a horse"}, "annotations[4] has no 'category_id'"),
     ("annotations", MARK | {"image_id": 10**4000}, "image_id 1000"),
@@ -109,7 +112,7 @@ def test_numbers_that_no_reader_uses_may_be_anything(tmp_path):
 
 
 COCO_TEXT = json.dumps(coco_document())
-NO_JSON = [COCO_TEXT.encode("utf-16"), COCO_TEXT.replace("apple", "\u00e0").encode("latin-1")]
+NO_JSON = [COCO_TEXT.encode("utf-16")[:-1], COCO_TEXT.replace("apple", "\u00e0").encode("latin-1")]
 NO_JSON += [b"", b"\0" * 1000, COCO_TEXT[:-40].encode(), COCO_TEXT.encode() + b"]"]
 NO_JSON += [COCO_TEXT.replace("40", each).encode() for each in ("4" * 5000, "[" * 100_000)]
 NO_JSON += [COCO_TEXT.replace('"apple"', "\x1b[31m").encode(), b'"' + b"x" * 10**7]

@@ -1,14 +1,17 @@
-"""People's own photos: every form of labels, which photo is meant, what is held out, whole runs.
+"""People's own photos: which are used, what their folders say, what is held out, whole runs.
 
-Oracles: one truth in the exports of four labelling tools, small files and splits by hand, random
-splits, photos drawn in both ways they may be stored.
+Oracles: small folders and splits by hand, random splits, photos drawn in both ways they may be
+stored. The forms of label files have tests of their own, `test_label_files.py`.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
+import os
 import re
 import shutil
+import socket
 
 import numpy as np
 import pytest
@@ -16,131 +19,16 @@ from conftest import drawn_photo, random_targets, refused, scores_of
 from PIL import Image
 
 import data
+import predict
 import run
-from datasets import catalogue, label_files, own_photos
-
-# Four photos, as the tools' own exports have them. In Label Studio's there are besides two people's
-# labels of sub/e.jpg, a skipped annotation (of c d.jpg), and a photo nobody has looked at (h.jpg).
-CLASSES = ["cat", "dog", "fire hydrant"]
-SHOWN = {"b.jpg": {"cat", "dog"}, "c d.jpg": {"fire hydrant"}, "f.jpg": set()}
-SHOWN["sub/e.jpg"] = {"dog", "fire hydrant"}
-
-
-def task(image, *choices, cancelled=False):
-    results = [[{"type": "choices", "value": {"choices": c}}] if c else [] for c in choices]
-    marks = [{"id": 1, "result": result, "was_cancelled": cancelled} for result in results]
-    return {"id": 1, "annotations": marks, "drafts": [], "data": {"image": image}, "meta": {}}
-
-
-TASKS = [
-    task("/data/upload/1/77aa00bb-b.jpg", ["cat", "dog"]),
-    task("/data/local-files/?d=photos/c%20d.jpg", ["fire hydrant"]),
-    task("/data/local-files/?d=photos/sub/e.jpg", ["dog", "fire hydrant"], ["dog"]),
-    task("/data/upload/1/0c0c0c0c-c_d.jpg", ["cat"], cancelled=True),
-    task("s3://bucket/f.jpg", []),
-    task("https://example.com/h.jpg"),
-]
-CVAT = """<?xml version="1.0" encoding="utf-8"?>
-<annotations><version>1.1</version><meta><task><id>7</id><name>mytask</name><labels>
-  <label><name>cat</name><type>tag</type></label><label><name>dog</name><type>tag</type></label>
-  <label><name>fire hydrant</name><type>tag</type></label></labels></task></meta>
-<image id="1" name="b.jpg" width="64" height="48">
-  <tag label="cat" source="manual"></tag><tag label="dog" source="manual"></tag></image>
-<image id="2" name="c d.jpg"><tag label="fire hydrant" source="manual"></tag></image>
-<image id="3" name="sub/e.jpg" width="64" height="48">
-  <tag label="dog" source="manual"></tag><tag label="fire hydrant" source="manual"></tag></image>
-<image id="4" name="f.jpg" width="64" height="48"></image></annotations>"""
-MARKS = [(1, 1), (1, 2), (2, 3), (4, 2), (4, 3)]
-COCO = {  # datumaro's "coco_labels"
-    "categories": [{"id": i, "name": c, "supercategory": ""} for i, c in enumerate(CLASSES, 1)],
-    "images": [{"id": i, "file_name": name, "license": 0} for i, name in enumerate(SHOWN, 1)],
-    "annotations": [{"id": 10 * i + j, "image_id": i, "category_id": j} for i, j in MARKS],
-}
-EXPORTS = {
-    "label-studio.json": json.dumps(TASKS, indent=1),
-    "cvat.xml": CVAT,
-    "datumaro.json": json.dumps(COCO),
-    "fiftyone.csv": "file,labels\nb.jpg,cat; dog\nc d.jpg,fire hydrant\n"
-    "sub/e.jpg,dog; fire hydrant\nf.jpg,\n",
-}
-
-
-def shown_in(path, inside):
-    """Photo in a folder -> its labels, and the classes, that a file names."""
-    split = label_files.read_labels(path, "")
-    shown = [{c for c, one in zip(split.classes, row, strict=True) if one} for row in split.targets]
-    return dict(zip(own_photos.found(split.paths, inside), shown, strict=True)), split.classes
-
-
-@pytest.mark.parametrize("name", EXPORTS)
-def test_every_tools_export_names_the_same_photos_and_labels(tmp_path, name):
-    (tmp_path / name).write_text(EXPORTS[name])
-    assert shown_in(tmp_path / name, [*SHOWN]) == (SHOWN, CLASSES)
-
-
-TAGS = 'file,labels\na.jpg,"cat; fire hydrant"\nsub/b.jpg,dog\nc.jpg,\na.jpg, dog \n'
-COLUMNS = "image,fire hydrant,cat,dog\na.jpg,1,1,1\nsub/b.jpg,0,,1\nc.jpg,0,0,0\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "classes"),
-    [  # by name, or in the header's order
-        (TAGS, CLASSES),
-        (COLUMNS, ["fire hydrant", "cat", "dog"]),
-        (COLUMNS.replace(",", ";"), ["fire hydrant", "cat", "dog"]),
-        ("a.jpg;cat, fire hydrant, dog\nsub/b.jpg;dog\nc.jpg;\n", CLASSES),
-        ("a.jpg\tcat|fire hydrant|dog\nsub/b.jpg\tdog\nc.jpg\t\n", CLASSES),
-        ("x,y\n/my/a.jpg,cat|fire hydrant|dog\nC:\\my\\sub\\b.jpg,dog\nc.jpg,\n", CLASSES),
-    ],
-)
-def test_a_csv_of_tags_by_hand_in_every_form(tmp_path, text, classes):
-    (tmp_path / "tags.csv").write_text("\ufeff" + text, encoding="utf-8")
-    shown = {"a.jpg": set(CLASSES), "sub/b.jpg": {"dog"}, "c.jpg": set()}
-    assert shown_in(tmp_path / "tags.csv", [*shown]) == (shown, classes)
-    paths = label_files.read_labels(tmp_path / "tags.csv", "in").paths
-    assert re.fullmatch("in/(my/)?a.jpg in/(my/)?sub/b.jpg in/c.jpg", " ".join(paths))
+from datasets import catalogue, own_photos
+from runtime import reading
 
 
 def arguments(out, photos, labels=None, more=""):
     fixed = "--recipe paper --backbone tresnet_tiny --image-size 32 --epochs 1 --workers 0"
     fixed += f" --device cpu --weights none --out {out} --photos {photos} {more}"
     return fixed.split() + (["--labels", f"{labels}"] if labels else [])
-
-
-# Label Studio's other exports; a CSV's row has its labels as text, or where there are two as JSON.
-MIN = '[\n{\n  "image": "\\/data\\/upload\\/1\\/a.jpg",\n  "tags": "cat",\n  "annotation_id": 1\n}]'
-CHOICES = """"annotation_id","annotator","created_at","id","image","lead_time","tags","updated_at"
-1,"1","2024-05-01T09:00:10.123456Z",1,"/data/upload/1/3f2a9c1b-a.jpg",3.5,"cat",""
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a.jpg,cat,dog\nb.jpg,cat\n", "row 2 has 2 cells, expected 3"),
-        ("../a.jpg,cat\n", "a path inside the image folder"),
-        ("file,cat,cat\na.jpg,0,1\n", "label 'cat' is there twice"),
-        ("", "it is empty"),
-        ("a.jpg,\xff\n", "UTF-8"),
-        (json.dumps(COCO | {"annotations": []}), "4 images and no annotation: tags"),  # CVAT's
-        ("0 0.512 0.431 0.250 0.310\n", "looks like YOLO's, which"),
-        ("path: ../mine\ntrain: images/train\nnc: 3\n", "looks like YOLO's list"),
-        (MIN, "looks like Label Studio's CSV or JSON-MIN"),
-        (CHOICES, "looks like Label Studio's CSV or JSON-MIN"),
-        ("image," + CHOICES.replace(",", "\t"), "looks like Label Studio's CSV or JSON-MIN"),
-        ('filepath,tags,labels\na.jpg,,"classifications,_cls"\n', "looks like FiftyOne's CSV"),
-        ("file,labels\n", "has no labels"),
-        ("file,cat,dog\na.jpg,WAHR,FALSCH\n", "the columns file, cat, dog; expected a photo and"),
-        ("file,labels,by\na.jpg,cat,me\n", "the columns file, labels, by; expected a photo and"),
-        ("PK\x03\x04\x14", "a zip; unpack it"),
-        ('<?xml version="1.0" encoding="utf-9"?><annotations/>', "not valid XML (unknown encod"),
-        ("<annotation><filename>a.jpg</filename></annotation>", "no images; of XML, CVAT's"),
-    ],
-)
-def test_labels_that_are_wrong_or_foreign_are_one_sentence(tmp_path, capsys, text, words):
-    (tmp_path / "labels").write_bytes(text.encode("latin-1"))
-    sentence = refused(capsys, arguments(tmp_path / "out", tmp_path, tmp_path / "labels"))
-    assert re.search(r"/labels\W.*" + re.escape(words), sentence)
 
 
 def write_photos(folder, **seeds):
@@ -150,34 +38,22 @@ def write_photos(folder, **seeds):
         drawn_photo(seed).save(folder / name)
 
 
+# Folders
+
+
 def test_swapped_options_and_folders_of_splits_are_one_sentence(tmp_path, capsys):
     write_photos(tmp_path, **{"val/a.png": 0, "Training/c.png": 2, "b.png": 1})
     (tmp_path / "tags.csv").write_text("b.png,cat\n")
     swapped = arguments(tmp_path / "out", tmp_path / "tags.csv", tmp_path)
     assert "tags.csv is no folder of photos" in refused(capsys, swapped)
     sentence = refused(capsys, arguments(tmp_path / "out", tmp_path))
-    assert "folders Training and val, which are no labels" in sentence
+    assert "holds the folders Training and val, which are parts of a data set" in sentence
     (tmp_path / "Training").rename(tmp_path / "car")  # val may be a label where no train is
     sentence = refused(capsys, arguments(tmp_path / "out", tmp_path))
     assert "of 3 photos none with a label can be held out" in sentence
     assert not (tmp_path / "out/val-photos.json").exists()
-
-
-def test_the_photo_that_is_meant_is_found_or_is_said_to_be_ambiguous():
-    for name, inside, expected in [
-        ("my/set/sub/a.jpg", ["a.jpg", "sub/a.jpg"], "sub/a.jpg"),  # the longest end of the path
-        ("other/a.jpg", ["sub/a.jpg", "b.jpg"], "sub/a.jpg"),  # the only one of its name
-        ("upload/1/3f2a9c1b-my_cat_1.jpg", ["my cat (1).jpg"], "my cat (1).jpg"),
-        ("3f2a9c1b-a.jpg", ["a.jpg", "x/3f2a9c1b-a.jpg"], "x/3f2a9c1b-a.jpg"),  # its own digits
-        ("gone.jpg", ["a.jpg"], "gone.jpg"),  # which is told later, with all that are missing
-    ]:
-        assert own_photos.found([name], inside) == [expected]
-    for name, inside in {
-        "x/a.jpg": ["y/a.jpg", "z/a.jpg"],
-        "3f2a9c1b-a_b.jpg": ["a b.jpg", "y/a_b.jpg"],
-    }.items():
-        with pytest.raises(ValueError, match=f"{name} may be {inside[0]} or {inside[1]}; write"):
-            own_photos.found([name], inside)
+    shutil.rmtree(tmp_path / "car")  # but not the only label
+    assert "parts of a data set" in refused(capsys, arguments(tmp_path / "out", tmp_path))
 
 
 def test_folders_are_labels_and_one_photo_in_two_of_them_has_both(tmp_path, capsys):
@@ -188,8 +64,65 @@ def test_folders_are_labels_and_one_photo_in_two_of_them_has_both(tmp_path, caps
     split = own_photos.read(str(tmp_path), None)
     assert split.paths == [f"{tmp_path}/{name}" for name in ("c.png", "cat/a.png", "dog/b.png")]
     assert (split.classes, split.targets.tolist()) == (["cat", "dog"], [[0, 0], [1, 1], [0, 1]])
-    note = "left out 2 .heic, 1 .txt (pip install pillow-heif to read HEIC)"
-    assert note in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "left out 2 .heic, 1 .txt (pip install pillow-heif to read HEIC)" in printed
+    assert "1 of 4 photos are copies of others, byte for byte; their labels" in printed
+
+
+def test_linked_folders_are_entered_and_circles_of_links_come_to_an_end(tmp_path):
+    write_photos(tmp_path, **{"far/bird/a.png": 0, "p/cat/b.png": 1, "p/cat/x/y/c.png": 2})
+    root = tmp_path / "p"
+    (root / "bird").symlink_to(tmp_path / "far/bird")
+    (root / "kitten").symlink_to(root / "cat")  # a second label of the same photos
+    (root / "cat/circle").symlink_to(root)
+    (root / "cat/x/up").symlink_to(root / "cat")
+    (tmp_path / "far/bird/loop").symlink_to(tmp_path / "far")
+    photos, _ = reading.walk(root)
+    assert photos == [
+        *("bird/a.png", "cat/b.png", "cat/x/y/c.png"),
+        *("kitten/b.png", "kitten/x/y/c.png"),
+    ]
+    split = own_photos.read(str(root), None)
+    pairs = zip(split.paths, split.targets, strict=True)
+    shown = {os.path.basename(path): row.tolist() for path, row in pairs}
+    assert split.classes == ["bird", "cat", "kitten"]
+    assert shown == {"a.png": [1, 0, 0], "b.png": [0, 1, 1], "c.png": [0, 1, 1]}
+
+
+def test_what_is_in_the_folder_and_no_file_is_named_and_left_alone(tmp_path):
+    write_photos(tmp_path, **{"cat/a.png": 0})
+    os.mkfifo(tmp_path / "cat/pipe.jpg")
+    (tmp_path / "cat/gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "cat/self.png").symlink_to(tmp_path / "cat/self.png")
+    (tmp_path / "cat/zero.png").symlink_to("/dev/zero")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server:
+        directory = os.open(tmp_path / "cat", os.O_RDONLY)  # a socket's path is short
+        server.bind(f"/proc/self/fd/{directory}/s.png")
+        os.close(directory)
+        photos, left_out = reading.walk(tmp_path)
+    assert photos == ["cat/a.png"]
+    assert left_out == "3 pipes, sockets or devices, 2 broken links"
+    with pytest.raises(ValueError, match="it is not a regular file"):  # and does not wait
+        data.read_photo(tmp_path / "cat/pipe.jpg")
+
+
+def test_a_folder_without_permission_is_refused_by_name(tmp_path, monkeypatch, capsys):
+    write_photos(tmp_path, **{"cat/a.png": 0, "dog/b.png": 1})
+    scandir = os.scandir
+
+    def without_permission(path):  # root, who runs some tests, has every permission
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", without_permission)
+    sentence = refused(capsys, arguments(tmp_path / "out", tmp_path))
+    assert f"cannot read folder {tmp_path}/dog (Permission denied); make it readable" in sentence
+    with pytest.raises(PermissionError):  # predict.py's
+        [*predict.find_photos([str(tmp_path)], None)]
+
+
+# Which photos are held out
 
 
 def test_val_has_a_fifth_of_every_label_where_no_two_are_in_one_photo():
@@ -224,6 +157,137 @@ def test_halves_by_hand_the_same_at_every_call(photos):
         half, again = (own_photos.stratified(targets, 0.5, seed) for _ in range(2))
         assert half.tolist() == again.tolist()
         assert [half.sum(), *targets[half].sum(0)] == [2, *targets.sum(0) / 2]
+
+
+def test_copies_of_a_photo_are_on_one_side_and_twelve_copies_count_as_twelve():
+    deviations = np.zeros(2)  # of the labels' shares from a fifth: ours, groups at random
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(1, 5, 60)  # photos of a group
+        groups = np.repeat(range(60), sizes)
+        targets = (rng.random((60, 8)) < 0.3).astype(np.uint8)[groups]
+        shuffled = rng.permutation(len(groups))
+        held = own_photos.stratified(targets[shuffled], 0.2, seed, groups[shuffled])
+        of_group = [held[groups[shuffled] == group] for group in range(60)]
+        assert all(len(set(sides.tolist())) == 1 for sides in of_group)
+        assert abs(held.sum() - len(groups) / 5) <= 8  # two groups
+        random = np.isin(groups, rng.permutation(60)[:12])
+        for k, chosen in enumerate((targets[shuffled][held], targets[random])):
+            deviations[k] += np.abs(chosen.sum(0) / targets.sum(0) - 0.2).mean()
+    assert deviations[0] < 0.6 * deviations[1]
+
+
+def test_groups_of_one_photo_each_are_split_as_photos_are():
+    targets = random_targets(200, 20, 0.1)
+    alone = own_photos.stratified(targets, 0.2, 3, np.arange(200))
+    assert alone.tolist() == own_photos.stratified(targets, 0.2, 3).tolist()
+    found = np.flatnonzero(own_photos.stratified(random_targets(20, 3), 0.2))
+    assert found.tolist() == [2, 5, 10, 15]  # as at the first release: val photos stay val photos
+
+
+def test_copies_are_known_by_their_bytes_and_by_roboflows_names(tmp_path):
+    seeds = {"a.png": 0, "b.png": 1, "x/copy of a.png": 0, "IMG_jpg.rf.0f9a.png": 2}
+    seeds |= {"x/IMG_jpg.rf.77bb.png": 3, "IMG.png": 4, "copy of IMG 77bb.png": 3, "c.png": 5}
+    write_photos(tmp_path, **seeds)
+    paths = [*(tmp_path / name for name in seeds), tmp_path / "gone.png", tmp_path / "gone 2.png"]
+    groups = own_photos.groups_of_copies([str(path) for path in paths])
+    assert groups.tolist() == [0, 1, 0, 2, 2, 3, 2, 4, 5, 6]
+    groups = own_photos.groups_of_copies([str(path) for path in paths], by_name=False)
+    assert groups.tolist() == [0, 1, 0, 2, 3, 4, 3, 5, 6, 7]
+
+
+def test_a_drawn_split_keeps_copies_on_one_side_now_and_later(tmp_path, capsys):
+    names = {
+        f"{'cat' if i < 6 else 'dog'}/{i}_jpg.rf.{k}.png": 2 * i for i in range(12) for k in "ab"
+    }
+    write_photos(tmp_path, **{name: seed + name.count(".b.") for name, seed in names.items()})
+
+    def load():
+        return own_photos.load(str(tmp_path), None, None, None, tmp_path / "kept.json")
+
+    def photos(split):
+        return {os.path.basename(path).split("_")[0] for path in split.paths}
+
+    train, val = load()
+    assert (len(train), len(val)) == (20, 4)
+    assert photos(train) & photos(val) == set()
+    write_photos(tmp_path, **{f"dog/{i}_jpg.rf.c.png": 99 + int(i) for i in photos(val)})
+    again, kept = load()
+    assert (again.paths, kept.paths) == (train.paths, val.paths)
+    assert "train: left out 2 of 22 photos, copies of val photos" in capsys.readouterr().out
+
+
+def test_a_file_of_val_photos_that_are_gone_is_refused_with_the_way_out(tmp_path, capsys):
+    write_photos(tmp_path / "p", **{f"{'cat' if i % 2 else 'dog'}/{i}.png": i for i in range(10)})
+    (tmp_path / "out").mkdir()
+    kept = tmp_path / "out/val-photos.json"
+    kept.write_text(json.dumps(["cat/1.png", "cat/gone.png"]))
+    sentence = refused(capsys, arguments(tmp_path / "out", tmp_path / "p"))
+    assert f"{kept}: 1 of the 2 photos held out are not among those of {tmp_path}/p" in sentence
+    assert "cat/gone.png; put them and their labels back, or remove val-photos.json" in sentence
+
+
+def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
+    write_photos(tmp_path / "train", **{"cat/a.png": 0, "dog/b.png": 1, "dog/c.rf.1.png": 3})
+    write_photos(tmp_path / "val", **{"cat/x.png": 0, "dog/y.png": 2, "dog/c.rf.2.png": 4})
+    val = {"val_photos": f"{tmp_path}/val", "val_labels": None, "kept": tmp_path / "kept.json"}
+    catalogue.load("own", f"{tmp_path}/train", True, labels=None, **val)
+    told = f"too high: {tmp_path}/val/cat/x.png, {tmp_path}/val/dog/c.rf.2.png\n"
+    printed = capsys.readouterr().out
+    assert "2 of 3 val photos are copies of training photos (the same bytes, or" in printed
+    assert told in printed
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 17, 40])
+def test_a_limit_takes_photos_evenly_from_every_folder(tmp_path, limit):
+    names = [f"{label}/{i:02}.png" for label in "abcde" for i in range(8)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    val = {"val_photos": str(tmp_path), "val_labels": None, "kept": tmp_path / "kept.json"}
+    train, _ = catalogue.load("own", str(tmp_path), True, limit, labels=None, **val)
+    rows = [names.index(os.path.relpath(path, tmp_path)) for path in train.paths]
+    assert len(set(rows)) == limit
+    assert rows == sorted(rows)
+    gaps = np.diff(rows)
+    assert limit == 1 or (rows[0], rows[-1], np.ptp(gaps) <= 1) == (0, 39, True)
+    counts = train.targets.sum(0)  # of the five folders
+    assert counts.max() - counts.min() <= 1
+
+
+def test_missing_photos_are_named_with_the_option_that_leaves_them_out(tmp_path, capsys):
+    write_photos(tmp_path, **{f"{i}.png": i for i in range(5)})
+    rows = [f"{i}.png,{'cd'[i % 2]}\n" for i in range(7)]
+    (tmp_path / "tags.csv").write_text("".join(rows))
+    val = {"val_photos": None, "val_labels": f"{tmp_path}/tags.csv", "kept": tmp_path / "kept.json"}
+    options = {"labels": f"{tmp_path}/tags.csv", **val}
+    named = f"2 of 7 train photos are missing: {tmp_path}/5.png, {tmp_path}/6.png"
+    with pytest.raises(FileNotFoundError, match=f"{re.escape(named)}; .*--skip-bad-images"):
+        catalogue.load("own", str(tmp_path), True, **options)
+    train, val = catalogue.load("own", str(tmp_path), True, skip_missing=True, **options)
+    assert [os.path.basename(path) for path in train.paths] == [f"{i}.png" for i in range(5)]
+    assert train.targets.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]]
+    assert f"{named}; they are left out" in capsys.readouterr().out
+
+
+def test_the_id_of_own_photos_is_of_their_content_up_to_two_gigabytes(tmp_path, monkeypatch):
+    (tmp_path / "tags.csv").write_text("a.png,cat\nb.png,dog\n")
+
+    def id_of(a, b):
+        (tmp_path / "a.png").write_text(a)
+        (tmp_path / "b.png").write_text(b)
+        split = own_photos.read(str(tmp_path), f"{tmp_path}/tags.csv")
+        return split.id(), dataclasses.replace(split, by_content=False).id()
+
+    swapped = ("one", "two"), ("two", "one"), ("one", "tvo")  # of equal sizes
+    by_content, by_size = zip(*(id_of(*each) for each in swapped), strict=True)
+    assert (len(set(by_content)), len(set(by_size))) == (3, 1)
+    assert id_of("one", "two")[0] == by_content[0]
+    monkeypatch.setattr(data, "READ_FOR_ID", 5)  # of 6 bytes
+    assert {id_of(*each)[0] for each in swapped} == set(by_size)
+
+
+# Whole runs
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -283,13 +347,23 @@ def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(
     assert (again / "val-photos.json").read_text() == kept
 
 
-def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
-    write_photos(tmp_path / "train", **{"cat/a.png": 0, "dog/b.png": 1})
-    write_photos(tmp_path / "val", **{"cat/x.png": 0, "dog/y.png": 2})
-    val = {"val_photos": f"{tmp_path}/val", "val_labels": None, "kept": tmp_path / "kept.json"}
-    catalogue.load("own", f"{tmp_path}/train", True, labels=None, **val)
-    told = f"1 val photos are training photos, byte for byte: {tmp_path}/val/cat/x.png"
-    assert told in capsys.readouterr().out
+def test_photos_that_are_missing_or_damaged_are_named_and_left_out(whole, tmp_path, capsys):
+    photos = shutil.copytree(whole[0], tmp_path / "photos")
+    held = json.loads((whole[1] / "val-photos.json").read_text())
+    (photos / held[0]).write_bytes(b"no photo")
+    (photos / held[1]).unlink()
+    (tmp_path / "out").mkdir()
+    shutil.copy(whole[1] / "val-photos.json", tmp_path / "out")
+    options = arguments(tmp_path / "out", photos, photos / "tags.csv", "--phase backbone eval")
+    sentence = refused(capsys, options)
+    assert f"1 of 4 val photos are missing: {photos}/{held[1]}; " in sentence
+    assert "--skip-bad-images" in sentence
+    assert run.main([*options, "--skip-bad-images"]) == 0
+    printed = capsys.readouterr().out
+    assert f"1 of 4 val photos are missing: {photos}/{held[1]}; they are left out" in printed
+    assert "1 of 3 photos cannot be read and are left out:\n" in printed
+    assert f"cannot read photo {photos}/{held[0]} (cannot identify" in printed
+    assert scores_of(tmp_path / "out", "backbone")[1].shape == (2, 3)
 
 
 @pytest.mark.parametrize("given", ["--photos x", "--train-json x", "--val-json x"])

@@ -1,0 +1,399 @@
+"""Labels of whole photos in a CSV: tags in one column, or a column of ticks for each label.
+
+    file,labels               file,cat,dog
+    a.jpg,"cat; dog"          a.jpg,1,1
+
+Cells are separated by commas, semicolons or tabs. What can be read in one way only is read; of
+anything else a sentence names the cell that is in doubt. Which photo a name means is decided in
+`photo_names.py`.
+"""
+
+import ast
+import contextlib
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime import reading
+from runtime.photo_names import PhotoFolder, decoded, has_photo_suffix
+from runtime.terminal import brief, counted, printable
+
+YES, NO = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
+NUMBERS = {"0", "1", "0.0", "1.0"}  # ticks, or the numbers of two classes
+# What pandas, NumPy, spreadsheets and data bases write where there is nothing.
+NOTHING = {"nan", "NaN", "NAN", "-nan", "NaT", "none", "None", "NONE", "null", "Null", "NULL"}
+NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
+# Words of a header that tell that its column holds labels; any other header may be a label itself.
+GENERIC = set("label labels tag tags class classes category categories target targets y".split())
+GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
+SEPARATORS = ";|,"  # of tags: the first of them that a cell of the file has
+FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
+FORM += " label and no other column"
+
+# What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
+QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+ITEM = rf"{QUOTED}|-?\d+(?:\.0*)?|None|null|nan|NaN"
+NUMPY = re.compile(rf"np\.\w+\(({ITEM})\)")  # how NumPy prints an item of its own
+
+
+@dataclass
+class Table:
+    """The rows of a CSV below its header, all of one length. `header` is None where there is none;
+    `numbers` are those of the rows in the file, for messages; `photo` is the column of the photos,
+    `labels` are those of the labels; `nothing` counts what was read as no label."""
+
+    path: str | Path
+    header: list[str] | None
+    rows: list[list[str]]
+    numbers: list[int]
+    photo: int = 0
+    labels: tuple[int, ...] = ()
+    nothing: Counter = field(default_factory=Counter)
+
+    def doubt(self, row: int, column: int, problem: str) -> ValueError:
+        """The error that names a cell by its row, its column and what it holds."""
+        name = f" ({printable(self.header[column], 40)})" if self.header else ""
+        where = f"row {self.numbers[row]:,}, column {column + 1}{name}"
+        return ValueError(f"{self.path}: {where} is {brief(self.rows[row][column])}; {problem}")
+
+
+def read(
+    path: str | Path, photos: PhotoFolder
+) -> tuple[list[tuple[str, set[str]]], list[str] | None]:
+    """(name of a photo, its labels) for every row; and the labels in the order of their columns,
+    or None where they are tags."""
+    table = split_header(read_rows(path), photos)
+    if not table.rows:
+        raise ValueError(f"{path} has a header and no rows; {FORM}")
+    for i, row in enumerate(table.rows):
+        if row[table.photo] in NOTHING | {""}:
+            raise table.doubt(i, table.photo, "expected the name of a photo")
+    table.labels = label_columns(table)
+    classes = None
+    if holds_ticks(table):
+        classes = [table.header[j] for j in table.labels]
+        labels = ticks(table)
+    else:
+        labels = tags(table)
+    if table.nothing:
+        print(f"{path}: read as no label: {counted(table.nothing)}")
+    names = [row[table.photo] for row in table.rows]
+    return list(zip(names, labels, strict=True)), classes
+
+
+def read_rows(path: str | Path) -> Table:
+    """All rows that are not blank, as a table without a header; blanks around cells are cut off."""
+    try:
+        text = reading.read_text(path)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f'{path}, line {line:,}: it is not in UTF-8; save the file as "CSV UTF-8" ({error})'
+        ) from None
+    first = text.lstrip("\ufeff").split("\n", 1)[0]
+    skipped = 0
+    if named := re.match(r'"?sep=(.)"?\s*$', first, re.I):  # of Excel
+        separator, skipped = named[1], 1
+        text = text.split("\n", 1)[1] if "\n" in text else ""
+    else:
+        found = re.match(r'(?:"[^"]*"|[^\t,;"])*?([\t,;])', first)
+        separator = found[1] if found else ","
+    text = re.sub(r'" +(?=[,;\t\r\n]|\Z)', '"', text)  # a blank after a quote, as one before it
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    table = Table(path, None, [], [])
+    try:
+        for number, cells in enumerate(reader, 1 + skipped):
+            if any(cell.strip() for cell in cells):
+                table.rows.append([cell.strip() for cell in cells])
+                table.numbers.append(number)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num + skipped:,}: {error}; check the quotes there, and "
+            f"that no cell has more than {csv.field_size_limit():,} letters"
+        ) from None
+    check_lengths(table)
+    return table
+
+
+def check_lengths(table: Table) -> None:
+    """An error unless all rows are as long as the first; empty cells beyond it are cut off."""
+    if not table.rows:
+        raise ValueError(f"{table.path} is empty; expected a photo and its labels in each row")
+    width = len(table.rows[0])
+    for number, row in zip(table.numbers, table.rows, strict=True):
+        while len(row) > width and not row[-1]:
+            row.pop()
+        if len(row) != width:
+            raise ValueError(
+                f"{table.path}: row {number:,} has {len(row)} cells ({brief(row)}), expected "
+                f'{width} as in the first; write several labels as "cat; dog" in quotes'
+            )
+
+
+# The photos
+
+
+def split_header(table: Table, photos: PhotoFolder) -> Table:
+    """The table with its header apart, if there is one, and its column of photos known."""
+    is_photo = is_photo_name
+    if not any(is_photo(cell) for row in table.rows for cell in row):
+        is_photo = is_in(photos)  # names without suffixes, as Kaggle has them
+    table.photo = photo_column(table, is_photo)
+    first, *rest = table.rows
+    if is_photo(first[table.photo]) or (rest and repeats_labels(first, rest, table.photo)):
+        return table
+    return Table(table.path, first, rest, table.numbers[1:], table.photo)
+
+
+def is_photo_name(cell: str) -> bool:
+    return has_photo_suffix(decoded(cell))
+
+
+def is_in(photos: PhotoFolder) -> Callable[[str], bool]:
+    """Whether a photo of the folder is meant by a name, which need not have a suffix."""
+
+    def is_photo(cell: str) -> bool:
+        try:
+            return bool(cell) and bool(photos.find(cell)[0])
+        except ValueError:  # it may be several
+            return True
+
+    return is_photo
+
+
+def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
+    """The column that names the photos in every row, perhaps but for the first."""
+    body = table.rows[1:] or table.rows
+    sample = body if is_photo is is_photo_name else body[:200]  # the latter looks into the folder
+    counts = [sum(map(is_photo, column)) for column in zip(*sample, strict=True)]
+    most = max(counts)
+    if not most:
+        raise ValueError(
+            f"{table.path}: no column names photos, row {table.numbers[-1]:,} is "
+            f"{brief(table.rows[-1])}; expected a file name such as a.jpg in every row"
+        )
+    columns = [j for j, count in enumerate(counts) if count == most]
+    if len(columns) > 1:  # class numbers may be names of photos too; photos differ in every row
+        columns = [j for j in columns if len({row[j] for row in body}) == len(body)] or columns
+    if len(columns) > 1:
+        raise ValueError(
+            f"{table.path}: columns {columns[0] + 1} and {columns[1] + 1} both name photos, in row "
+            f"{table.numbers[-1]:,} {brief(table.rows[-1][columns[0]])} and "
+            f"{brief(table.rows[-1][columns[1]])}; keep one of them"
+        )
+    return columns[0]
+
+
+def repeats_labels(first: list[str], rest: list[list[str]], photo: int) -> bool:
+    """Whether a first row whose photo is not known as one holds a label of the others, and so is
+    no header. Rows of more cells are ticks, which need a header."""
+    labels = [j for j in range(len(first)) if j != photo and first[j]]
+    if len(labels) != 1:
+        return False
+    others = {row[labels[0]] for row in rest}
+    return first[labels[0]] in others and not others <= {*YES, *NO, ""}
+
+
+# The labels
+
+
+def label_columns(table: Table) -> tuple[int, ...]:
+    """All columns but that of the photos, empty ones, and an index in front of the photos."""
+    columns = [
+        j
+        for j in range(len(table.rows[0]))
+        if j != table.photo
+        and (any(row[j] for row in table.rows) or (table.header and table.header[j]))
+    ]
+    without_index = [j for j in columns if not (j < table.photo and is_index(table, j))]
+    columns = without_index or columns
+    if not columns:
+        raise ValueError(f"{table.path} has no labels, no column but that of the photos; {FORM}")
+    return tuple(columns)
+
+
+def is_index(table: Table, column: int) -> bool:
+    """Whether a column numbers the rows or the photos, as pandas and data bases do."""
+    numbers = [row[column] for row in table.rows]
+    if not all(number.isdigit() for number in numbers):
+        return False
+    name = table.header[column].lower() if table.header else ""
+    if set(numbers) <= {"0", "1"} and not re.match("unnamed|index|id$|pk$|$", name):
+        return False  # ticks of one or two photos
+    photos = {row[table.photo] for row in table.rows}
+    pairs = {(row[column], row[table.photo]) for row in table.rows}
+    distinct = len(set(numbers))
+    return distinct == len(numbers) or distinct == len(photos) == len(pairs)
+
+
+def holds_ticks(table: Table) -> bool:
+    """Whether the columns are labels with ticks; else there is one column of tags. An error where
+    it may be both, or is neither."""
+    places = [(i, j) for i, row in enumerate(table.rows) for j in table.labels if row[j]]
+    places = [(i, j) for i, j in places if table.rows[i][j] not in NOTHING]
+    if not places:
+        raise ValueError(f"{table.path} has no labels, all cells for them are empty; {FORM}")
+    other = [(i, j) for i, j in places if table.rows[i][j].lower() not in YES | NO]
+    if len(table.labels) > 1 and other:
+        raise table.doubt(*other[0], FORM)
+    if other:
+        return False
+    if table.header is None:
+        problem = (
+            "it may be a tick or the number of a class; add a first row with the columns' names"
+        )
+        raise table.doubt(*places[0], problem)
+    if len(table.labels) > 1:
+        nameless = [j for j in table.labels if not table.header[j]]
+        if nameless:
+            raise ValueError(f"{table.path}: row 1 has no label in column {nameless[0] + 1}")
+        return True
+    generic = is_generic(table.header[table.labels[0]])
+    numbers = {table.rows[i][j] for i, j in places} <= NUMBERS
+    if generic == numbers:
+        return not generic  # 0 and 1 of "class" are two classes; true and false of "cat" are ticks
+    either = "two classes, 0 and 1, or ticks; write the labels' names in place of 0 and 1"
+    if generic:
+        either = "a tick, but the column is not named after a label; write the label in the header"
+    raise table.doubt(*places[0], f"it may be {either}")
+
+
+def is_generic(header: str) -> bool:
+    """Whether a header says that its column holds labels, and so is no label itself."""
+    return {word for word in re.split(r"[\W\d_]+", header.lower()) if word} <= GENERIC
+
+
+def ticks(table: Table) -> list[set[str]]:
+    """The labels of every row, from a column of ticks for each."""
+    for row in table.rows:
+        table.nothing.update(row[j] for j in table.labels if row[j] in NOTHING)
+    return [{table.header[j] for j in table.labels if row[j].lower() in YES} for row in table.rows]
+
+
+# Tags
+
+
+def tags(table: Table) -> list[set[str]]:
+    """The labels of every row, from its one column of tags."""
+    (column,) = table.labels
+    cells = [row[column] for row in table.rows]
+    items = [items_of_list(cell) for cell in cells]
+    check_no_vectors(table, items)
+    separator = separator_of(
+        table, [cell for cell, listed in zip(cells, items, strict=True) if listed is None]
+    )
+    labels = []
+    for i, cell in enumerate(cells):
+        pieces = re.split(separator, cell) if items[i] is None else items[i]
+        pieces = [piece.strip() for piece in pieces]
+        table.nothing.update(piece for piece in pieces if piece in NOTHING)
+        names = {without_quotes(piece) for piece in pieces} - NOTHING - {""}
+        if items[i] is None and (cell[:1] in ("[", "{") or not all(map(brackets_match, names))):
+            raise table.doubt(i, column, """of lists only those like "['cat', 'dog']" are read""")
+        labels.append(names)
+    check_one_separator(table, labels, [listed is None for listed in items])
+    return as_class_numbers(table, labels)
+
+
+def items_of_list(cell: str) -> list[str] | None:
+    """The items of a cell that holds a list; None of another cell."""
+    if cell == "set()":
+        return []
+    cell = NUMPY.sub(r"\1", cell)
+    if cell[:1] + cell[-1:] not in ("[]", "()", "{}") or re.fullmatch(r"\(\d+\)", cell):
+        return None
+    blanked = " ".join(re.sub(ITEM, "\0", cell[1:-1]).split())
+    if not re.fullmatch("(\0(( ?, ?| )\0)*)? ?,?", blanked):
+        return None
+    return [without_quotes(item) for item in re.findall(ITEM, cell)]
+
+
+def brackets_match(text: str) -> bool:
+    return all(text.count(left) == text.count(right) for left, right in ("()", "[]", "{}"))
+
+
+def without_quotes(text: str) -> str:
+    """What JSON's or Python's quotes around a text hold; a text without quotes as it is."""
+    if not re.fullmatch(QUOTED, text):
+        return text
+    for read_text in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return read_text(text)
+    return text[1:-1]
+
+
+def check_no_vectors(table: Table, items: list[list[str] | None]) -> None:
+    """An error if lists of numbers may be ticks of labels that are named nowhere: where one holds a
+    number twice, and where all are of one length and of 0 and 1 alone."""
+    lists = {i: each for i, each in enumerate(items) if each and all(map(is_number, each))}
+    twice = [i for i, each in lists.items() if len(set(each)) < len(each)]
+    lengths = {len(each) for each in lists.values()}
+    if lists and len(lengths) == 1 and lengths != {1}:
+        if all(set(each) <= NUMBERS for each in lists.values()):
+            twice = list(lists)
+    if twice:
+        raise table.doubt(
+            twice[0], table.labels[0], "ticks of which labels? write a column for each label"
+        )
+
+
+def is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"-?\d+(\.\d*)?", text))
+
+
+def separator_of(table: Table, texts: list[str]) -> str:
+    """The pattern of what stands between the tags of a cell: the first of ; | , that the file has,
+    or blanks between numbers; a new line always. An error if blanks may be within labels as well
+    as between them."""
+    for separator in SEPARATORS:
+        if any(separator in text for text in texts):
+            return f"[\n{separator}]"
+    if all(re.fullmatch(r"[\d\s]*", text) for text in texts) or is_planet(table):
+        return r"\s"
+    several = [text for text in texts if re.search(r"\S +\S", text)]
+    photos = [row[table.photo] for row in table.rows]
+    words = {word for text in texts for word in text.split()}
+    if several and len(set(photos)) == len(photos) and len(words) <= len(set(texts) - {""}):
+        (column,) = table.labels
+        row = next(i for i, each in enumerate(table.rows) if each[column] == several[0])
+        raise table.doubt(
+            row, column, 'one label or several? write "cat; dog" for several, ["cat dog"] for one'
+        )
+    return "\n"
+
+
+def is_planet(table: Table) -> bool:
+    """Whether the header is that of a data set of Kaggle's with blanks between the tags."""
+    return table.header is not None and {"image_name", "tags"} <= set(table.header)
+
+
+def check_one_separator(table: Table, labels: list[set[str]], split: list[bool]) -> None:
+    """An error if a label with one of the other separators in it is several labels of the file.
+    `split`: whether a row's cell was split into them, and not a list."""
+    known = set().union(*labels)
+    for i, names in enumerate(labels):
+        for name in names:
+            pieces = [piece.strip() for piece in re.split("[;|,]", name)]
+            if split[i] and len(pieces) > 1 and known.issuperset(pieces):
+                raise table.doubt(
+                    i,
+                    table.labels[0],
+                    f"{brief(name)} may be {len(pieces)} labels; use one separator in all rows",
+                )
+
+
+def as_class_numbers(table: Table, labels: list[set[str]]) -> list[set[str]]:
+    """Numbers of classes without the .0 that pandas may give them; other labels as they are."""
+    if not all(map(is_number, set().union(*labels))):
+        return labels
+    for i, names in enumerate(labels):
+        for name in names:
+            if float(name) % 1:
+                raise table.doubt(i, table.labels[0], "this is not the number of a class")
+    return [{name.split(".")[0] for name in names} for names in labels]

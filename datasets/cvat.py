@@ -1,0 +1,40 @@
+"""CVAT's own export, "CVAT for images 1.1": the labels of tags, of boxes and of other shapes.
+
+A skeleton has a label of its own, and its points have labels too; only its own is one of the photo.
+Nothing else is read from XML.
+"""
+
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+from runtime.reading import composed
+from runtime.terminal import counted, printable
+
+
+def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], list[str]]:
+    """(name of a photo, its labels) for every <image>, and the labels in CVAT's order."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # or an unknown encoding
+        raise ValueError(f"{path} is not valid XML ({printable(error)}); export it again") from None
+    images = root.findall("image")
+    if not images:
+        raise ValueError(f'{path} has no images; of XML only CVAT\'s "for images 1.1" is read')
+    declared = [
+        (composed(label.findtext("name", "")), label.find("parent") is not None)
+        for label in root.iterfind("meta//labels/label")
+    ]
+    classes = dict.fromkeys(name for name, is_point in declared if not is_point)
+    points = {name for name, is_point in declared if is_point} - classes.keys()
+
+    rows, left_out = [], Counter()
+    for image in images:
+        labels = {composed(shape.get("label")) for shape in image if "label" in shape.keys()}
+        rows.append((image.get("name"), labels - points))
+        left_out["points of skeletons"] += len(image.findall("skeleton/*")) + len(labels & points)
+        left_out["attributes"] += len(image.findall(".//attribute"))
+    if any(left_out.values()):
+        print(f"{path}: left out, since they are no labels of photos: {counted(left_out)}")
+    undeclared = set().union(*(labels for _, labels in rows)) - classes.keys()
+    return rows, [*classes, *sorted(undeclared)]
