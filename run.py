@@ -43,7 +43,8 @@ from backbones import (
 )
 from backbones.features import centred_and_scaled, id_of, part_for, with_features
 from datasets import coco_download
-from datasets.catalogue import DATASETS, Splits, load
+from datasets.catalogue import DATASETS, Splits, load, to_check
+from datasets.check import check
 from reports import calibration, curves, fonts, forecast, graph_picture, results, table
 from runtime import checkpoints, device, lean, ranks, signals
 from runtime.download import size_of
@@ -404,8 +405,11 @@ PHASES = {"backbone": phase_backbone, "embed": phase_embed, "gcn": phase_gcn, "e
 NODE_KINDS = ["word", "image", "pca", "random"]  # the order of Table 3
 
 
-def run(args) -> None:
-    """The phases in their order, in a folder that no other run writes to."""
+def run(args) -> int:
+    """The phases in their order, in a folder that no other run writes to. Returns 0; with --check,
+    1 if some photos cannot be used."""
+    if args.check:
+        return min(check(to_check(args.dataset, args.data, **sources_of(args))), 1)
     args = on_device(args)
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":
@@ -420,6 +424,7 @@ def run(args) -> None:
             with talkative if name == "eval" else quiet:
                 PHASES[name](args, splits, folder)
     ranks.end()
+    return 0
 
 
 def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
@@ -517,19 +522,23 @@ def trained_models(args) -> list[str]:
     return names
 
 
-def load_data(args) -> Splits:
-    """Both splits; what would go wrong hours later goes wrong here."""
+def sources_of(args) -> dict:
+    """The options that say where the files of a data set are."""
     keys = ["year", "train_json", "train_images", "val_json", "val_images"]
     keys += ["labels", "val_photos", "val_labels"]
     sources = {key: getattr(args, key) for key in keys}
-    sources |= {"fetch": args.download, "kept": args.out / "val-photos.json"}
+    return sources | {"fetch": args.download, "kept": args.out / "val-photos.json"}
+
+
+def load_data(args) -> Splits:
+    """Both splits; what would go wrong hours later goes wrong here."""
     splits = load(
         args.dataset,
         args.data,
         args.keep_unlabelled,
         args.limit,
         skip_missing=args.skip_bad_images,
-        **sources,
+        **sources_of(args),
     )
     targets = splits.train.targets
     occurring = targets[:, targets.any(0)]  # (M, labels in some photo)
@@ -701,6 +710,8 @@ OPTIONS = {
                "Table 3", several=True, common=True),
         Option("--evaluate", None, "FILE", "train nothing; evaluate this model on the val photos, "
                "one of ours or a released file with its classifier", "ours", common=True),
+        Option("--check", False, bool, "train nothing; open every photo and say which are missing, "
+               "broken or there twice, and which labels are doubtful", "ours", common=True),
         Option("--out", None, "DIR", "folder for everything that is written", "ours",
                shown="runs/<dataset>", common=True),
         Option("--fresh", False, bool, "train again what is done in --out, whose old files move to "

@@ -6,7 +6,6 @@ returns train and val. How files are read is the affair of `data.py` and `label_
 """
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 
 import data
 from datasets import coco_download, demo, own_photos
+from datasets.check import doubtful_labels, most_frequent
 from datasets.label_files import read_labels
 from runtime import ranks
-from runtime.terminal import listed, printable
+from runtime.terminal import listed
 
 
 class Splits(NamedTuple):
@@ -79,12 +79,26 @@ def load(
     train = described("train", train, keep_unlabelled, limit)
     if name == "own":
         print(f"labels: {most_frequent(train)}")  # a table that was misread shows here
+        for sentence in doubtful_labels(train):
+            print(sentence)
     val = described("val", val, keep_unlabelled, limit)
     train = all_there("train", train, skip_missing)
     val = all_there("val", val, skip_missing)
     if name == "own":
         own_photos.warn_of_copies(train, val)
     return Splits(train, aligned(val, train.classes))
+
+
+def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
+    """What `check` is to look at: the splits before any photo is left out. Nothing is downloaded,
+    and of own photos none are held out, which would be written down."""
+    if name != "own":
+        train, val = DATASETS[name](root, **where | {"fetch": False})
+        return {"train": train, "val": val}
+    if not (where["val_photos"] or where["val_labels"]):
+        return {"photos": own_photos.read(root, where["labels"])}
+    val = own_photos.read(where["val_photos"] or root, where["val_labels"])
+    return {"train": own_photos.read(root, where["labels"]), "val": val}
 
 
 def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
@@ -104,14 +118,6 @@ def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
     if not len(split):
         raise ValueError(f"no {part} image is left; check the annotations")
     return split
-
-
-def most_frequent(split: data.Split, most: int = 20) -> str:
-    """The labels that most photos show, and how many photos."""
-    counts = zip(split.classes, split.targets.sum(0).tolist(), strict=True)
-    frequent = Counter(dict(counts)).most_common(most)
-    text = ", ".join(f"{printable(name)} {count:,}" for name, count in frequent)
-    return text + ", ..." if len(split.classes) > most else text
 
 
 def all_there(part: str, split: data.Split, skip_missing: bool) -> data.Split:

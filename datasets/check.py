@@ -1,0 +1,118 @@
+"""run.py --check: what is wrong with photos and their labels, before anything is trained.
+
+Nothing is written. What `catalogue.load` refuses is only counted here.
+
+Symbols: M photos in a split, n labels.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+import data
+from datasets.own_photos import groups_of_copies
+from runtime.signals import stop_if_asked
+from runtime.terminal import Progress, listed, printable
+
+FEW = 5  # photos of a label
+
+
+def check(splits: dict[str, data.Split]) -> int:
+    """Print what is found in these splits, by name; returns how many photos cannot be used."""
+    bad = 0
+    for name, split in splits.items():
+        labelled = split.targets.any(1).sum()
+        print(
+            f"{name}: {len(split):,} photos, {len(split) - labelled:,} of them without a label; "
+            f"{len(split.classes)} labels"
+        )
+        print(f"labels: {most_frequent(split)}")
+        for sentence in doubtful_labels(split):
+            print(sentence)
+        missing, broken = unusable(name, split)
+        bad += len(missing) + len(broken)
+        print(f"missing photos: {len(missing):,}{listed(missing)}")
+        print(f"photos that cannot be read: {len(broken):,}")
+        for error in broken[:3]:
+            print(f"    {error}")
+    print(*copies(splits), sep="\n")
+    return bad
+
+
+def most_frequent(split: data.Split, most: int = 20) -> str:
+    """The labels that most photos show, and how many photos."""
+    counts = split.targets.sum(0)  # (n,)
+    order = np.argsort(-counts.astype(int), kind="stable")[:most]
+    text = ", ".join(f"{printable(split.classes[j])} {counts[j]:,}" for j in order)
+    return text + ", ..." if len(split.classes) > most else text
+
+
+def doubtful_labels(split: data.Split) -> list[str]:
+    """Sentences on labels that may be one label, and on labels of few photos."""
+    sentences, alike = [], defaultdict(list)
+    for name in split.classes:
+        alike[re.sub(r"[\W_]+", "", name).casefold()].append(printable(name, 40))
+    pairs = [" / ".join(names) for names in alike.values() if len(names) > 1]
+    if pairs:
+        sentences.append(f"labels of almost the same name: {len(pairs)}{listed(pairs)}")
+    counts = split.targets.sum(0)  # (n,)
+    few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
+    if few:
+        sentences.append(f"labels with fewer than {FEW} photos: {len(few)}{listed(few)}")
+    return sentences
+
+
+def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
+    """The paths of missing photos, and a sentence for each photo that cannot be read."""
+    missing = [path for path in split.paths if not os.path.isfile(path)]
+    there = [path for path in split.paths if os.path.isfile(path)]
+    progress = Progress(f"opening {name}", len(there))
+
+    def error_of(path: str) -> str:
+        try:
+            data.read_photo(path, split.upright)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    broken = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for error in pool.map(error_of, there):
+            if error:
+                broken.append(error)
+            if progress.due(1):
+                progress.show()
+            stop_if_asked(f"the check of {name}")
+    progress.close()
+    return missing, broken
+
+
+def copies(splits: dict[str, data.Split]) -> Iterable[str]:
+    """Sentences on photos that are there twice, byte for byte or as copies by Roboflow, over all
+    splits together."""
+    paths = [path for split in splits.values() for path in split.paths]
+    labels = [labels_of(split, row) for split in splits.values() for row in range(len(split))]
+    part = [name for name, split in splits.items() for _ in split.paths]
+    rows_of = defaultdict(list)  # group -> rows
+    for row, group in enumerate(groups_of_copies(paths)):
+        rows_of[group].append(row)
+    several = [rows for rows in rows_of.values() if len(rows) > 1]
+    apart = [paths[rows[0]] for rows in several if len({part[row] for row in rows}) > 1]
+    differ = [
+        f"{paths[rows[0]]} and {paths[rows[1]]}"
+        for rows in several
+        if len({labels[row] for row in rows}) > 1
+    ]
+    yield f"photos that have copies: {len(several):,}{listed([paths[r[0]] for r in several])}"
+    if len(splits) > 1:
+        yield f"photos with copies in both train and val: {len(apart):,}{listed(apart)}"
+    yield f"copies with different labels: {len(differ):,}"
+    yield from (f"    {printable(pair, 400)}" for pair in differ[:3])
+
+
+def labels_of(split: data.Split, row: int) -> frozenset[str]:
+    return frozenset(split.classes[j] for j in np.flatnonzero(split.targets[row]))

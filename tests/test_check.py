@@ -1,0 +1,48 @@
+"""run.py --check on a handful of photos with every kind of fault. Oracle: which photo got which."""
+
+import pytest
+from conftest import drawn_photo
+
+import run
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """a and b are good; copy is a, with another label; broken is cut off; gone is not there."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed, name in enumerate(["a.jpg", "b.jpg", "broken.jpg"]):
+        drawn_photo(seed).save(folder / name)
+    (folder / "copy.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    (folder / "broken.jpg").write_bytes((folder / "broken.jpg").read_bytes()[:400])
+    rows = ["a.jpg,cat", "b.jpg,Cat;dog", "copy.jpg,dog", "broken.jpg,dog", "gone.jpg,cat"]
+    (tmp_path / "labels.csv").write_text("".join(f"{row}\n" for row in rows))
+    return tmp_path
+
+
+def test_check_finds_missing_broken_twin_and_doubtful_ones_and_writes_nothing(faulty, capsys):
+    before = sorted(faulty.rglob("*"))
+    options = ["--check", "--photos", f"{faulty}/photos", "--labels", f"{faulty}/labels.csv"]
+    assert run.main([*options, "--out", f"{faulty}/out"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    photos = faulty / "photos"
+    assert "photos: 5 photos, 0 of them without a label; 3 labels" in lines
+    assert "labels of almost the same name: 1: Cat / cat" in lines
+    assert "labels with fewer than 5 photos: 3: Cat 1, cat 2, dog 3" in lines
+    assert f"missing photos: 1: {photos}/gone.jpg" in lines
+    assert "photos that cannot be read: 1" in lines
+    assert any(f"cannot read photo {photos}/broken.jpg" in line for line in lines)
+    assert f"photos that have copies: 1: {photos}/a.jpg" in lines
+    assert "copies with different labels: 1" in lines
+    assert f"    {photos}/a.jpg and {photos}/copy.jpg" in lines
+    assert sorted(faulty.rglob("*")) == before
+
+
+def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys):
+    (faulty / "labels.csv").write_text("b.jpg,dog\na.jpg,cat\n")
+    (faulty / "val.csv").write_text("copy.jpg,cat\n")
+    options = ["--check", "--photos", f"{faulty}/photos", "--labels", f"{faulty}/labels.csv"]
+    assert run.main([*options, "--val-labels", f"{faulty}/val.csv"]) == 0
+    printed = capsys.readouterr().out
+    assert f"photos with copies in both train and val: 1: {faulty}/photos/a.jpg" in printed
+    assert "copies with different labels: 0\n" in printed
