@@ -311,13 +311,13 @@ def schedule(
     recipe: str, optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The paper's: x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40. Or one cycle:
-    with recipe asl to its half, as ASL's code does (difference 18), with recipe cycle to its end.
+    with recipe asl to its half, as ASL's code does (difference 18), with cycle and small to its end.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
     one_cycle = torch.optim.lr_scheduler.OneCycleLR
     if recipe == "asl":  # a cycle over twice the epochs, 80, left after the first half, 40 [ASL]
         return one_cycle(optimizer, peaks, total_steps=2 * steps, pct_start=0.2)
-    if recipe == "cycle":
+    if recipe in ("cycle", "small"):
         return one_cycle(optimizer, peaks, total_steps=steps + 1)  # torch's own shape
     quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
@@ -665,7 +665,10 @@ RECIPES = {
     "small": {
         "backbone": "efficientnet_lite2",
         "freeze": True,
+        "unit_features": True,
         "image_size": 384,
+        "epochs": 10,
+        "lr": 1e-2,
         "batch_size": "auto",
     },
 }

@@ -314,3 +314,12 @@ def test_the_help_says_what_a_recipe_and_a_data_set_change(capsys):
         assert run.parse_args(typed.split()).lr == expected
     assert run.parse_args(["--dataset", "demo", "--recipe", "asl"]).lr == 1e-4
     assert run.parse_args(["--dataset", "demo", "--recipe", "asl", "--lr", "5"]).lr == 5
+
+
+def test_quiet_prints_the_results_and_nothing_else(demo, tmp_path, capsys):
+    more = "--quiet --phase backbone eval --epochs 1 --limit 8"
+    assert run.main(argv(demo, tmp_path, more)) == 0
+    printed = capsys.readouterr().out
+    assert printed.lstrip().startswith("coco, ")  # the table's title
+    assert "written to" in printed
+    assert "epoch" not in printed
