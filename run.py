@@ -311,7 +311,8 @@ def schedule(
     recipe: str, optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The paper's: x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40. Or one cycle:
-    with recipe asl to its half, as ASL's code does (difference 18), with cycle and small to its end.
+    with recipe asl to its half, as ASL's code does (difference 18), with cycle and small to its
+    end.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
     one_cycle = torch.optim.lr_scheduler.OneCycleLR
