@@ -199,7 +199,7 @@ DAMAGED += (SyntaxError, AssertionError, struct.error)
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's number of how the camera was held, 1 to 8; 1, upright, where none can be read.
+    """EXIF's number of how the camera was held; 1, upright, where none can be read.
 
     No other tag is looked at: a damaged one is no reason to refuse a photo.
     """
@@ -207,7 +207,7 @@ def orientation(image: Image.Image) -> int:
         number = image.getexif().get(0x112)
     except DAMAGED:
         number = None
-    return number if isinstance(number, int) and 1 <= number <= 8 else 1
+    return number if isinstance(number, int) else 1
 
 
 def walk(folder: str | Path) -> tuple[list[str], str]:
