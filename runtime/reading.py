@@ -74,13 +74,9 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
 def read_json(path: str | Path, schema: object) -> object:
     """The JSON of a file without polygons, checked. What does not fit is a ValueError."""
-    content = Path(path).read_bytes()
+    content = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes())
     try:
-        encoding = json.detect_encoding(content[:4])
-        if not encoding.startswith("utf-8"):
-            content, encoding = content.decode(encoding).encode(), "utf-8"
-        content = POLYGONS.sub(b'"segmentation":0', content)
-        document = json.loads(content.decode(encoding))
+        document = json.loads(content.decode(json.detect_encoding(content[:4])))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
     check(document, schema, path)
