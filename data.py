@@ -89,7 +89,7 @@ class Split:
         return replace(self.select(rows), unreadable=unreadable)
 
 
-def of_photos(
+def photos_named(
     names: list[str],
     targets: np.ndarray,
     classes: list[str],
@@ -151,7 +151,7 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     info = coco.get("info")
     uploads = isinstance(info, dict) and info.get("contributor") == "Label Studio"
     folder = PhotoFolder(image_dir)
-    return of_photos(list(names.values()), targets, classes, folder, json_path, uploads)
+    return photos_named(list(names.values()), targets, classes, folder, json_path, uploads)
 
 
 def by_id(items: list[dict], key: str, path: str | Path, what: str) -> dict[int, str]:

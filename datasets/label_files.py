@@ -97,4 +97,4 @@ def as_split(
     targets = np.zeros((len(rows), len(classes)), np.uint8)  # (M, n)
     for row, (_, labels) in enumerate(rows):
         targets[row, [column_of[label] for label in labels]] = 1
-    return data.of_photos(names, targets, classes, photos, source, uploads)
+    return data.photos_named(names, targets, classes, photos, source, uploads)

@@ -11,7 +11,6 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -188,8 +187,6 @@ class PhotoFolder:
 
     def only_one(self, name: str, photos: list[str]) -> str:
         """The photo, of one or several; several paths to one file are one photo."""
-        if name in photos:
-            return name
         real = {os.path.realpath(f"{self.folder}/{photo}"): photo for photo in reversed(photos)}
         if len(real) > 1:
             raise ValueError(
@@ -216,39 +213,61 @@ def locate(
     Two names for one photo are a ValueError, unless Label Studio made them up. What was found by
     less than its exact path is counted and said.
     """
-    paths, written, found_by, examples, missing = {}, {}, Counter(), {}, []
+    found = {}  # name -> path in the folder, how it was found
     for name in dict.fromkeys(names):
         try:
-            photo, how = folder.find(name, uploads)
+            found[name] = folder.find(name, uploads)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
+    check_apart(found, folder, source)
+    tell_how(found, source)
+    tell_lookalikes([name for name, (photo, _) in found.items() if not photo], folder, source)
+    paths = {name: photo or "/".join(parts_of(name)) for name, (photo, _) in found.items()}
+    return [os.path.join(folder.folder, paths[name]) for name in names]
+
+
+def check_apart(found: dict[str, tuple[str, str]], folder: PhotoFolder, source: str | Path) -> None:
+    """An error if two names mean one photo, since one of them may be that of a photo that is gone.
+    Label Studio's names of uploads are made up, and one path may be spelled in several ways."""
+    name_of = {}  # photo -> the first name that means it
+    for name, (photo, how) in found.items():
         path = "/".join(parts_of(name))
-        paths[name] = photo or path
-        if not photo:
-            missing.append(name)
-        elif how != EXACTLY:
-            found_by[how] += 1
-            examples.setdefault(how, f"{printable(name)} is {printable(photo)}")
-        if photo and how != UPLOADED and not UPLOAD.search(path):
-            other = written.setdefault(photo, name)
-            if composed("/".join(parts_of(other))) != composed(path):
-                raise ValueError(
-                    f"{source}: {printable(other)} and {printable(name)} would both be the photo "
-                    f"{printable(photo)}; write the photos' paths in {printable(folder.folder)}"
-                )
-    if found_by:
-        ways = [f"{count:,} {how} ({examples[how]})" for how, count in found_by.most_common()]
+        if not photo or how == UPLOADED or UPLOAD.search(path):
+            continue
+        other = name_of.setdefault(photo, name)
+        if composed("/".join(parts_of(other))) != composed(path):
+            raise ValueError(
+                f"{source}: {printable(other)} and {printable(name)} would both be the photo "
+                f"{printable(photo)}; write the photos' paths in {printable(folder.folder)}"
+            )
+
+
+def tell_how(found: dict[str, tuple[str, str]], source: str | Path) -> None:
+    """Say how many photos were found by less than the exact path, with an example of each way."""
+    names_by = {}  # how -> names
+    for name, (photo, how) in found.items():
+        if photo and how != EXACTLY:
+            names_by.setdefault(how, []).append(name)
+    if names_by:
+        ways = [
+            f"{len(names):,} {how} ({printable(names[0])} is {printable(found[names[0]][0])})"
+            for how, names in names_by.items()
+        ]
+        count = sum(map(len, names_by.values()))
         print(
-            f"{source}: photos found by less than the exact path: {found_by.total():,} of "
-            f"{len(paths):,}; {', '.join(ways)}"
+            f"{source}: photos found by less than the exact path: {count:,} of {len(found):,}; "
+            f"{', '.join(ways)}"
         )
-    alike = [(name, folder.lookalike(name)) for name in missing]
-    alike = [(name, photo) for name, photo in alike if photo]
-    if alike:
-        name, photo = alike[0]
+
+
+def tell_lookalikes(missing: list[str], folder: PhotoFolder, source: str | Path) -> None:
+    """Say for how many missing photos there is one of the same file name that was not taken."""
+    pairs = [(name, folder.lookalike(name)) for name in missing]
+    pairs = [(name, photo) for name, photo in pairs if photo]
+    if pairs:
+        name, photo = pairs[0]
         print(
             f"{source}: photos that count as missing, though one of that file name is in another "
-            f"folder, or differs in upper and lower case: {len(alike):,} ({printable(name)} is not "
+            f"folder, or differs in upper and lower case: {len(pairs):,} ({printable(name)} is not "
             f"taken to be {printable(photo)})"
         )
-    return [os.path.join(folder.folder, paths[name]) for name in names]

@@ -74,13 +74,9 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
 def read_json(path: str | Path, schema: object) -> object:
     """The JSON of a file without polygons, checked. What does not fit is a ValueError."""
-    content = Path(path).read_bytes()
+    content = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes())
     try:
-        encoding = json.detect_encoding(content[:4])
-        if not encoding.startswith("utf-8"):
-            content, encoding = content.decode(encoding).encode(), "utf-8"
-        content = POLYGONS.sub(b'"segmentation":0', content)
-        document = json.loads(content.decode(encoding))
+        document = json.loads(content.decode(json.detect_encoding(content[:4])))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
     check(document, schema, path)
@@ -199,7 +195,7 @@ DAMAGED += (SyntaxError, AssertionError, struct.error)
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's number of how the camera was held, 1 to 8; 1, upright, where none can be read.
+    """EXIF's number of how the camera was held; 1, upright, where none can be read.
 
     No other tag is looked at: a damaged one is no reason to refuse a photo.
     """
@@ -207,7 +203,7 @@ def orientation(image: Image.Image) -> int:
         number = image.getexif().get(0x112)
     except DAMAGED:
         number = None
-    return number if isinstance(number, int) and 1 <= number <= 8 else 1
+    return number if isinstance(number, int) else 1
 
 
 def walk(folder: str | Path) -> tuple[list[str], str]:

@@ -179,9 +179,11 @@ PROFILE = b"wide\0\0" + zlib.compress(bytes(2_000_000))
         (png((b"tEXt", LONG_TEXT)), [3, 100]),
         (png((b"zTXt", PACKED_TEXT)), [3, 100]),
         (png((b"iCCP", PROFILE)), [3, 100]),
+        (png((b"eXIf", b"no EXIF at all")), [3, 100]),
+        (png((b"tEXt", b"Raw profile type exif\0\nexif\n4\nno hex")), [3, 100]),
     ],
 )
-def test_grey_of_many_bits_and_photos_with_long_texts_are_read(tmp_path, content, greys):
+def test_grey_of_many_bits_and_photos_with_long_or_damaged_texts_are_read(tmp_path, content, greys):
     (tmp_path / "photo").write_bytes(content)
     pixels = np.asarray(data.read_photo(tmp_path / "photo"))
     assert pixels.tolist() == [[[grey] * 3 for grey in greys]]

@@ -254,6 +254,7 @@ BY = "photos found by less than the exact path: 1 of 1; 1 by "
         ("https://h/x/a%20b.jpg?y=1#z", ["a b.jpg"], "a b.jpg", BY + "the file name alone"),
         ("s3://h/50%25 #1.jpg", ["50%25 #1.jpg"], "50%25 #1.jpg", BY + "the file name alone"),
         ("v1.5", ["v1.5.jpg", "v1.jpg"], "v1.5.jpg", BY + "a name without a suffix"),
+        ("v1", ["v1.jpg", "x/v1.png"], "v1.jpg", BY + "a name without a suffix"),
         ("images/train/a.jpg", ["train/a.jpg", "val/a.jpg"], "train/a.jpg", BY + "the end"),
         (UPLOAD + "a_b.jpg", ["a b.jpg"], "a b.jpg", BY + "the name that Label Studio gives"),
         (UPLOAD + "a_1.jpg", ["a (1).jpg", "a 2.jpg"], "a (1).jpg", BY + "the name that"),

@@ -70,23 +70,26 @@ def test_folders_are_labels_and_one_photo_in_two_of_them_has_both(tmp_path, caps
 
 
 def test_linked_folders_are_entered_and_circles_of_links_come_to_an_end(tmp_path):
-    write_photos(tmp_path, **{"far/bird/a.png": 0, "p/cat/b.png": 1, "p/cat/x/y/c.png": 2})
+    seeds = {"far/bird/a.png": 0, "p/cat/b.png": 1, "p/cat/x/y/c.png": 2, "p/dog/d.png": 3}
+    write_photos(tmp_path, **seeds)
     root = tmp_path / "p"
     (root / "bird").symlink_to(tmp_path / "far/bird")
     (root / "kitten").symlink_to(root / "cat")  # a second label of the same photos
     (root / "cat/circle").symlink_to(root)
+    (root / "cat/dogs").symlink_to(root / "dog")  # both labels
     (root / "cat/x/up").symlink_to(root / "cat")
     (tmp_path / "far/bird/loop").symlink_to(tmp_path / "far")
     photos, _ = reading.walk(root)
     assert photos == [
-        *("bird/a.png", "cat/b.png", "cat/x/y/c.png"),
-        *("kitten/b.png", "kitten/x/y/c.png"),
+        *("bird/a.png", "cat/b.png", "cat/dogs/d.png", "cat/x/y/c.png", "dog/d.png"),
+        *("kitten/b.png", "kitten/dogs/d.png", "kitten/x/y/c.png"),
     ]
     split = own_photos.read(str(root), None)
     pairs = zip(split.paths, split.targets, strict=True)
     shown = {os.path.basename(path): row.tolist() for path, row in pairs}
-    assert split.classes == ["bird", "cat", "kitten"]
-    assert shown == {"a.png": [1, 0, 0], "b.png": [0, 1, 1], "c.png": [0, 1, 1]}
+    assert split.classes == ["bird", "cat", "dog", "kitten"]
+    expected = {"a.png": [1, 0, 0, 0], "b.png": [0, 1, 0, 1], "c.png": [0, 1, 0, 1]}
+    assert shown == expected | {"d.png": [0, 1, 1, 1]}
 
 
 def test_what_is_in_the_folder_and_no_file_is_named_and_left_alone(tmp_path):
@@ -177,6 +180,13 @@ def test_copies_of_a_photo_are_on_one_side_and_twelve_copies_count_as_twelve():
     assert deviations[0] < 0.6 * deviations[1]
 
 
+def test_a_group_without_labels_that_is_larger_than_the_room_left_is_not_held_out():
+    groups = np.array([0, 0, 0, 0, 0, 1, 2, 3, 4, 5])
+    for seed in range(10):
+        held = own_photos.stratified(np.zeros((10, 1), np.uint8), 0.2, seed, groups)
+        assert (held.sum(), held[:5].sum()) == (2, 0)
+
+
 def test_groups_of_one_photo_each_are_split_as_photos_are():
     targets = random_targets(200, 20, 0.1)
     alone = own_photos.stratified(targets, 0.2, 3, np.arange(200))
@@ -236,6 +246,14 @@ def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 of 3 val photos are copies of training photos (the same bytes, or" in printed
     assert told in printed
+
+
+def test_val_photos_are_known_however_their_accents_are_spelled(tmp_path):
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"  # copied from a Mac to Linux, or back
+    for kept, name in ((composed, apart), (apart, composed)):
+        (tmp_path / "kept.json").write_text(json.dumps([kept]))
+        held = own_photos.kept_before(tmp_path / "kept.json", ["a.png", name], "photos")
+        assert held.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 17, 40])
