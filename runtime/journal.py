@@ -83,8 +83,10 @@ class Journal:
             self.losses[self.step] = self.loss.detach()  # read now and then: no synchronisation
             self.step += 1
             self.seen += len(rows)
-            if progress.due(len(rows) * ranks.size()) or self.step == self.per_epoch:
+            due = progress.due(len(rows) * ranks.size())
+            if due or self.step == self.per_epoch:
                 self.check([self.losses[: self.step]])
+            if due:
                 progress.show(f"loss {self.losses[self.step - 1] / len(rows):.2f}")
             stop, due = ranks.any_rank(
                 signals.received is not None, time.monotonic() - self.saved > 60 * self.save_every
