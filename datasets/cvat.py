@@ -21,18 +21,16 @@ def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], list[str]]:
     images = root.findall("image")
     if not images:
         raise ValueError(f'{path} has no images; of XML only CVAT\'s "for images 1.1" is read')
-    declared = [
-        (composed(label.findtext("name", "")), label.find("parent") is not None)
-        for label in root.iterfind("meta//labels/label")
-    ]
-    classes = dict.fromkeys(name for name, is_point in declared if not is_point)
-    points = {name for name, is_point in declared if is_point} - classes.keys()
+    classes = {}  # in CVAT's order; a label with a <parent> is that of a skeleton's point
+    for label in root.iterfind("meta//labels/label"):
+        if label.find("parent") is None:
+            classes[composed(label.findtext("name", ""))] = True
 
     rows, left_out = [], Counter()
     for image in images:
         labels = {composed(shape.get("label")) for shape in image if "label" in shape.keys()}
-        rows.append((image.get("name"), labels - points))
-        left_out["points of skeletons"] += len(image.findall("skeleton/*")) + len(labels & points)
+        rows.append((image.get("name"), labels))
+        left_out["points of skeletons"] += len(image.findall("skeleton/*"))
         left_out["attributes"] += len(image.findall(".//attribute"))
     if any(left_out.values()):
         print(f"{path}: left out, since they are no labels of photos: {counted(left_out)}")

@@ -195,7 +195,7 @@ def test_groups_of_one_photo_each_are_split_as_photos_are():
     assert found.tolist() == [2, 5, 10, 15]  # as at the first release: val photos stay val photos
 
 
-def test_copies_are_known_by_their_bytes_and_by_roboflows_names(tmp_path):
+def test_copies_are_known_by_their_bytes_and_by_roboflows_names(tmp_path, monkeypatch):
     seeds = {"a.png": 0, "b.png": 1, "x/copy of a.png": 0, "IMG_jpg.rf.0f9a.png": 2}
     seeds |= {"x/IMG_jpg.rf.77bb.png": 3, "IMG.png": 4, "copy of IMG 77bb.png": 3, "c.png": 5}
     write_photos(tmp_path, **seeds)
@@ -204,6 +204,9 @@ def test_copies_are_known_by_their_bytes_and_by_roboflows_names(tmp_path):
     assert groups.tolist() == [0, 1, 0, 2, 2, 3, 2, 4, 5, 6]
     groups = own_photos.groups_of_copies([str(path) for path in paths], by_name=False)
     assert groups.tolist() == [0, 1, 0, 2, 3, 4, 3, 5, 6, 7]
+    monkeypatch.setattr(reading, "digest", lambda path: "unreadable")  # without permission
+    groups = own_photos.groups_of_copies([str(path) for path in paths], by_name=False)
+    assert len(set(groups.tolist())) == 10
 
 
 def test_a_drawn_split_keeps_copies_on_one_side_now_and_later(tmp_path, capsys):
@@ -286,6 +289,10 @@ def test_missing_photos_are_named_with_the_option_that_leaves_them_out(tmp_path,
     assert [os.path.basename(path) for path in train.paths] == [f"{i}.png" for i in range(5)]
     assert train.targets.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]]
     assert f"{named}; they are left out" in capsys.readouterr().out
+    for i in range(5):
+        (tmp_path / f"{i}.png").unlink()
+    with pytest.raises(FileNotFoundError, match="7 of 7 train photos are missing"):
+        catalogue.load("own", str(tmp_path), True, skip_missing=True, **options)
 
 
 def test_the_id_of_own_photos_is_of_their_content_up_to_two_gigabytes(tmp_path, monkeypatch):
