@@ -509,7 +509,7 @@ def set_old_files_aside(args) -> None:
     if "embed" in args.phase:
         patterns.append("embeddings.pt")
     if models:
-        patterns.append("results.*")
+        patterns += ["results.*", "verdict.json", "labels.csv", "mistakes.jpg", "curves.png"]
     set_aside(args.out, patterns)
 
 
@@ -798,7 +798,8 @@ OPTIONS = {
         Option("--device", "auto", "NAME", "cuda, mps or cpu; auto is the first there is", "ours",
                common=True),
         Option("--amp", None, argparse.BooleanOptionalAction, "bfloat16 autocast; loss and head "
-               "stay float32", "ours", shown="on where a card computes in bfloat16", common=True),
+               "stay float32", "ours", shown="on where a card computes in bfloat16", decides=True,
+               common=True),
         Option("--memory", "lean", ["lean", "plain"], "lean keeps half as much for backward as "
                "plain and is a little slower", "docs/performance.md"),
         Option("--compile", False, bool, "torch.compile the model", "ours"),

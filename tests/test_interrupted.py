@@ -258,7 +258,12 @@ def test_a_kill_while_fresh_sets_old_files_aside_is_made_good_by_the_next_start(
     assert run.main(argv(demo, out, "--phase backbone --limit 8 --epochs 1")) == 0
     old = {path.name for path in (out / "before-fresh").iterdir()}
     models = ("backbone", "gcn-image", "gcn-pca")
-    assert old >= {f"{name}.pt" for name in models} | {"embeddings.pt", "results.md"}
+    assert old >= {f"{name}.pt" for name in models} | {
+        "embeddings.pt",
+        "results.md",
+        "verdict.json",
+    }
+    assert not (out / "labels.csv").exists()  # of the old models
     assert not (out / "gcn-pca.pt").exists()
     kept = (out / "before-fresh" / "gcn-pca.pt").read_bytes()
     assert kept == (finished / "gcn-pca.pt").read_bytes()

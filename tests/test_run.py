@@ -323,3 +323,10 @@ def test_quiet_prints_the_results_and_nothing_else(demo, tmp_path, capsys):
     assert printed.lstrip().startswith("coco, ")  # the table's title
     assert "written to" in printed
     assert "epoch" not in printed
+
+
+def test_a_model_of_another_precision_is_not_taken_for_this_one(demo, tmp_path, capsys):
+    more = "--phase backbone --epochs 1 --limit 8 --no-amp"
+    assert run.main(argv(demo, tmp_path, more)) == 0
+    assert run.main(argv(demo, tmp_path, more, "--amp")) == 2
+    assert "backbone.pt was made with amp False, now it is True" in capsys.readouterr().err
