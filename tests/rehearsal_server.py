@@ -1,6 +1,6 @@
 """COCO's server and the Hugging Face Hub on this machine: slow, and at times out of order.
 
-What goes wrong is dealt out: the first requests for each file meet all troubles, in an order that
+What goes wrong is dealt out: the first requests for each file meet two of the troubles, of which
 the seed decides.
 """
 
@@ -31,7 +31,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.rng = np.random.default_rng(seed)
         self.troubles = {}
         if seed is not None:
-            self.troubles = {path: self.rng.permutation(TROUBLES).tolist() for path in files}
+            self.troubles = {path: self.rng.permutation(TROUBLES)[:2].tolist() for path in files}
         hub = [path for path in files if path.startswith("/timm/")]
         self.digests = {path: hashlib.sha256(files[path].read_bytes()).hexdigest() for path in hub}
         self.url = f"http://127.0.0.1:{self.server_port}"
