@@ -326,7 +326,8 @@ def measured(folder: Path, starts: dict[str, list[Start]], drawn: dict) -> str:
     return "\n" + "\n".join(rows) + "\n\n" + "; ".join(sizes)
 
 
-GOES_ON = r".*(?:resumes after|done before).*", r".* to come", r"unpacking .*"
+GOES_ON = re.compile(r".*(?:resumes after|done before).*")
+FETCHES = re.compile(r".* to come|unpacking .*")
 
 
 def log_of_kills(starts: dict[str, list[Start]]) -> str:
@@ -335,8 +336,8 @@ def log_of_kills(starts: dict[str, list[Start]]) -> str:
     rows.append("| --- | --- | --- | --- | --- |")
     for what, name in (("few-a", "TResNet-M"), ("epoch-a", "tresnet_tiny")):
         for before, after in zip(starts[what], starts[what][1:], strict=False):
-            lines = [re.findall(pattern, after.output) for pattern in GOES_ON]
-            says = lines[0][-1] if lines[0] else (lines[1] or lines[2] or ["reads again"])[0]
+            last, first = GOES_ON.findall(after.output)[-1:], FETCHES.findall(after.output)[:1]
+            says = (last or first or ["starts with the labels"])[0]
             says = re.sub(r"[^\s(]*/", "", says)  # folders of this machine
             killed = before.kill[0].replace("  ", " ")
             rows.append(f"| {name} | {killed} | {before.done:.0%} | {before.left} | {says} |")
