@@ -68,7 +68,7 @@ def test_every_difference_that_the_code_refers_to_is_listed():
 
 OTHERS = "--nproc-per-node --nnodes --max-restarts --rdzv-backend --rdzv-endpoint"  # torchrun's
 OTHERS += " --local-addr --rdzv-conf --ipc --index-url"  # Docker's and pip's
-OTHERS = {*OTHERS.split(), "--fuzz", "--fuzz-case", "--two-hosts"}  # and the tests'
+OTHERS = {*OTHERS.split(), "--fuzz", "--fuzz-case", "--two-hosts", "--rehearsal"}  # and the tests'
 
 
 @pytest.fixture
