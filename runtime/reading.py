@@ -79,8 +79,22 @@ def read_json(path: str | Path, schema: object) -> object:
         document = json.loads(content.decode(json.detect_encoding(content[:4])))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
-    check(document, schema, path)
+    if not fits(document, schema):  # which is twice as fast as to know the place of each value
+        check(document, schema, path)
     return document
+
+
+def fits(value: object, schema: object) -> bool:
+    """Whether a value is what the schema says."""
+    if type(schema) is Kind:
+        return schema.fits(value)
+    if type(schema) is not type(value):
+        return False
+    if type(schema) is list:
+        return all(fits(item, schema[0]) for item in value)
+    if ... in schema:
+        return all(fits(item, schema[...]) for item in value.values())
+    return all(key in value and fits(value[key], each) for key, each in schema.items())
 
 
 def check(value: object, schema: object, path: str | Path, place: str = "") -> None:
