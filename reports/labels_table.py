@@ -85,7 +85,7 @@ def percent(part: int, whole: int) -> float | None:
 
 
 def what_needs_work_first(rows: list[list], model: str) -> list[list]:
-    """Rows of all models by label: the lowest AP of `model` first, before it labels without one.
+    """Rows of all models: labels without AP first, then by ascending AP of `model`.
 
     Of equal AP the one with fewer training photos is first. The rows of a label stay together.
     """
