@@ -395,8 +395,10 @@ def run(args) -> int:
 
 
 def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
-    """Write the model for other programs, checked on the photos, or on noise where there are none.
-    Returns the number of photos that could be read."""
+    """Write the model for other programs, checked on the photos, or on noise without photos.
+
+    Returns the number of photos that could be read.
+    """
     S, count = predictor.image_size, 0
 
     def images() -> Iterator[torch.Tensor]:

@@ -150,7 +150,7 @@ def unpack(path: Path, part: Part) -> None:
     with zipfile.ZipFile(path) as zipped:
         entries = zipped.infolist()
         if len(entries) != stated_entries(path, len(entries)):
-            raise ValueError("its directory is damaged: the count of entries is another one")
+            raise ValueError("its directory is damaged: it states another number of entries")
         size = sum(entry.file_size for entry in entries)
         free = shutil.disk_usage(part.root).free
         if size > free:

@@ -39,7 +39,7 @@ class Journal:
         self.epoch, self.step = 0, 0  # whole epochs done, and steps of the next
         self.lr = parts["scheduler"].get_last_lr()[0]  # at the epoch's first step
         self.resumed = False
-        self.loss = None  # of the step that was just taken, summed over this rank's images
+        self.loss = None  # the last step's, summed over this rank's images
         device = next(parts["model"].parameters()).device
         self.losses = torch.zeros(steps, device=device)  # of the epoch
         self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read

@@ -235,7 +235,9 @@ def locate(
     return [os.path.join(folder.folder, paths[name]) for name in names]
 
 
-def check_apart(matches: dict[str, tuple[str, str]], folder: PhotoFolder, source: str | Path) -> None:
+def check_apart(
+    matches: dict[str, tuple[str, str]], folder: PhotoFolder, source: str | Path
+) -> None:
     """An error if two names mean one photo, since one of them may be that of a photo that is gone.
     Label Studio's names of uploads are made up, and one path may be spelled in several ways."""
     name_of = {}  # photo -> the first name that means it

@@ -123,7 +123,7 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
         if value not in known:
             raise ValueError(
                 f"{path}: {what} {brief(value)} is not among the {len(known):,} there are; the "
-                "file is damaged, cut by hand, or belongs to another one"
+                "file is damaged, cut by hand, or belongs to another data set"
             )
 
 
