@@ -44,7 +44,7 @@ NUMPY = re.compile(rf"np\.\w+\(({ITEM})\)")  # how NumPy prints an item of its o
 
 @dataclass
 class Table:
-    """The rows of a CSV below its header, all of one length. `header` is None if there is no header;
+    """The rows of a CSV below its header, all of one length. `header` is None if it has none;
     `numbers` are those of the rows in the file, for messages; `photo` is the column of the photos,
     `labels` are those of the labels; `nothing` counts what was read as no label."""
 
