@@ -363,8 +363,8 @@ def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 class MultiLabelImages(Dataset):
-    """A split as (image, target, row, error) items, keyed by (epoch, row) pairs, which a
-    runtime.loading.Loader makes to batches.
+    """A split as (image, target, row, error) items, keyed by (epoch, row) pairs, which
+    `Loader` batches.
 
     image is a (S, S, 3) uint8 array. What is drawn for augmentation depends on (seed, epoch, row)
     alone: not on the worker, not on what was loaded before, not on whether the run was resumed.

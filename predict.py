@@ -84,8 +84,10 @@ class Predictor:
         return scores
 
     def batches(self, paths: Iterable[str | Path], with_maps: bool = False) -> Iterator["Batch"]:
-        """The same as logits, batch by batch: memory does not grow with M. With `with_maps` also
-        where in the photos the logits come from."""
+        """Like calling the predictor, but yields logits batch by batch.
+
+        Memory does not grow with M. With `with_maps` also where in the photos the logits come from.
+        """
         photos = photos_in_batches(paths, self.image_size, self.batch_size)
         for rows, images, errors in photos:
             batch = Batch(rows, torch.empty(0, len(self.classes)), None, errors)
@@ -152,8 +154,8 @@ class OperatingPoint(NamedTuple):
 def photos_in_batches(
     paths: Iterable[str | Path], S: int, batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor, list[str]]]:
-    """Of each `batch_size` photos the rows of those that can be read, their images (B, 3, S, S) in
-    uint8, and a sentence for each of the others."""
+    """Yields, per batch: rows and images (B, 3, S, S) uint8 of the readable photos, and an error
+    sentence for each other one."""
 
     def read(path: str | Path) -> tuple[np.ndarray | None, str]:
         try:
@@ -179,7 +181,10 @@ WHERE = 3  # labels of --where
 
 
 class Photo(NamedTuple):
-    """A photo: the folder that was named on the command line, or its own, and its place in that."""
+    """A photo: the folder named on the command line, and the path below it.
+
+    If the photo itself was named, `root` is the folder that it is in.
+    """
 
     root: str
     place: str
@@ -189,21 +194,21 @@ class Photo(NamedTuple):
         return Path(self.root, self.place)
 
     def in_table(self) -> str:
-        """The path for --csv: as it was named; whole where that leads up, which a file of labels
-        for run.py may not."""
+        """The path for --csv: as typed; as an absolute path if it contains `..`, which a label file
+        may not contain."""
         root = Path(self.root)
         return str((root.resolve() if ".." in root.parts else root) / self.place)
 
 
 @dataclass
 class Labelled:
-    """A photo with the labels that are shown of it."""
+    """A photo and the labels to show for it."""
 
     photo: Photo
     scores: list[float]  # (n,), of all labels
-    labels: list[tuple[str, float]]  # the shown ones with their scores, highest first
-    highest: tuple[str, float]  # the first of all, shown or not
-    maps: list[np.ndarray]  # (h, w) of the first WHERE shown ones, with --where
+    labels: list[tuple[str, float]]  # labels to show and their scores, highest first
+    highest: tuple[str, float]  # highest-scoring label, shown or not
+    maps: list[np.ndarray]  # (h, w) each, maps of the first WHERE labels, with --where
 
 
 def labelled(
@@ -390,8 +395,10 @@ def run(args) -> int:
 
 
 def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
-    """Write the model for other programs, checked on the photos, or on noise where there are none.
-    Returns the number of photos that could be read."""
+    """Write the model for other programs, checked on the photos, or on noise without photos.
+
+    Returns the number of photos that could be read.
+    """
     S, count = predictor.image_size, 0
 
     def images() -> Iterator[torch.Tensor]:
@@ -423,7 +430,7 @@ def main(argv=None) -> int:
 
 
 def stop(number: int, frame: object) -> None:
-    """Of a signal: temporary files are removed on the way out."""
+    """Signal handler: exits normally, so that temporary files are removed."""
     sys.exit(128 + number)
 
 

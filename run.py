@@ -12,7 +12,8 @@ Three phases (Section "Proposed Approach") and eval, which speak to each other o
     backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
     embed      backbone.pt, training photos   -> embeddings.pt: F_I and F_PCA
     gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one per kind of node feature
-    eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md, .jpg
+    eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md, .jpg,
+                                                 verdict.json, labels.csv, mistakes.jpg
 
 Symbols: B images in a batch, M images in a split, n labels, D image feature size.
 """
@@ -154,8 +155,8 @@ def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tens
 
 
 def scaled(nodes: torch.Tensor, length: float) -> torch.Tensor:
-    """nodes (n, d) times one number, so that their mean length is `length` (difference 25); as they
-    are where that is 0."""
+    """nodes (n, d) times one number, so that their mean length is `length` (difference 25);
+    unchanged if `length` is 0."""
     lengths = nodes.norm(dim=1)  # (n,); those of 0 do not count: difference 26
     if not lengths.any():
         raise ValueError("node features are all zero; choose other --nodes")
@@ -172,7 +173,8 @@ def pretrained_backbone(args) -> torch.nn.Module:
 
 
 def initial_backbone(args, splits: Splits) -> torch.nn.Module:
-    """The backbone that phase backbone starts from; the frozen one, where the splits have it."""
+    """The backbone that phase backbone starts from; with --freeze the backbone that made the
+    features."""
     frozen_one = splits.train.backbone
     return pretrained_backbone(args) if frozen_one is None else frozen_one
 
@@ -182,12 +184,12 @@ def starting_backbone(args, splits: Splits, folder: Folder) -> torch.nn.Module:
     that phase started from (difference 13)."""
     if args.gcn_from == "weights":
         return initial_backbone(args, splits)
-    folder.load("backbone.pt", "backbone")  # a ValueError if it is missing or of other labels
+    folder.load("backbone.pt", "backbone")  # an error if it is missing or has other labels
     return load_model(folder / "backbone.pt", args.backbone)[0].backbone
 
 
 def frozen(args, splits: Splits, folder: Folder) -> Splits:
-    """--freeze: the splits with features (M, D) of their photos by the backbone of --weights."""
+    """Adds to both splits the features (M, D) computed by the frozen backbone of --weights."""
     torch.manual_seed(args.seed)
     backbone = pretrained_backbone(args)
     settings = {key: getattr(args, key) for key in ("image_size", "pool", "amp")} | {CODE: CODE_ID}
@@ -373,12 +375,20 @@ def logits_of(
 FILES = ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*", "reports/calibration"]
 FILES += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
 HERE = Path(__file__).parent
-# Of the code that is running, whatever becomes of its files meanwhile.
-CODE_ID = checkpoints.code_id(*(path for name in FILES for path in sorted(HERE.glob(f"{name}.py"))))
+
+
+def code_files() -> list[Path]:
+    paths = []
+    for name in FILES:
+        paths += sorted(HERE.glob(f"{name}.py"))
+    return paths
+
+
+CODE_ID = checkpoints.code_id(*code_files())  # read at the start: files may change while it runs
 
 
 def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
-    """Of a model that is about to be trained on these photos."""
+    """The settings stored with a model, compared before reuse."""
     decisive = [option for options in OPTIONS.values() for option in options if option.decides]
     settings = {option.name[2:]: getattr(args, option.key) for option in decisive}
     settings |= {PHOTOS: splits.train.id(), VAL_PHOTOS: splits.val.id(), CODE: CODE_ID}

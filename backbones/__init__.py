@@ -1,8 +1,8 @@
 """The backbones by name, with the weights they start from, and how weights and models are loaded.
 
 A backbone maps images (B, 3, H, W) in [0, 1] to features (B, D) and says D in `num_features`. It
-may have `fold()`, its deploy form, and `own_entry(name, tensor)`, an entry of a released file as it
-names and holds it.
+may have `fold()`, its deploy form, and `own_entry(name, tensor)`, which converts an entry of a
+released file to this network's name and values.
 
 No training here and no command line: `run.py` has both. TResNet, the paper's, is at the top level.
 """
@@ -61,8 +61,7 @@ def build(name: str, pool: str) -> nn.Module:
 
 
 def default_weights(name: str) -> str:
-    """What --weights is for a backbone where it is not given: a name of RELEASED, none, or timm's
-    own."""
+    """The default of --weights for a backbone: a name of RELEASED, none, or timm's own."""
     if name not in BACKBONES and not name.startswith(TIMM):
         raise ValueError(f"--backbone {name} is none of {', '.join(BACKBONES)}, {TIMM}NAME")
     return name if name.startswith(TIMM) else BACKBONES[name][1]
@@ -72,7 +71,7 @@ def fetch_weights(path: str | Path) -> str | Path:
     """The file behind --weights: a file, a URL or a name of RELEASED, downloaded if it is not here.
 
     `none` and timm's names stay as they are, but timm has its weights here then. Builds no model of
-    ours. What cannot be had is a FileNotFoundError, or of timm a ValueError, that says the way out.
+    ours. Raises FileNotFoundError (ValueError for timm) with advice if it is unavailable.
     """
     source = RELEASED.get(str(path), str(path))
     if source == "none":
@@ -162,8 +161,9 @@ def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]
     name = str(checkpoint.get("backbone"))
     if name.startswith(TIMM) and name != chosen and not PLAIN.fullmatch(name):
         raise ValueError(
-            f"{path} names the backbone {printable(name)}, which is not one of timm's own models; "
-            "of others a file is not trusted to say where their code and weights come from"
+            f"{path} names the backbone {printable(name)}, which is not one of timm's own models: "
+            "other timm models would download code and weights that the file chooses; if you trust "
+            f"it, pass --backbone {printable(name)}"
         )
     try:
         backbone = build(checkpoint["backbone"], checkpoint["pool"])

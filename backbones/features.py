@@ -1,8 +1,7 @@
 """Freezing: features of a backbone that is not trained, computed once and kept in the run's folder.
 
 A split that has features also has the backbone that made them. `part_for` is the one place that
-decides between a whole model on photos and its head on features. What is trained on them is
-`run.py`'s affair.
+decides between a whole model on photos and its head on features. `run.py` trains on them.
 
 Symbols: M images in a split, D feature size.
 """

@@ -45,18 +45,18 @@ class TimmBackbone(nn.Module):
         if pool != "avg":
             raise ValueError(f"timm's models have their own pooling; leave out --pool {pool}")
         self.name, self.net = name, create(name)
-        about = self.net.pretrained_cfg
-        names = about.get("classifier") or "head"  # two, where one was distilled
+        config = self.net.pretrained_cfg
+        names = config.get("classifier") or "head"  # two, where one was distilled
         self.classifier = tuple(f"{n}." for n in ([names] if isinstance(names, str) else names))
         self.num_features = getattr(self.net, "head_hidden_size", None) or self.net.num_features
         for key in ("mean", "std"):
-            self.register_buffer(key, torch.tensor(about[key]).view(3, 1, 1), persistent=False)
+            self.register_buffer(key, torch.tensor(config[key]).view(3, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         try:
             return self.net((images - self.mean) / self.std)  # (B, D)
         except AssertionError as error:  # timm's, on a size
-            raise ValueError(f"timm's {self.name}: {error}; give that --image-size") from None
+            raise ValueError(f"timm's {self.name}: {error}; pass that --image-size") from None
 
     @staticmethod
     def own_entry(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:

@@ -1,8 +1,8 @@
-"""The data sets by name: where their files are, what is fetched or drawn, what is said of them.
+"""The data sets by name: where their files are, and how they are downloaded, generated, described.
 
 A data set is a function of its root folder and of the options that say where its files are; it
-returns train and val. How files are read is the affair of `data.py` and `label_files.py`, and of
-`own_photos.py` for people's own photos.
+returns train and val. `data.py` and `label_files.py` read the files, `own_photos.py`
+those of people's own photos.
 """
 
 import os
@@ -72,7 +72,7 @@ def load(
 ) -> Splits:
     """Both splits, checked and described; what would go wrong hours later goes wrong here.
 
-    `limit`: as many photos of each split, evenly from its first to its last. `skip_missing`:
+    `limit`: the number of photos to keep of each split, evenly spaced. `skip_missing`:
     photos that are missing are left out, rather than an error.
     """
     train, val = DATASETS[name](root, **where)
@@ -91,7 +91,7 @@ def load(
 
 def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
     """What `check` is to look at: the splits before any photo is left out. Nothing is downloaded,
-    and of own photos none are held out, which would be written down."""
+    and own photos are not divided, because that would write val-photos.json."""
     if name != "own":
         train, val = DATASETS[name](root, **where | {"fetch": False})
         return {"train": train, "val": val}

@@ -1,9 +1,13 @@
 """COCO from its own server: the zips into --data, unpacked.
 
-In --data, what ends in .part is on its way, in .whole a zip of ours, deleted when it is unpacked;
-in .tmp, what is being unpacked, and put into its place in one go. All else is whole and stays as it
-is, a zip that somebody put there too. Nothing that arrives is trusted: the server has no https, and
-COCO publishes no checksums.
+In --data, names end in
+
+    .part   while a zip is downloading
+    .whole  for our zip, which is deleted when it is unpacked
+    .tmp    while a folder is unpacking; it is put into its place in one go
+
+All else is whole and stays as it is, a zip that somebody put there too. Nothing that arrives is
+trusted: the server has no https, and COCO publishes no checksums.
 """
 
 import mmap
@@ -20,7 +24,7 @@ from runtime.locks import one_at_a_time
 from runtime.signals import Stopped, stop_if_asked
 from runtime.terminal import printable
 
-SERVER = "http://images.cocodataset.org"  # its certificate is another name's: https fails
+SERVER = "http://images.cocodataset.org"  # its certificate is for another name: https fails
 GB = 10**9
 SIZES = {  # GB of each zip on COCO's server, and of what is in it
     "annotations_trainval2014": (0.26, 1.0),
@@ -146,7 +150,7 @@ def unpack(path: Path, part: Part) -> None:
     with zipfile.ZipFile(path) as zipped:
         entries = zipped.infolist()
         if len(entries) != stated_entries(path, len(entries)):
-            raise ValueError("its directory is damaged: the count of entries is another one")
+            raise ValueError("its directory is damaged: it states another number of entries")
         size = sum(entry.file_size for entry in entries)
         free = shutil.disk_usage(part.root).free
         if size > free:

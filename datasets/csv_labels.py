@@ -44,7 +44,7 @@ NUMPY = re.compile(rf"np\.\w+\(({ITEM})\)")  # how NumPy prints an item of its o
 
 @dataclass
 class Table:
-    """The rows of a CSV below its header, all of one length. `header` is None where there is none;
+    """The rows of a CSV below its header, all of one length. `header` is None if it has none;
     `numbers` are those of the rows in the file, for messages; `photo` is the column of the photos,
     `labels` are those of the labels; `nothing` counts what was read as no label."""
 
@@ -108,8 +108,8 @@ def read_rows(path: str | Path) -> Table:
         separator, skipped = named[1], 1
         text = text.split("\n", 1)[1] if "\n" in text else ""
     else:
-        found = re.match(r'(?:"[^"]*"|[^\t,;"])*?([\t,;])', first)
-        separator = found[1] if found else ","
+        match = re.match(r'(?:"[^"]*"|[^\t,;"])*?([\t,;])', first)
+        separator = match[1] if match else ","
     text = re.sub(r'" +(?=[,;\t\r\n]|\Z)', '"', text)  # a blank after a quote, as one before it
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
@@ -163,7 +163,7 @@ def is_photo_name(cell: str) -> bool:
 
 
 def is_in(photos: PhotoFolder) -> Callable[[str], bool]:
-    """Whether a photo of the folder is meant by a name, which need not have a suffix."""
+    """A test for names of photos in the folder, with or without suffix."""
 
     def is_photo(cell: str) -> bool:
         try:
@@ -187,7 +187,9 @@ def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
         )
     columns = [j for j, count in enumerate(counts) if count == most]
     if len(columns) > 1:  # class numbers may be names of photos too; photos differ in every row
-        columns = [j for j in columns if len({row[j] for row in body}) == len(body)] or columns
+        distinct = [j for j in columns if len({row[j] for row in body}) == len(body)]
+        if distinct:
+            columns = distinct
     if len(columns) > 1:
         raise ValueError(
             f"{table.path}: columns {columns[0] + 1} and {columns[1] + 1} both name photos, in row "
@@ -198,8 +200,8 @@ def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
 
 
 def repeats_labels(first: list[str], rest: list[list[str]], photo: int) -> bool:
-    """Whether a first row whose photo is not known as one holds a label of the others, and so is
-    no header. Rows of more cells are ticks, which need a header."""
+    """Whether row 1 is data and not a header: its label also occurs in later rows. Rows of more
+    cells are ticks, which need a header."""
     labels = [j for j in range(len(first)) if j != photo and first[j]]
     if len(labels) != 1:
         return False
@@ -219,7 +221,8 @@ def label_columns(table: Table) -> tuple[int, ...]:
         and (any(row[j] for row in table.rows) or (table.header and table.header[j]))
     ]
     without_index = [j for j in columns if not (j < table.photo and is_index(table, j))]
-    columns = without_index or columns
+    if without_index:
+        columns = without_index
     if not columns:
         raise ValueError(f"{table.path} has no labels, no column but that of the photos; {FORM}")
     return tuple(columns)
@@ -346,7 +349,9 @@ def check_no_vectors(table: Table, items: list[list[str] | None]) -> None:
             twice = list(lists)
     if twice:
         raise table.doubt(
-            twice[0], table.labels[0], "ticks of which labels? write a column for each label"
+            twice[0],
+            table.labels[0],
+            "this may be a row of ticks, but the labels are not named; write one column per label",
         )
 
 

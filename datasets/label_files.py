@@ -1,8 +1,8 @@
 """Files of labels: which form one has, and the split of a folder's photos that it names.
 
 The forms are COCO JSON (`data.py` reads it), Label Studio's JSON, CVAT's XML and a CSV; each reader
-gives (name of a photo, its labels) for every row, and a name may be in several. Which of the photos
-are held out for val is `own_photos.py`'s affair.
+gives (name of a photo, its labels) for every row, and a name may be in several. `own_photos.py`
+decides which photos are held out for val.
 
 Symbols: M photos, n labels.
 """

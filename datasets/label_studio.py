@@ -88,7 +88,8 @@ def photo_of(values: dict, results: list[dict], place: str) -> str:
             photos[key] = names
     if not photos:  # a name without suffix
         photos = {key: names for key, names in texts.items() if key == "image" and names}
-        photos = photos or {key: names for key, names in texts.items() if names}
+    if not photos:
+        photos = {key: names for key, names in texts.items() if names}
     named = {str(result["to_name"]) for result in results if "to_name" in result}
     if len(photos) > 1 and len(named) <= 1:  # else there are labels of several
         for key in [*named, "image"]:

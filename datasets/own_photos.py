@@ -1,7 +1,7 @@
 """People's own photos: where their labels come from, and which of the photos are held out for val.
 
 Labels come from a file (`label_files.py` reads it) or from the folders that the photos are in.
-The trees of COCO and Visual Genome are `data.py`'s affair.
+`data.py` reads the trees of COCO and Visual Genome.
 
 Symbols: M photos, n labels, G groups of photos that stay together.
 """
@@ -76,8 +76,8 @@ def read(photos: str, labels: str | None) -> data.Split:
 
 
 def from_folders(photos: str, inside: list[str]) -> data.Split:
-    """A photo's label is the first folder on the way to it; in none, it has none. Photos of the
-    same bytes are one photo with the labels of all their folders."""
+    """A photo's label is the top-level folder it is in; a photo outside every folder has no label.
+    Photos of the same bytes are one photo with the labels of all their folders."""
     groups = groups_of_copies([os.path.join(photos, name) for name in inside], by_name=False)
     first_of_group, labels_of_group = {}, {}
     for name, group in zip(inside, groups, strict=True):
@@ -104,8 +104,8 @@ def from_folders(photos: str, inside: list[str]) -> data.Split:
 
 def groups_of_copies(paths: list[str], by_name: bool = True) -> np.ndarray:
     """(M,) numbers from 0 to G - 1, equal for copies of one photo: files of the same bytes and,
-    `by_name`, what Roboflow makes from one photo, NAME.rf.HASH.jpg. Only files whose size another
-    one has are read."""
+    `by_name`, what Roboflow makes from one photo, NAME.rf.HASH.jpg. Only files that share
+    their size with another are hashed."""
     sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
     count = Counter(sizes)
     before = list(range(len(paths)))  # a row of the same group, not after the row itself
@@ -113,7 +113,8 @@ def groups_of_copies(paths: list[str], by_name: bool = True) -> np.ndarray:
 
     def first_of_group(row: int) -> int:
         while before[row] != row:
-            before[row] = row = before[before[row]]
+            before[row] = before[before[row]]  # a shorter way for the next search
+            row = before[row]
         return row
 
     for row, (path, size) in enumerate(zip(paths, sizes, strict=True)):
@@ -182,8 +183,8 @@ def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
 
 
 def warn_of_copies(train: data.Split, val: data.Split) -> None:
-    """Say which val photos are copies of training photos: on them val measures what was learnt by
-    heart."""
+    """Say which val photos are copies of training photos: such photos make val too
+    optimistic."""
     groups = groups_of_copies([*train.paths, *val.paths])
     seen = np.isin(groups[len(train) :], groups[: len(train)])  # (photos of val,)
     copies = [val.paths[row] for row in np.flatnonzero(seen)]

@@ -45,7 +45,7 @@ def row_of_scores(photo: str, scores: list[float]) -> list[str]:
 
 
 def read_row(row: list[str]) -> tuple[str, list[str]]:
-    """A photo and its labels, of the cells that `row_of` wrote."""
+    """A photo and its labels, from the cells that `row_of` wrote."""
     photo, labels, _ = row
     return from_cell(photo), [from_cell(name.strip()) for name in labels.split(";")]
 

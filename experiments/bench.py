@@ -88,18 +88,20 @@ def drawn(B: int, S: int, device: str, dtype=torch.float32, layout=LAST) -> tupl
     return images.to(device, dtype, memory_format=layout), targets.to(device, dtype)
 
 
-def training(model, B: int, S: int, device="cpu", amp=False, layout=LAST, **more) -> tuple:
+def training(
+    model, B: int, S: int, device="cpu", amp=False, layout=LAST, dtype=torch.float32
+) -> tuple:
     """loss(), asymmetric, of drawn images or others; step(): that, backward and fused Adam."""
-    same, targets = drawn(B, S, device, layout=layout, **more)
-    model.train().to(device, same.dtype, memory_format=layout)
+    drawn_images, targets = drawn(B, S, device, dtype, layout)
+    model.train().to(device, dtype, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
-    def loss(images: torch.Tensor = same) -> torch.Tensor:
+    def loss(images: torch.Tensor = drawn_images) -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             logits = model(images)
         return iml_gcn.asymmetric_loss(logits, targets)
 
-    def step(images: torch.Tensor = same) -> None:
+    def step(images: torch.Tensor = drawn_images) -> None:
         optimizer.zero_grad()
         loss(images).backward()
         optimizer.step()
@@ -111,7 +113,8 @@ def work(kind: str, B: int, S: int, device="cpu", amp=False) -> Callable:
     """A training step of a kind; of "deploy" the logits, ours in the deploy form. The layout is
     channels_last where it is not NCHW."""
     name, _, how = kind.partition(", ")
-    lean.on, model = how != "plain", model_of(name)
+    lean.on = how != "plain"
+    model = model_of(name)
     torch.compiler.reset()  # or the second size is compiled for any
     model = torch.compile(model) if how == "compiled" else model
     layout = torch.contiguous_format if "NCHW" in how else LAST
@@ -139,12 +142,15 @@ def table() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, timm {version}\n")
     print("| | ours | timm | timm / ours |\n| --- | --- | --- | --- |")
     for B, S in INFERENCE:
-        kinds = ["ours, deploy", *["timm, deploy, NCHW"] * bool(timm)]
+        kinds = ["ours, deploy"]
+        if timm:
+            kinds.append("timm, deploy, NCHW")
         seconds = seconds_of({kind.split(",")[0]: work(kind, B, S) for kind in kinds})
         ms = {name: 1000 * each / B for name, each in seconds.items()}
         row(f"inference, {B} x {S} px, ms an image (ours folded)", ms)
-    (B, S), steps, kept = TRAINING, {}, {}
-    for name in ["ours", *["timm"] * bool(timm)]:
+    B, S = TRAINING
+    steps, kept = {}, {}
+    for name in ["ours", "timm"] if timm else ["ours"]:
         model = model_of(name)
         loss, steps[name] = training(model, B, S)
         constants = [*model.parameters(), *model.buffers()]
@@ -162,8 +168,9 @@ def differences(device: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     torch.manual_seed(0)
     start = model_of("ours")
 
-    def found(where: str, on: bool = True) -> dict[str, torch.Tensor]:
-        lean.on, model = on, copy.deepcopy(start)
+    def results_on(where: str, on: bool = True) -> dict[str, torch.Tensor]:
+        lean.on = on
+        model = copy.deepcopy(start)
         images, targets = drawn(2, 64, where, dtype)
         loss = training(model, 2, 64, where, dtype=dtype)[0]()
         loss.backward()
@@ -177,24 +184,25 @@ def differences(device: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     def between(a: dict, b: dict) -> dict[str, float]:
         return {k: ((a[k] - b[k]).abs().max() / b[k].abs().max()).item() for k in a}
 
-    plain, here, there = found(device, False), found("cpu"), found(device)
+    plain = results_on(device, on=False)
+    here, there = results_on("cpu"), results_on(device)
     among = {"device - CPU": between(there, here), "lean - plain": between(there, plain)}
-    return among | {"run - run": between(found(device), there)}
+    return among | {"run - run": between(results_on(device), there)}
 
 
-def pace(kind: str, B: int, *more) -> dict[str, float]:
-    """Images a second and peak memory in GiB; none where memory is short."""
+def pace(kind: str, B: int, S: int, device: str, amp: bool) -> dict[str, float | str]:
+    """Images a second and peak memory in GiB, or the error where memory is short."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        images = B / seconds_of({kind: work(kind, B, *more)}, CARD["steps"])[kind]
+        images = B / seconds_of({kind: work(kind, B, S, device, amp)}, CARD["steps"])[kind]
     except RuntimeError as error:  # short of memory, or what torch.compile has against it
         return {"error": str(error)[:200]}
     return {"images/s": images, "GiB": torch.cuda.max_memory_allocated() / 2**30}
 
 
-def said(options: str) -> str:
-    """What run.py prints of a run."""
+def output_of(options: str) -> str:
+    """What run.py prints, with these options."""
     with contextlib.redirect_stdout(io.StringIO()) as text:
         run.main(options.split())
     return text.getvalue()
@@ -204,17 +212,17 @@ def card(device: str = "cuda") -> None:
     report = {"about": get_pretty_env_info().splitlines(), "timm": timm and timm.__version__}
     precise = {str(dtype): differences(device, dtype) for dtype in (torch.float64, torch.float32)}
     report |= {"differences": precise, "pace": []}
-    kinds = KINDS + PEERS * bool(timm)
+    kinds = KINDS + PEERS if timm else KINDS
     for S, B, amp, kind in itertools.product(CARD["sizes"], CARD["batches"], (False, True), kinds):
         if kind == "ours, compiled" and (B > min(CARD["batches"]) or not amp):
             continue  # each takes a minute
-        found = pace(kind, B, S, device, amp)
-        report["pace"].append({"kind": kind, "S": S, "B": B, "bfloat16": amp} | found)
+        measured = pace(kind, B, S, device, amp)
+        report["pace"].append({"kind": kind, "S": S, "B": B, "bfloat16": amp} | measured)
         print(report["pace"][-1], flush=True)
         Path("gpu.json").write_text(json.dumps(report, indent=1))  # whatever comes after
     start = f"--device {device} --fresh --out runs/bench"
-    report["demo"] = said(start)
-    report["TResNet-M"] = said(f"{start}-448 --memory lean {LARGE}")  # with a loader
+    report["demo"] = output_of(start)
+    report["TResNet-M"] = output_of(f"{start}-448 --memory lean {LARGE}")  # with a loader
     Path("gpu.json").write_text(json.dumps(report, indent=1))
     print(report["demo"], report["TResNet-M"])
 

@@ -56,7 +56,7 @@ def verdict(differences: list[float]) -> str:
 def claims() -> list[str]:
     """Lines of Markdown, one per claim."""
     lines = [f"| claim | paper, on COCO | {' | '.join(COLUMNS)} |"]
-    lines.append("| --- " * (len(COLUMNS) + 2) + "|")
+    lines.append(f"| {' | '.join(['---'] * (2 + len(COLUMNS)))} |")
     for claim, (ahead, behind, paper) in CLAIMS.items():
         cells = [claim, paper]
         for file, names in COLUMNS.values():

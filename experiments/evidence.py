@@ -56,12 +56,12 @@ def trained(args, setting: str, options: str, epochs: str, seed: int) -> dict:
         return args.out / f"seed{seed}" / re.sub(r"[^\w.-]", "_", text)
 
     first, out = folder(FIRST + args.first[0]), folder(setting + options)
-    more = SETTINGS[setting].replace("FIRST", str(first)).split()
-    if "gcn" in more:
+    setting_options = SETTINGS[setting].replace("FIRST", str(first)).split()
+    if "gcn" in setting_options:
         out.mkdir(parents=True, exist_ok=True)
         for file in ("backbone.pt", "embeddings.pt"):
             shutil.copyfile(first / file, out / file)
-    command = [*args.more, *more, *options.split(), "--epochs", epochs]
+    command = [*args.run_options, *setting_options, *options.split(), "--epochs", epochs]
     command += ["--seed", str(seed), "--out", str(out)]
     print("python run.py", *command, flush=True)
     if code := run.main(command):
@@ -90,7 +90,8 @@ def parser_of(settings: Collection[str], seeds: Iterable[int]) -> argparse.Argum
     add("--csv", type=Path, required=True, metavar="FILE", help="where the figures are added")
     add("--settings", nargs="+", choices=settings, metavar="NAME", help="(all)", default=settings)
     add("--seeds", type=int, nargs="+", default=[*seeds], help="(%(default)s)")
-    add("more", nargs="+", metavar="-- ...", help="run.py's options, --glove FILE among them")
+    text = "run.py's options, --glove FILE among them"
+    add("run_options", nargs="+", metavar="-- ...", help=text)
     return parser
 
 
@@ -146,8 +147,11 @@ def with_interval(values: list[float]) -> str:
 def named(row: dict, rows: list[dict]) -> str:
     """A row's setting, and what else tells it from rows of the same setting."""
     others = [other for other in rows if other["setting"] == row["setting"]]
-    more = [k for k in ("options", "lr", "epochs", "photos") if len({o.get(k) for o in others}) > 1]
-    return ", ".join([row["setting"], *(f"{k} {row[k]}".removeprefix("options ") for k in more)])
+    parts = [row["setting"]]
+    for key in ("options", "lr", "epochs", "photos"):
+        if len({other.get(key) for other in others}) > 1:
+            parts.append(f"{key} {row[key]}".removeprefix("options "))
+    return ", ".join(parts)
 
 
 def by_setting(rows: list[dict], figure: str = "mAP") -> dict[str, dict[str, float]]:

@@ -71,18 +71,29 @@ class Task:
 
 def kernel_ridge(split: data.Split, features: torch.Tensor, roots: bool = True) -> torch.Tensor:
     """(B, n) of features (B, D): ridge regression in closed form, fitted to a split, with the
-    kernel exp(-|x - x'|^2) of the features' roots, centred and of length 1. What is above 0 is
-    given: as many photos of the split are as show the label, each judged by a fit without it, but
-    for the means (leave-one-out; as PCut of Y. Yang, SIGIR 2001, on these photos)."""
+    kernel exp(-|x - x'|^2) of the features' roots, centred and of length 1.
+
+    Positive scores mean "predicted". Each label's threshold is set by leave-one-out, so that as
+    many training photos are predicted as have it (PCut of Y. Yang, SIGIR 2001, on these photos).
+    The means alone include the photo that is left out.
+    """
     Y = torch.from_numpy(split.targets).float()  # (M, n)
-    X, x = (f.sign() * f.abs().sqrt() if roots else f for f in (split.features, features))
-    known, points = F.normalize(X - X.mean(0)), F.normalize(x - X.mean(0))  # (M, D), (B, D)
-    K, k = (torch.exp(2 * p @ known.T - 2) for p in (known, points))  # (M, M), (B, M)
+    X, x = split.features, features  # (M, D), (B, D)
+    if roots:
+        X, x = signed_roots(X), signed_roots(x)
+    known = F.normalize(X - X.mean(0))  # (M, D)
+    points = F.normalize(x - X.mean(0))  # (B, D)
+    K = torch.exp(2 * known @ known.T - 2)  # (M, M)
+    k = torch.exp(2 * points @ known.T - 2)  # (B, M)
     inverse = torch.linalg.inv(K + 0.1 * torch.eye(len(Y)))  # 0.1, as the kernel's width: [ours]
     weights = inverse @ (Y - Y.mean(0))  # (M, n)
     left_out = Y - Y.mean(0) - weights / inverse.diagonal()[:, None]  # (M, n)
     next_place = Y.sum(0, keepdim=True).long().clamp(max=len(Y) - 1)  # (1, n)
     return k @ weights - left_out.sort(0, descending=True).values.gather(0, next_place)
+
+
+def signed_roots(features: torch.Tensor) -> torch.Tensor:
+    return features.sign() * features.abs().sqrt()
 
 
 class Sum(nn.ModuleList):
@@ -126,13 +137,14 @@ def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
     """In percent, N+ a number; `best` is the threshold of the highest OF1 here."""
     targets = task.val.targets
     ap = metrics.average_precision(logits, targets)  # (n,)
-    found = {"mAP": metrics.mean_average_precision(ap)}
+    row = {"mAP": metrics.mean_average_precision(ap)}
     order = np.argsort(-task.train.targets.sum(0), kind="stable")  # by their training photos
     for name, labels in zip(("often", "middle", "rare"), np.array_split(order, 3), strict=True):
-        found[name] = metrics.mean_average_precision(ap[labels])
-    found["best"] = metrics.best_threshold(logits, targets)
+        row[name] = metrics.mean_average_precision(ap[labels])
+    row["best"] = metrics.best_threshold(logits, targets)
     at = metrics.precision_recall_f1(logits, targets, np.log(threshold / (1 - threshold)))
-    return {k: round(value, 3) for k, value in (found | {k: at[k] for k in AT}).items()}
+    row |= {name: at[name] for name in AT}
+    return {name: round(value, 3) for name, value in row.items()}
 
 
 def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> None:
@@ -141,7 +153,8 @@ def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> 
     rows = Rows(len(split), options.batch_size, shuffle=True, seed=seed)
     batches = FeatureLoader(split.features, split.targets, rows, "cpu")
     scheduler = run.schedule(options.recipe, optimizer, epochs * len(batches))
-    for batches.rows.epoch in range(epochs):
+    for epoch in range(epochs):
+        batches.rows.epoch = epoch
         for features, targets, _, _ in batches:
             loss = iml_gcn.asymmetric_loss(head(features), targets)
             optimizer.zero_grad()
@@ -152,7 +165,7 @@ def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> 
 
 def logits_of(task: Task, options, setting: str, epochs: int, seed: int) -> np.ndarray:
     """(M, n) of the val photos, by a head that is trained here."""
-    torch.set_num_threads(1)  # more slow it down, so small are heads and batches
+    torch.set_num_threads(1)  # heads and batches are so small that more threads are slower
     torch.manual_seed(seed)
     head = SETTINGS[setting](task)
     if setting.endswith(", then linear"):
@@ -165,12 +178,13 @@ def logits_of(task: Task, options, setting: str, epochs: int, seed: int) -> np.n
 
 
 def trained(task: Task, options, setting: str, lr: float, epochs: int, photos: int, seed: int):
-    """The figures of a row. Of `photos` training photos drawn by the seed, or of all (0)."""
+    """The figures of a row, trained on `photos` training photos drawn by the seed, or all (0)."""
     options = argparse.Namespace(**vars(options) | {"lr": lr})
     if photos:
         rows = np.random.default_rng(seed).permutation(len(task.train))[:photos]
         task = Task(task.train.select(rows), task.val, task.words)
-    return figures(logits_of(task, options, setting, epochs, seed), task, *options.threshold[:1])
+    threshold = options.threshold[0] if options.threshold else 0.5
+    return figures(logits_of(task, options, setting, epochs, seed), task, threshold)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -198,7 +212,7 @@ def features(options, held_out: int | None = None) -> Task:
 
 
 def work(args) -> None:
-    options = run.parse_args([*args.more, "--freeze"])
+    options = run.parse_args([*args.run_options, "--freeze"])
     task = features(options, args.held_out)
     columns = {"setting": args.settings, "lr": args.lr, "epochs": args.epochs}
     columns |= {"photos": args.photos, "seed": args.seeds}

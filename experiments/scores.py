@@ -45,7 +45,7 @@ def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
 
 
 def work(args) -> None:
-    options = run.parse_args([*args.more, "--freeze"])
+    options = run.parse_args([*args.run_options, "--freeze"])
     task = frozen.features(options)
 
     def trained(head: str, seed: int, fold: int) -> dict:

@@ -33,7 +33,7 @@ def save_curves(folder: Path, final: bool = True, font: str | None = None) -> No
     """Draw log.jsonl of a run's folder as curves.png in it; nothing where there is no epoch yet.
 
     While epochs follow (not `final`) a picture younger than PAUSE stays: epochs of a head alone
-    are shorter than the drawing. Of several ranks the first draws.
+    are shorter than the drawing. The first rank draws.
     """
     log, picture = folder / "log.jsonl", folder / "curves.png"
     young = picture.is_file() and 0 <= time.time() - picture.stat().st_mtime < PAUSE

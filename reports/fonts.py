@@ -35,7 +35,7 @@ MOST = 200  # fonts that are tried
 CHECK_SIZE = 16  # px, at which glyphs are compared
 LEFT_TO_RIGHT = "\u200e"  # a mark that is not drawn
 UNASSIGNED = "\U0010ffff"  # no letter: a font draws its box for missing ones
-said: list[str] = []  # the first text with letters that no font has
+reported: list[str] = []  # the first text with letters that no font has
 
 
 @functools.lru_cache(maxsize=64)
@@ -69,8 +69,8 @@ def for_text(text: str, size: int, path: str | None = None) -> tuple[str, ImageF
 
 
 def in_order(text: str) -> str:
-    """The text with marks that keep sign, name and score in this order, whatever way the name's
-    letters run."""
+    """The text with direction marks, so that right-to-left names keep the order sign, name,
+    score."""
     if not any(right_to_left(letter) for letter in text):
         return text
     return LEFT_TO_RIGHT + re.sub(r"(?= [\d.]+$)", LEFT_TO_RIGHT, text)
@@ -148,9 +148,9 @@ def has(file: str | None, letter: str) -> bool:
 
 def say_once(text: str) -> None:
     """One sentence on stderr in a process, however many texts have such letters."""
-    if said:
+    if reported:
         return
-    said.append(text)
+    reported.append(text)
     escaped = text.encode("ascii", "backslashreplace").decode()
     print(
         f"no font on this machine has all letters of '{text}': pictures show '{escaped}'; "

@@ -16,8 +16,9 @@ def seconds_a_photo(
     backbone: torch.nn.Module, images: MultiLabelImages, workers: int, autocast: torch.autocast
 ) -> float:
     """Seconds per photo of a training step where the images are augmented, else of evaluation."""
-    S, train, start = images.size, images.augment, time.perf_counter()
+    S, train = images.size, images.augment
     photos = min(max(PIXELS // S**2, 4), 32)
+    start = time.perf_counter()
     for row in range(photos):
         images[0, row % len(images)]
     reading = (time.perf_counter() - start) / max(workers, 1)

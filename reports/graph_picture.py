@@ -68,8 +68,9 @@ def in_groups(likeness: np.ndarray) -> np.ndarray:
     """An order of the labels, (n,), in which those that go together are neighbours.
 
     Groups, at first of one label each, are joined two by two, those of the highest mean likeness
-    (n, n) first (average linkage); of the four ways to join two rows of labels that with the
-    likest ends is taken. Of equal values the first, so the order is always the same.
+    (n, n) first (average linkage); of the four ways to join two rows, take the one whose
+    adjoining labels are most alike. Of equal values the first counts, so the order is always the
+    same.
     """
     n = len(likeness)
     between = likeness.astype(float)  # (n, n), mean likeness of groups, by their lowest label

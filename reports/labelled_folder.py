@@ -1,7 +1,7 @@
 """The folder of predict.py --save: a picture of every photo with its labels, and predictions.jsonl.
 
 Nothing outside the folder is written, and no file in it is replaced that predict.py did not make.
-How a picture is drawn is the affair of pictures.py.
+pictures.py draws the pictures.
 """
 
 import contextlib
@@ -108,8 +108,8 @@ class LabelledFolder:
             ) from error
 
     def new_file(self, place: PurePosixPath) -> BinaryIO:
-        """A new .jpg file in the folders and of the name of this place; of a name that is there
-        already a numbered one."""
+        """A new .jpg file in the folders and of the name of this place, with a number if that name
+        is taken."""
         folder = self.path
         for part in place.parent.parts:
             folder = folder_in(folder, part)

@@ -29,8 +29,8 @@ ENDS = 5  # labels that are named at either end of a list
 def predicted_instead(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each label the one it is most often mistaken for, (n,), and in how many photos, (n,).
 
-    Of the photos that show a label and where it is not predicted: the label that is predicted
-    without being there in most of them; of equal ones the first. 0 photos where there is none.
+    Among the photos that show a label and where it is not predicted: the label that is wrongly
+    predicted in most of them; of equal ones the first. 0 photos if no label is.
     `predicted` and `targets` are (M, n) of bool.
     """
     missed, wrong = targets & ~predicted, predicted & ~targets  # (M, n)
@@ -85,7 +85,7 @@ def percent(part: int, whole: int) -> float | None:
 
 
 def what_needs_work_first(rows: list[list], model: str) -> list[list]:
-    """Rows of all models by label: the lowest AP of `model` first, before it labels without one.
+    """Rows of all models: labels without AP first, then by ascending AP of `model`.
 
     Of equal AP the one with fewer training photos is first. The rows of a label stay together.
     """
@@ -97,7 +97,7 @@ def what_needs_work_first(rows: list[list], model: str) -> list[list]:
 
 
 def to_collect(classes: list[str], training_photos: np.ndarray) -> str:
-    """The advice to collect photos of rare labels; empty where there is none."""
+    """The advice to collect photos of rare labels; empty if no label is rare."""
     rarest_first = np.argsort(training_photos, kind="stable")
     rare = [j for j in rarest_first if training_photos[j] < FEW]
     if not rare:

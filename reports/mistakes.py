@@ -64,8 +64,8 @@ def most_painful_missed(
 def worst(badness: np.ndarray) -> list[tuple[int, int]]:
     """Row and column of the highest values of badness (M, n), at most EACH; -inf is none.
 
-    A photo is there once and a label as rarely as their number allows, so that neither an odd photo
-    nor a label that the model does not know fills the sheet.
+    Each photo at most once; labels share the places evenly. So neither an odd photo nor a label
+    that the model does not know fills the sheet.
     """
     labels_with_mistakes = np.isfinite(badness).any(0).sum()
     most = math.ceil(EACH / max(labels_with_mistakes, 1))  # places of a label
@@ -97,7 +97,7 @@ def highest(split: data.Split, scores: np.ndarray, row: int) -> list[tuple]:
 def section(
     caption: str, colour: tuple, tiles: list[Image.Image], font: str | None
 ) -> list[Image.Image]:
-    """A caption, and below it photos in rows, or a word that there is none."""
+    """A caption, and below it photos in rows, or "none"."""
     width = ACROSS * (TILE + SMALLEST) + SMALLEST
     words = [(caption, "", colour)]
     if not tiles:

@@ -97,8 +97,8 @@ def shortened(labels: list[tuple], most: int) -> list[tuple]:
 def judged(
     scores: np.ndarray, targets: np.ndarray, classes: list[str], threshold: float
 ) -> list[tuple]:
-    """Of a photo's scores and targets (n,), for `labelled`: + what is right, x what is wrong,
-    highest first, and - what was missed."""
+    """Labels for `labelled`, from a photo's scores and targets (n,): + what is right, x what is
+    wrong, highest first, and - what was missed."""
     labels = []
     for j in np.argsort(-scores, kind="stable"):
         if scores[j] > threshold:
@@ -184,7 +184,8 @@ def grid(tiles: list[Image.Image], across: int, gap: int = 0) -> Image.Image:
     """Tiles of one width in rows."""
     rows = [tiles[i : i + across] for i in range(0, len(tiles), across)]
     step, heights = tiles[0].width + gap, [max(tile.height for tile in row) + gap for row in rows]
-    picture, y = Image.new("RGB", (across * step + gap, sum(heights) + gap), DARK), gap
+    picture = Image.new("RGB", (across * step + gap, sum(heights) + gap), DARK)
+    y = gap  # the top of the next row
     for row, height in zip(rows, heights, strict=True):
         for j, tile in enumerate(row):
             picture.paste(tile, (gap + j * step, y))

@@ -96,7 +96,7 @@ def save_pictures(
     suffix: str,
     font: str | None,
 ) -> None:
-    """results.jpg and mistakes.jpg, of the model that the verdict names."""
+    """results.jpg and mistakes.jpg, for the model that the verdict names."""
     split, threshold = evaluation.split, evaluation.threshold(best)
     scores = calibration.scores(evaluation.calibrated(best), slope=1.0, offset=0.0)  # (M, n)
     model = evaluation.short_name(best)

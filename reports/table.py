@@ -16,7 +16,7 @@ import metrics
 from backbones import fetch_weights, load_released
 from iml_gcn import Model, count_parameters
 from reports import markdown
-from reports.trained_model import load_checked
+from reports.trained_model import THRESHOLD, load_checked
 from runtime import checkpoints, ranks
 from runtime.folder import PHOTOS, START, VAL_PHOTOS, Folder, check_settings
 from runtime.terminal import printable
@@ -28,8 +28,6 @@ MODELS = {  # our models' file names, in the order of the tables
     "gcn-pca": "IML-GCN, F_PCA",
     "gcn-random": "IML-GCN, random nodes",  # ours, a control
 }
-
-UNCALIBRATED = 0.8  # predict.py's threshold for a file that has none: ASL's; difference 6
 
 # The paper's rows that share their parts with ours, from Tables 1 to 3; their commands are in
 # docs/results.md.
@@ -94,8 +92,8 @@ def models(
 def load(
     file: str | Path, folder: Folder, image_size: int, backbone: str, released: bool
 ) -> tuple[Model, dict]:
-    """A model of ours for these labels and this size, or where it may be a released file of
-    `backbone`; and its checkpoint."""
+    """A model of ours for these labels and this size, and its checkpoint. With `released`, the file
+    may also be a released one for `backbone`."""
     if released and "classes" not in checkpoints.read_checkpoint(fetch_weights(file)):
         model = load_released(backbone, file, folder.classes)
         return model, {"classes": folder.classes, "image_size": image_size}
@@ -111,8 +109,8 @@ def load(
 def check_unseen(
     file: str | Path, training_photos: torch.Tensor | None, settings: dict, val: data.Split
 ) -> None:
-    """A ValueError if a model was trained on photos of val, other than those that its own run had
-    on both sides and said so."""
+    """A ValueError if a model was trained on photos of val. A run that itself had photos in both
+    train and val (it warned) is accepted."""
     if not isinstance(training_photos, torch.Tensor) or settings.get(VAL_PHOTOS) == val.id():
         return
     count = int(torch.isin(val.photo_ids, training_photos).sum())
@@ -124,16 +122,17 @@ def check_unseen(
 
 
 def save_numbers(
-    folder: Folder, name: str, logits: np.ndarray, split: data.Split, about: dict, thresholds: list
+    folder: Folder, name: str, logits: np.ndarray, split: data.Split, start: dict, thresholds: list
 ) -> dict:
     """Write scores-<name>.npz and metrics-<name>.json of logits (M, n); returns the latter.
 
-    `thresholds` are probabilities. The AP of a label that no image shows is None.
+    `start` is the report that `models` began. `thresholds` are probabilities. The AP of a label
+    that no image shows is None.
     """
     targets = split.targets  # (M, n)
     ap = metrics.average_precision(logits, targets)  # (n,), logits ranked: sigmoids would tie
     percent = [None if np.isnan(a) else 100 * float(a) for a in ap]
-    report = about | {
+    report = start | {
         "mAP": metrics.mean_average_precision(ap),
         "images": len(targets),
         "left_out": int(np.isnan(ap).sum()),  # labels without a positive
@@ -144,9 +143,9 @@ def save_numbers(
     for p in sorted(set(thresholds)):
         at = metrics.precision_recall_f1(logits, targets, logit_of(p))
         report["thresholds"][f"{p:g}"] = at
-    if "calibration" in about:  # where predict.py draws the line
-        slope, offset = about["calibration"]
-        line = (logit_of(about["threshold"]) - offset) / slope
+    if "calibration" in start:  # where predict.py draws the line
+        slope, offset = start["calibration"]
+        line = (logit_of(start["threshold"]) - offset) / slope
         report["predict"] = metrics.precision_recall_f1(logits, targets, line)
     if ranks.rank() == 0:
         with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
@@ -240,7 +239,7 @@ def predicted_by_default(report: dict) -> tuple[float, dict]:
     """predict.py's threshold for a model, and the metrics there."""
     if "predict" in report:
         return report["threshold"], report["predict"]
-    return UNCALIBRATED, report["thresholds"][f"{UNCALIBRATED:g}"]
+    return THRESHOLD, report["thresholds"][f"{THRESHOLD:g}"]
 
 
 def two_decimals(number: float) -> str:

@@ -1,7 +1,7 @@
 """A trained model from its file: which file of a run's folder, and whether what it says is sound.
 
-A checkpoint may come from anywhere, so everything that is used of it is checked here. Photos are
-predict.py's affair.
+A checkpoint may come from anywhere, so everything that is used of it is checked here. predict.py
+reads the photos.
 
 Symbols: n labels, D image feature size, S the side images are squashed to.
 """
@@ -18,7 +18,7 @@ from reports.calibration import Calibrated
 from runtime.reading import ANY, LABEL, Kind, check, check_once, read_json
 from runtime.terminal import printable
 
-THRESHOLD = 0.8  # where a checkpoint has none: ASL's; difference 6
+THRESHOLD = 0.8  # predict.py's where a checkpoint has none: ASL's; difference 6
 LARGEST = 8192  # px; a photo of this side takes 0.8 GB [ours]
 
 

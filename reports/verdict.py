@@ -15,8 +15,9 @@ import metrics
 from runtime.terminal import listed, printable
 
 DRAWS = 1000
-SURE = 98  # percent, that a difference is not luck: with few labels an interval of 95% tells two
-# equal models apart in more than 5 of 100 cases
+# Percent, that a difference is not luck. 98 instead of 95: with few labels a 95% interval separates
+# equal models more than 5% of the time.
+SURE = 98
 ENOUGH = 10  # photos, and labels in photos, below which no difference is claimed: too often wrong
 BLOCK = 1_000_000  # counts that are worked on at once; larger blocks leave a processor's cache
 FEW_PHOTOS = 50  # [ours] below it the 95% interval of an mAP is 10 points wide or more
@@ -88,8 +89,9 @@ def interval(draws: np.ndarray, mAP: float) -> tuple[list[float], float]:
     """The 95% interval of an mAP with the draws (R,), and their bias, both in percent.
 
     Copies of a photo in a draw raise the AP of a rare label, so draws are above the mAP on average,
-    by several points where most labels are rare. The interval is that of the draws less this bias:
-    where the mAP of other val sets of this size lies. Raw draws often have the mAP itself outside.
+    by several points where most labels are rare. We subtract this bias. Without that, the
+    interval often excludes the measured mAP. It says where the mAP of other val sets of this size
+    lies.
     """
     if np.isnan(mAP):
         return [np.nan, np.nan], np.nan
@@ -117,9 +119,10 @@ def judge(
 ) -> dict:
     """What verdict.json holds: "use", the key of the model to use; a sentence; warnings; numbers.
 
-    `logits` (M, n) and short `names` are by model, the simplest model first. Of two models one is
-    better where the interval of their difference in the same draws does not hold 0, at a level that
-    allows for the number of pairs. The model to use is the simplest that no other is better than.
+    `logits` (M, n) and short `names` are by model, the simplest model first. A model beats another
+    where the interval of their difference in the same draws does not hold 0, at a level that allows
+    for the number of pairs. The model to use is the simplest model that no other model
+    beats.
     """
     counts = photo_counts(len(targets))
     models, draws = {}, {}
@@ -213,7 +216,7 @@ def warnings(targets: np.ndarray, classes: list[str], models: dict, random_mAP: 
         sentences.append(f"the mAP is the AP of one label, {printable(measured[0], 40)}")
     if everywhere:
         sentences.append(
-            f"on every val photo, so that AP is 100 whatever a model does{listed(everywhere)}"
+            f"labels that are on every val photo have AP 100 for any model{listed(everywhere)}"
         )
     lost = [model["name"] for model in models.values() if model["interval"][0] <= random_mAP]
     if lost:

@@ -1,6 +1,6 @@
 """The device that a run computes on: which one, whether it is there, what it can do.
 
-How memory is kept or saved during training is `lean.py`'s affair.
+How training saves memory: see `lean.py` and `memory.py`.
 """
 
 import torch

@@ -1,10 +1,9 @@
 """Files from servers that break off, stall or lie: whole and in their place, or not there.
 
-What has come of FILE.zip is beside it, in FILE.part; a download goes on from there, in this run or
-the next. FILE.part.json says of which file these bytes are: its length, its ETag, and its SHA-256
-where the server states it. An answer that starts at the first byte though FILE.part has some goes
-to FILE.part.new, so that nothing is lost by it.
-What a file means is not known here.
+Bytes received so far are in FILE.part; a download goes on from there, in this run or the next.
+FILE.part.json says which file these bytes belong to: its length, its ETag, and its SHA-256 where
+the server states it. If the server starts again from byte 0, its answer goes to FILE.part.new, so
+that nothing is lost by it. What a file means is not known here.
 """
 
 import email.utils
@@ -40,11 +39,11 @@ MAY_PASS = 408, 425, 429, 500, 502, 503, 504  # HTTP's codes; waiting will not m
 
 
 class Hopeless(Exception):
-    """What waiting will not mend, in words."""
+    """A permanent failure."""
 
 
 class Broken(Exception):
-    """What it may mend."""
+    """A temporary failure; try again."""
 
 
 def is_url(text: str | Path) -> bool:
@@ -70,8 +69,8 @@ def cached(url: str, name: str = "") -> Path:
 def fetch(url: str, path: Path, advice: str, sha256: str = "") -> Path:
     """The file at a URL, downloaded to `path` unless it is there.
 
-    `sha256` is how its digest has to begin. Where it cannot be had, the FileNotFoundError gives the
-    reason, then `advice`. Of two processes one waits for the other.
+    `sha256` is how its digest has to begin. If the download fails, the FileNotFoundError
+    says why, then `advice`. A second process waits.
     """
     if path.is_file():
         return path

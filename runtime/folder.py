@@ -1,7 +1,7 @@
 """The folder of a run: one process at a time, and what is in it is used again only where it fits.
 
 Every file of tensors carries `classes` and `settings`: all that decided its numbers, with data,
-code and starting weights by content. Which settings those are is the caller's affair.
+code and starting weights by content. The caller chooses those settings.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Folder:
         return checkpoint
 
     def begun(self, name: str, settings: dict) -> dict | None:
-        """The file, if it is there, finished or not; one of other settings is a ValueError."""
+        """The file, if it exists, finished or not; a ValueError if its settings are others."""
         if not (self / name).is_file():
             return None
         checkpoint = checkpoints.read_checkpoint(self / name)
@@ -68,7 +68,7 @@ class Folder:
         return checkpoint
 
     def reusable(self, name: str, settings: dict) -> dict | None:
-        """The file, if it was made with these settings: what costs little otherwise is replaced."""
+        """The file, if made with these settings; None otherwise: it is cheap to make again."""
         try:
             return self.begun(name, settings)
         except ValueError:
@@ -82,7 +82,7 @@ class Folder:
         return True
 
     def save(self, name: str, content: dict, settings: dict) -> None:
-        """By the first rank, before any goes on."""
+        """The first rank writes the file; the others wait for it."""
         if ranks.rank() == 0:
             header = {"classes": self.classes, "settings": settings}
             checkpoints.save(self / name, header | content)
@@ -114,7 +114,7 @@ def finish_setting_aside(folder: Path) -> None:
 
 
 def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
-    """A ValueError that names the first thing a file was made with that is another one now."""
+    """A ValueError that names the first setting that differs from the file's own."""
     if checkpoint.get("classes") != classes:
         raise ValueError(
             f"{path} is not of the data set's {len(classes)} labels; choose the --out of this data "
@@ -126,9 +126,10 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
     for key, value in settings.items():
         if stored.get(key) != value:
             name = IN_WORDS.get(key, key)
-            made_with = f"{name} {printable(stored.get(key))}, now it is {value}"
             if CONTENT.fullmatch(str(value)):
                 made_with = f"other {name}"
+            else:
+                made_with = f"{name} {printable(stored.get(key))}, now it is {value}"
             raise ValueError(f"{path} was made with {made_with}; {advice}")
 
 

@@ -9,7 +9,7 @@
 `last-<name>.pt` holds everything that the rest of training depends on. It is written after every
 epoch, every `save_every` minutes and when the run is asked to stop; a run that resumes from it
 computes the same numbers. A loader yields images, targets, rows and errors, and has `rows` with
-`epoch`, `start` and `batch_size`. What a step computes is the caller's affair.
+`epoch`, `start` and `batch_size`. The caller computes the step.
 """
 
 import json
@@ -25,8 +25,8 @@ from runtime.terminal import Progress, clock, printable
 
 
 class Journal:
-    """Of the training of one model. `parts` have a state_dict each: "model", "optimizer",
-    "scheduler" and perhaps "average". `steps` is the number of steps in an epoch."""
+    """The training of one model. `parts` have a state_dict each: "model", "optimizer", "scheduler"
+    and perhaps "average". `steps` is the number of steps in an epoch."""
 
     def __init__(
         self, folder: Folder, name: str, parts: dict, settings: dict, steps: int, save_every: float
@@ -39,7 +39,7 @@ class Journal:
         self.epoch, self.step = 0, 0  # whole epochs done, and steps of the next
         self.lr = parts["scheduler"].get_last_lr()[0]  # at the epoch's first step
         self.resumed = False
-        self.loss = None  # of the step that was just taken, summed over this rank's images
+        self.loss = None  # the last step's, summed over this rank's images
         device = next(parts["model"].parameters()).device
         self.losses = torch.zeros(steps, device=device)  # of the epoch
         self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read
@@ -49,7 +49,8 @@ class Journal:
     def resume(self, checkpoint: dict) -> None:
         for key, part in self.parts.items():
             part.load_state_dict(checkpoint[key])
-        self.epoch, self.step, self.lr = (checkpoint[key] for key in ("epochs", "step", "lr"))
+        self.epoch, self.step = checkpoint["epochs"], checkpoint["step"]
+        self.lr = checkpoint["lr"]
         if ranks.rank() == 0:  # it holds the sums over all ranks
             self.losses.copy_(checkpoint["losses"])
             self.seen, self.bad = checkpoint["seen"], checkpoint["bad"]
@@ -157,7 +158,7 @@ def log(path: Path, entry: dict) -> None:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The epochs in log.jsonl; a line that is none is a ValueError."""
+    """The epochs in log.jsonl; a line that is not an epoch is a ValueError."""
     if not path.is_file():
         return []
     entries = []

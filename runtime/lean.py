@@ -1,8 +1,8 @@
 """Layers that keep less for backward and compute the same numbers.
 
 Each gives the gradients of the plain layer it stands for, up to rounding, and keeps about half of
-the memory. Nothing here comes from the paper, and nothing here knows a network: a reader of one may
-take each call for the plain form that stands beside it.
+the memory. Nothing here comes from the paper, and nothing here knows a network: when you
+read a network, read each call as the plain formula beside it.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Batches of a data set: each rank's part of them, from any step on, on the device.
 
 The order of the rows depends only on seed and epoch, so that a run resumes where it stopped,
-whatever the number of workers. What an image or a target holds is the affair of `data.py`.
+whatever the number of workers. What images and targets hold, `data.py` says.
 
 Symbols: B images in a batch, n labels, S image side.
 """
@@ -31,8 +31,8 @@ def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list
 
 
 class Rows:
-    """Lists of (epoch, row) keys, one list per batch. Set `epoch` before each pass, and `start`,
-    its first batch. Each rank gets its share of every batch; no row goes to two of them.
+    """Lists of (epoch, row) keys, one list per batch. Before each pass set `epoch`, and `start`,
+    the index of its first batch. Each rank gets its share of every batch; no row goes to two ranks.
 
     Shuffled: the order depends only on (seed, epoch), and the last, incomplete batch is dropped
     unless it is the only one, so that all steps weigh the same. In order: every image once.

@@ -23,7 +23,7 @@ POLL = 0.2  # seconds
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`, and wait while another process has it; `what` is then said.
+    """Hold the lock file `path`, and wait while another process has it; a line then names `what`.
 
     The system releases a lock when its process ends, however it ends. The file is removed. On a
     file system without locks nobody waits.

@@ -1,6 +1,6 @@
 """The C library's allocator, told to keep what is freed for the next batch.
 
-What a step needs for backward is `lean.py`'s affair.
+`lean.py` reduces what a step keeps for backward.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """Command-line options as rows of a table, and the parser and help texts that are made of it.
 
-Which options there are, and what a recipe changes, is the program's affair.
+The program says which options there are, and what a recipe changes.
 """
 
 import argparse

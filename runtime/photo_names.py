@@ -4,7 +4,7 @@ A name may be a path in the folder, a path of another computer, or a link. It me
 exactly that path, or else the one photo whose path ends as the name does. Upper and lower case
 differ; how an accent is encoded does not matter (Unicode's NFC). No name leads out of the folder.
 
-How the label files themselves are read is the affair of `data.py` and `datasets/`.
+`data.py` and `datasets/` read the label files themselves.
 """
 
 import os
@@ -66,8 +66,11 @@ def without_suffix(name: str) -> str:
 
 def uploaded(name: str) -> str:
     """A file's name as Label Studio keeps it, but for the digits in front: blanks become
-    underscores, and of other characters letters, digits, - and . stay. Marks stay too, as vowels
-    of many scripts are; Label Studio drops them, and such photos are not found."""
+    underscores, and of other characters letters, digits, - and . stay.
+
+    We keep combining marks (vowels in many scripts). Label Studio drops them, so such photos are
+    not found.
+    """
     letters = name.strip().replace(" ", "_")
     return "".join(c for c in letters if c.isalnum() or c in "_-." or is_mark(c))
 
@@ -84,6 +87,12 @@ def decoded(name: str) -> str:
     return unquote(re.split("[?#]", name, maxsplit=1)[0])
 
 
+def data_set_parts(folders: list[str]) -> set[str]:
+    """Which parts of a data set folders are named after: train, val, test."""
+    matches = [PART.fullmatch(folder) for folder in folders]
+    return {match[1].lower() for match in matches if match}
+
+
 class Index:
     """Photos by their paths, made comparable by `key`, and by every end of these."""
 
@@ -96,7 +105,7 @@ class Index:
                 self.ends.setdefault("/".join(parts[i:]), []).append(photo)
 
     def exactly(self, parts: list[str]) -> list[str]:
-        """The photos of this path: one, unless names differ in their accents' spelling alone."""
+        """The photos of this path: one, unless two names differ only in how accents are encoded."""
         return self.whole.get(composed("/".join(parts)), [])
 
     def by_end(self, parts: list[str]) -> tuple[list[str], str]:
@@ -156,7 +165,8 @@ class PhotoFolder:
         self, name: str, parts: list[str], uploads: bool
     ) -> Iterator[tuple[list[str], str]]:
         """Photos that a name may mean and how they are found, the surest first."""
-        yield [name] if [name] == self.index.whole.get(name) else [], EXACTLY  # a\\b.jpg of Linux
+        if self.index.whole.get(name) == [name]:  # a\\b.jpg of Linux
+            yield [name], EXACTLY
         end = BY_FILE_NAME if len(parts) == 1 else BY_END
         yield self.index.exactly(parts), EXACTLY if is_relative(name) else end
         yield self.index.exactly(self.from_the_folder_on(parts)), EXACTLY
@@ -172,7 +182,7 @@ class PhotoFolder:
             yield self.index_of_uploads.exactly([uploaded(composed(original))]), UPLOADED
 
     def from_the_folder_on(self, parts: list[str]) -> list[str]:
-        """What a path holds after the folder itself, given with some of those that lead to it."""
+        """The part of a path below this folder, if the path also names the folder."""
         for i in range(len(parts) - 1, 0, -1):
             if [composed(part) for part in parts[:i]] == self.above[-i:]:
                 return parts[i:]
@@ -180,9 +190,8 @@ class PhotoFolder:
 
     def in_another_part(self, parts: list[str], photo: str) -> bool:
         """Whether a name leads through a folder train, say, and the photo's path through val."""
-        named = [PART.fullmatch(part) for part in parts[:-1]]
-        real = [PART.fullmatch(part) for part in [*self.above[-1:], *photo.split("/")[:-1]]]
-        named, real = ({match[1].lower() for match in each if match} for each in (named, real))
+        named = data_set_parts(parts[:-1])
+        real = data_set_parts([*self.above[-1:], *photo.split("/")[:-1]])
         return bool(named) and bool(real) and not named & real
 
     def only_one(self, name: str, photos: list[str]) -> str:
@@ -209,28 +218,30 @@ def locate(
 ) -> list[str]:
     """The paths of the photos that the names in a label file mean, each in the folder.
 
-    A name that means none for sure gets the path that it would have there: the photo is missing.
-    Two names for one photo are a ValueError, unless Label Studio made them up. What was found by
-    less than its exact path is counted and said.
+    A name without a certain match keeps its own path: the photo counts as missing.
+    Two names for one photo are a ValueError, unless Label Studio made them up. A line says how many
+    photos were found by less than the exact path.
     """
-    found = {}  # name -> path in the folder, how it was found
+    matches = {}  # name -> path in the folder, how it was found
     for name in dict.fromkeys(names):
         try:
-            found[name] = folder.find(name, uploads)
+            matches[name] = folder.find(name, uploads)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
-    check_apart(found, folder, source)
-    tell_how(found, source)
-    tell_lookalikes([name for name, (photo, _) in found.items() if not photo], folder, source)
-    paths = {name: photo or "/".join(parts_of(name)) for name, (photo, _) in found.items()}
+    check_apart(matches, folder, source)
+    tell_how(matches, source)
+    tell_lookalikes([name for name, (photo, _) in matches.items() if not photo], folder, source)
+    paths = {name: photo or "/".join(parts_of(name)) for name, (photo, _) in matches.items()}
     return [os.path.join(folder.folder, paths[name]) for name in names]
 
 
-def check_apart(found: dict[str, tuple[str, str]], folder: PhotoFolder, source: str | Path) -> None:
+def check_apart(
+    matches: dict[str, tuple[str, str]], folder: PhotoFolder, source: str | Path
+) -> None:
     """An error if two names mean one photo, since one of them may be that of a photo that is gone.
     Label Studio's names of uploads are made up, and one path may be spelled in several ways."""
     name_of = {}  # photo -> the first name that means it
-    for name, (photo, how) in found.items():
+    for name, (photo, how) in matches.items():
         path = "/".join(parts_of(name))
         if not photo or how == UPLOADED or UPLOAD.search(path):
             continue
@@ -242,20 +253,20 @@ def check_apart(found: dict[str, tuple[str, str]], folder: PhotoFolder, source: 
             )
 
 
-def tell_how(found: dict[str, tuple[str, str]], source: str | Path) -> None:
+def tell_how(matches: dict[str, tuple[str, str]], source: str | Path) -> None:
     """Say how many photos were found by less than the exact path, with an example of each way."""
     names_by = {}  # how -> names
-    for name, (photo, how) in found.items():
+    for name, (photo, how) in matches.items():
         if photo and how != EXACTLY:
             names_by.setdefault(how, []).append(name)
     if names_by:
         ways = [
-            f"{len(names):,} {how} ({printable(names[0])} is {printable(found[names[0]][0])})"
+            f"{len(names):,} {how} ({printable(names[0])} is {printable(matches[names[0]][0])})"
             for how, names in names_by.items()
         ]
         count = sum(map(len, names_by.values()))
         print(
-            f"{source}: photos found by less than the exact path: {count:,} of {len(found):,}; "
+            f"{source}: photos found by less than the exact path: {count:,} of {len(matches):,}; "
             f"{', '.join(ways)}"
         )
 

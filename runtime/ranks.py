@@ -2,8 +2,8 @@
 
 `torchrun --nproc-per-node 8 run.py ...` starts a copy of run.py for every GPU, a *rank* each, on
 one machine or several. All of this is torch.distributed; without torchrun it does nothing. Small
-values are exchanged on the CPU (gloo), gradients by DistributedDataParallel. Which rank does what
-is the caller's affair.
+values are exchanged on the CPU (gloo), gradients by DistributedDataParallel. The caller decides
+which rank does what.
 """
 
 import contextlib
@@ -85,8 +85,9 @@ def wait() -> None:
 
 def total(*tensors: torch.Tensor) -> torch.Tensor:
     """Replace CPU tensors by their sums over the ranks; returns the first."""
-    for tensor in tensors if size() > 1 else ():
-        dist.all_reduce(tensor)
+    if size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
     return tensors[0]
 
 
@@ -94,9 +95,9 @@ def gather(items: list) -> list:
     """Every rank's items, rank by rank."""
     if size() == 1:
         return items
-    found = [None] * size()
-    dist.all_gather_object(found, items)
-    return [item for part in found for item in part]
+    of_each_rank = [None] * size()
+    dist.all_gather_object(of_each_rank, items)
+    return [item for part in of_each_rank for item in part]
 
 
 def any_rank(*flags: bool) -> list[bool]:
@@ -122,6 +123,8 @@ def in_turn():
 
 def share_buffers(*modules: torch.nn.Module) -> None:
     """Give all ranks the running statistics of the first: in training each has its own."""
-    for module in modules if size() > 1 else ():
+    if size() == 1:
+        return
+    for module in modules:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)

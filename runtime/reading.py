@@ -137,7 +137,7 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
         if value not in known:
             raise ValueError(
                 f"{path}: {what} {brief(value)} is not among the {len(known):,} there are; the "
-                "file is damaged, cut by hand, or belongs to another one"
+                "file is damaged, cut by hand, or belongs to another data set"
             )
 
 
@@ -149,7 +149,7 @@ def read_text(path: str | Path) -> str:
 
 
 def digest(path: str | Path) -> str:
-    """The same text for files of the same bytes; of a file that cannot be read, "unreadable"."""
+    """The same text for files of the same bytes; "unreadable" for a file that cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
@@ -168,12 +168,12 @@ Image.init()
 FORMATS = "JPEG PNG WEBP BMP GIF TIFF PPM JPEG2000 AVIF HEIF".split()
 FORMATS = [name for name in FORMATS if name in Image.OPEN]
 SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-# Nothing uses the texts and colour profiles of a PNG: that one is long is no reason to refuse it.
+# Nothing uses the texts and colour profiles of a PNG: one with long texts must not be refused.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB each, as of all together
 
 
 def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """use(the photo). Whatever Pillow has against the file is a ValueError."""
+    """use(the photo). Any error of Pillow becomes a ValueError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for ever
             raise ValueError("it is not a regular file")
@@ -291,7 +291,7 @@ def open_folder(path: str) -> tuple[tuple[int, int], list[os.DirEntry]]:
 def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
     """The vectors (d,) of wanted words in a GloVe-format text file: a word and d numbers on a line.
 
-    Of a word that is there twice the first vector counts. Lines of other words are not parsed.
+    If a word is there twice, its first vector counts. Lines of other words are not parsed.
     """
     vectors, width, number = {}, None, 0
     try:

@@ -49,9 +49,9 @@ def tensors_in(file: IO[bytes], size: int) -> dict[str, torch.Tensor]:
     if not text.startswith("{"):
         raise ValueError(f"its header begins with {brief(text[:8])}, expected a JSON object")
     header = json.loads(text, object_pairs_hook=without_repeats, parse_constant=refuse_constant)
-    about = header.pop("__metadata__", {})  # text for people; not used
-    if type(about) is not dict or any(type(value) is not str for value in about.values()):
-        raise ValueError(f"its __metadata__ is {brief(about)}, expected an object of texts")
+    metadata = header.pop("__metadata__", {})  # text for people; not used
+    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+        raise ValueError(f"its __metadata__ is {brief(metadata)}, expected an object of texts")
 
     places = sorted((*span(name, entry), name) for name, entry in header.items())
     tensors, end = {}, 0

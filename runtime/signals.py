@@ -1,7 +1,7 @@
 """How a run ends: a signal that asks it to stop is noted and heeded at a good moment; and whatever
 goes wrong, it ends with one sentence and an exit code.
 
-What is saved before it stops is the affair of whoever checks `received`.
+Whoever checks `received` decides what is saved before it stops.
 """
 
 import contextlib
@@ -113,8 +113,8 @@ def note(number: int, frame: object) -> None:
 
 
 def ignore(worker: int) -> None:
-    """For loader workers: Ctrl-C reaches them too, but they end when their run does, also one that
-    was killed while they were stopped."""
+    """For loader workers: Ctrl-C reaches them too, but they end when their run does, also if the
+    run was killed while the workers were suspended."""
     for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)
     if sys.platform == "linux":

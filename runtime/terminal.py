@@ -1,6 +1,6 @@
 """Text from outside made fit for a terminal, and lines that show how far something is.
 
-What is told, and when, is the caller's affair.
+The caller decides what is told, and when.
 """
 
 import shutil

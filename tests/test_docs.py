@@ -69,6 +69,7 @@ def test_every_difference_that_the_code_refers_to_is_listed():
 OTHERS = "--nproc-per-node --nnodes --max-restarts --rdzv-backend --rdzv-endpoint"  # torchrun's
 OTHERS += " --local-addr --rdzv-conf --ipc --index-url"  # Docker's and pip's
 OTHERS = {*OTHERS.split(), "--fuzz", "--fuzz-case", "--two-hosts", "--rehearsal"}  # and the tests'
+OTHERS.add("--max-norm")  # docs/change-it.md's
 
 
 @pytest.fixture
@@ -135,6 +136,8 @@ def changed(root):
         "PRESETS[": ("run.py", r"(?s)\nPRESETS = {.*?\n}\n", r"\g<0>{}"),
         "head =": ("run.py", r" *head = iml_gcn\.linear_head.*\n", "{}"),
         "elif": ("backbones/__init__.py", r" *else:\n *head = nn\.Linear", r"{}\g<0>"),
+        'Option("--max-norm"': ("run.py", r' *Option\("--seed".*\n.*\n', r"\g<0>{}"),
+        "if args.max_norm": ("run.py", r".*\.backward\(\).*\n", r"\g<0>{}"),
         '"one_error"': ("reports/table.py", r' *"mAP": .*\n', r"\g<0>{}"),
     }
     parts = re.split("```python\n(.*?)```", PAGES["docs/change-it.md"], flags=re.S)
@@ -151,7 +154,7 @@ def changed(root):
     assert not places
 
 
-def test_the_examples_of_a_data_set_backbone_head_and_metric_train_and_label(tmp_path):
+def test_the_examples_of_a_data_set_backbone_head_metric_and_option_train_and_label(tmp_path):
     changed(tmp_path / "program")
     shown = {"train": ["cat;dog", "cat", "dog", "cat"], "val": ["cat;fire hydrant", "dog;bird"]}
     for name, labels in shown.items():
@@ -165,6 +168,7 @@ def test_the_examples_of_a_data_set_backbone_head_and_metric_train_and_label(tmp
         subprocess.run(command, cwd=tmp_path / "program", check=True, timeout=120)
 
     options = "--dataset mine --data .. --backbone small --epochs 1 --nodes image --workers 0"
+    options += " --max-norm 1e-6"
     call(f"run.py {options} --device cpu --out ../out")
     call("predict.py ../out/backbone.pt ../val0.png --save ../labelled --device cpu")
     out = tmp_path / "out"
@@ -173,6 +177,8 @@ def test_the_examples_of_a_data_set_backbone_head_and_metric_train_and_label(tmp
     state = state_of(out / "backbone.pt")
     assert state["backbone.conv.weight"].shape == (64, 3, 8, 8)
     assert state["head.0.weight"].shape == (512, 64)
+    settings = torch.load(out / "backbone.pt", weights_only=True)["settings"]
+    assert settings["max-norm"] == 1e-6  # decides=True: stored, and compared before it is used
     for name in ("backbone", "gcn-image"):
         logits, targets = (array.tolist() for array in scores_of(out, name))
         assert targets == [[1, 0, 1], [0, 1, 0]]  # cat, dog, fire hydrant; bird is no class

@@ -668,7 +668,7 @@ DAMAGED = [
     (STORED[:-30], "File is not a zip file"),
     (zip_of({"photos/a.jpg": b""}), "no folder train2014/ in it"),
     (zip_of(PHOTO), "it has 1 photos, .* names 24"),
-    (flip(STORED, -12), "count of entries"),
+    (flip(STORED, -12), "another number of entries"),
     (flip(STORED, DIRECTORY + 8), "encrypted"),
     (flip(STORED, DIRECTORY + 10), "compression"),
     (flip(STORED, DIRECTORY + 46), "differ"),  # the first letter of its folder

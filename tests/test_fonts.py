@@ -14,7 +14,7 @@ from reports import fonts, pictures
 def forget():
     for cached in (fonts.best_file, fonts.exists, fonts.system_files, fonts.has):
         cached.cache_clear()
-    fonts.said.clear()
+    fonts.reported.clear()
 
 
 @pytest.fixture(autouse=True)
