@@ -144,9 +144,8 @@ def with_interval(values: list[float]) -> str:
     return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def named(row: dict, rows: list[dict]) -> str:
-    """A row's setting, and what else tells it from rows of the same setting."""
-    others = [other for other in rows if other["setting"] == row["setting"]]
+def named(row: dict, others: list[dict]) -> str:
+    """A row's setting, and what else tells it from the others, all rows of the same setting."""
     parts = [row["setting"]]
     for key in ("options", "lr", "epochs", "photos"):
         if len({other.get(key) for other in others}) > 1:
@@ -156,9 +155,13 @@ def named(row: dict, rows: list[dict]) -> str:
 
 def by_setting(rows: list[dict], figure: str = "mAP") -> dict[str, dict[str, float]]:
     """The figure of each setting, by seed."""
-    settings = {}
+    settings, rows_of = {}, {}
     for row in rows:
-        settings.setdefault(named(row, rows), {})[row["seed"]] = float(row[figure])
+        rows_of.setdefault(row["setting"], []).append(row)
+    for row in rows:
+        settings.setdefault(named(row, rows_of[row["setting"]]), {})[row["seed"]] = float(
+            row[figure]
+        )
     return settings
 
 

@@ -86,7 +86,8 @@ def run(main: Callable[[], int]) -> None:
     """Call main, note the signals meanwhile, and end the process with its code.
 
     Loader workers ignore these signals, and Python waits for its children before it ends, so they
-    are killed: a run that failed would stay for ever.
+    are killed: a run that failed would stay for ever. torch's handler of SIGCHLD is taken off
+    first: it raises an error as soon as one worker is dead, and the others would live on.
     """
     if sys.stdout is None:  # closed by whoever started the program
         sys.stdout = open(os.devnull, "w")
@@ -97,6 +98,8 @@ def run(main: Callable[[], int]) -> None:
     try:
         sys.exit(main())
     finally:
+        if hasattr(signal, "SIGCHLD"):  # Windows has none
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for child in multiprocessing.active_children():
             child.kill()
 

@@ -10,7 +10,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -125,7 +124,7 @@ def test_every_command_in_the_pages_and_in_the_programs_docstrings_is_taken(prog
 # docs/change-it.md
 
 
-def changed(root):
+def write_changed(root):
     """A copy of the program with every example of the page where the page says it goes."""
     for path in SOURCES:
         if path.parent.name != "tests":
@@ -154,23 +153,42 @@ def changed(root):
     assert not places
 
 
-def test_the_examples_of_a_data_set_backbone_head_metric_and_option_train_and_label(tmp_path):
-    changed(tmp_path / "program")
+OWN = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in SOURCES}
+
+
+@pytest.fixture
+def changed(tmp_path, monkeypatch):
+    """run.py and predict.py of that copy, imported in place of ours for as long as the test."""
+
+    def loaded():
+        return [name for name in sys.modules if name.partition(".")[0] in OWN]
+
+    write_changed(tmp_path / "program")
+    for name in loaded():
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.chdir(tmp_path / "program")
+    monkeypatch.syspath_prepend(tmp_path / "program")
+    yield importlib.import_module("run"), importlib.import_module("predict")
+    for name in loaded():
+        del sys.modules[name]  # monkeypatch puts ours back
+
+
+def test_the_examples_of_a_data_set_backbone_head_metric_and_option_train_and_label(
+    tmp_path, changed
+):
     shown = {"train": ["cat;dog", "cat", "dog", "cat"], "val": ["cat;fire hydrant", "dog;bird"]}
     for name, labels in shown.items():
         rows = [f"{name}{i}.png,{label}" for i, label in enumerate(labels)]
         (tmp_path / f"{name}.csv").write_text("\n".join(rows))
         for i in range(len(rows)):
             drawn_photo(i).save(tmp_path / f"{name}{i}.png")
-
-    def call(text):
-        command = [sys.executable, *text.split()]
-        subprocess.run(command, cwd=tmp_path / "program", check=True, timeout=120)
-
+    changed_run, changed_predict = changed
+    assert Path(changed_run.__file__) == tmp_path / "program/run.py"
     options = "--dataset mine --data .. --backbone small --epochs 1 --nodes image --workers 0"
     options += " --max-norm 1e-6"
-    call(f"run.py {options} --device cpu --out ../out")
-    call("predict.py ../out/backbone.pt ../val0.png --save ../labelled --device cpu")
+    assert changed_run.main(f"{options} --device cpu --out ../out".split()) == 0
+    options = "../out/backbone.pt ../val0.png --save ../labelled --device cpu"
+    assert changed_predict.main(options.split()) == 0
     out = tmp_path / "out"
     assert (tmp_path / "labelled" / "val0.jpg").is_file()
     assert json.loads((out / "args.json").read_text())["image_size"] == 224  # the preset

@@ -6,23 +6,26 @@ Oracles: an unbroken run of the same command, to the last bit; the bytes of the 
 
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, argv, assert_same_run, demo_split, log_of, scores_of, state_of
+from torch.distributed import launcher
 
 import iml_gcn
 import metrics
 import run
-from runtime import checkpoints, journal, loading, ranks, terminal
+from runtime import checkpoints, journal, loading, ranks, signals, terminal
 
 SAVE = checkpoints.save
 
@@ -32,22 +35,6 @@ def program(*arguments, **options):
     command = [sys.executable, *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, **options)
-
-
-def processes(tmp_path, arguments, count, lines, code=0):
-    """run.py in so many processes, after these lines of Python; returns stdout and stderr."""
-    script = tmp_path / "script.py"
-    start = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport run\n"
-    start += "from runtime import signals\n"
-    script.write_text(f"{start}{lines}\nsignals.run(run.main)\n")
-    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {count} --max-restarts 1"
-    done = program(*(torchrun.split() if count > 1 else ()), script, *arguments)
-    try:
-        output, errors = done.communicate(timeout=120)
-    finally:
-        done.kill()  # one that hangs
-    assert done.returncode == code, errors
-    return output, errors
 
 
 def stop_after_saving(monkeypatch, name, stops=None):
@@ -63,12 +50,12 @@ def stop_after_saving(monkeypatch, name, stops=None):
     monkeypatch.setattr(checkpoints, "save", save)
 
 
-def test_a_run_stopped_at_every_save_ends_as_an_unbroken_one(demo, tmp_path, monkeypatch):
+def test_a_training_stopped_at_every_save_ends_as_an_unbroken_one(demo, tmp_path, monkeypatch):
     # The last photo trained on cannot be read: it is counted across the stops, too.
     demo, stops = shutil.copytree(demo, tmp_path / "demo"), []
     rows = [row for _, row in next(iter(loading.Rows(16, 8, True, 0)))]
     Path(demo_split(demo, "train2014").paths[rows[-1]]).write_bytes(b"no photo")
-    options = "--nodes pca --ema 0.9 --limit 16 --skip-bad-images"
+    options = "--phase backbone --ema 0.9 --limit 16 --skip-bad-images"
     assert run.main(argv(demo, tmp_path / "unbroken", options)) == 0
     stop_after_saving(monkeypatch, "last-", stops)
     for workers in itertools.cycle([0, 2]):
@@ -78,78 +65,115 @@ def test_a_run_stopped_at_every_save_ends_as_an_unbroken_one(demo, tmp_path, mon
             break
         except KeyboardInterrupt:
             pass
-    files = ["last-backbone.pt", "last-gcn-pca.pt"]
-    assert stops == list(itertools.product(files, [0, 1], [1, 2]))
+    assert stops == [("last-backbone.pt", *at) for at in itertools.product([0, 1], [1, 2])]
     assert_same_run(tmp_path / "broken", tmp_path / "unbroken")
 
 
 def test_an_interrupted_training_waits_while_others_train_in_its_folder(
-    demo, finished, tmp_path, monkeypatch
+    demo, finished, out, monkeypatch
 ):
-    out, last = tmp_path / "out", tmp_path / "out" / "last-gcn-image.pt"
+    last = out / "last-gcn-image.pt"
     with monkeypatch.context() as patch:
         stop_after_saving(patch, last.name)
         with pytest.raises(KeyboardInterrupt):
-            run.main(argv(demo, out))
+            run.main(argv(demo, out, "--fresh --phase gcn --nodes image"))
     before = last.read_bytes()
-    for phase in ("backbone --fresh", "gcn --nodes pca"):
-        assert run.main(argv(demo, out, "--phase", phase)) == 0
+    for phase in ("backbone", "gcn --nodes pca"):
+        assert run.main(argv(demo, out, "--fresh --phase", phase)) == 0
         assert last.read_bytes() == before
     assert run.main(argv(demo, out)) == 0
     assert_same_run(out, finished)
 
 
-@pytest.mark.parametrize(
-    ("number", "send", "code"),
-    [(signal.SIGTERM, os.kill, 143), (signal.SIGINT, os.killpg, 130)],  # Ctrl-C is sent to all
-)
-def test_a_signal_ends_the_step_saves_and_exits_with_its_code(
-    demo, finished, tmp_path, number, send, code
+def test_a_folder_in_use_is_refused_and_ctrl_c_ends_the_step_saves_and_exits_with_its_code(
+    demo, finished, tmp_path, capsys
 ):
-    options, log = argv(demo, tmp_path / "out", "--workers 2"), tmp_path / "out" / "log.jsonl"
+    out = tmp_path / "out"
+    options = argv(demo, out, "--workers 2")
     started = program("run.py", *options, start_new_session=True)
-    while not log.exists():
+    while not (out / "log.jsonl").exists():
         assert started.poll() is None, started.communicate()
         time.sleep(0.02)
-    send(started.pid, number)
-    output, errors = started.communicate(timeout=60)
-    assert started.returncode == code
+    before = (out / "args.json").read_bytes()
+    assert run.main(argv(demo, out, "--lr 2e-3")) == 2  # a second run
+    assert f"{out} is in use by another run" in capsys.readouterr().err
+    assert (out / "args.json").read_bytes() == before
+    os.killpg(started.pid, signal.SIGINT)  # the terminal sends it to all
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
     assert "Traceback" not in errors
     assert "the same command resumes it" in errors
-    assert run.main([*options, "--workers", "0"]) == 0
-    assert_same_run(tmp_path / "out", finished)
+    assert run.main([*options, "--workers", "0"]) == 0  # the folder is free again
+    assert_same_run(out, finished)
 
 
-FAIL = """
-import iml_gcn
-def loss(*arguments, calls=[], original=iml_gcn.asymmetric_loss):
-    calls.append(0)
-    if len(calls) == 3:
-        FAILURE
-    return original(*arguments)
-iml_gcn.asymmetric_loss = loss
-"""
+@pytest.fixture
+def in_this_process():
+    """signals.run takes over the signals of the process: pytest gets them back."""
+    numbers = [*signals.STOPPING, signal.SIGCHLD]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-def test_an_unexpected_error_is_shown_and_ends_the_run_and_its_workers(demo, tmp_path):
-    options = argv(demo, tmp_path / "out", "--workers 2")
-    lines = FAIL.replace("FAILURE", "raise RuntimeError('unheard of')")
-    _, errors = processes(tmp_path, options, 1, lines, code=1)  # within 120 s
-    assert "Traceback" in errors
-    assert "RuntimeError: unheard of" in errors
+def at_step(count, failure):
+    """The loss, which calls `failure` in the step of this number, counted from 1."""
+    loss, calls = iml_gcn.asymmetric_loss, itertools.count(1)
+
+    def failing(*arguments):
+        if next(calls) == count:
+            failure()
+        return loss(*arguments)
+
+    return failing
 
 
-def test_a_second_run_in_a_folder_in_use_is_refused(demo, tmp_path, capsys):
-    hold = "import pathlib, sys\nfrom runtime import folder\n"
-    hold += "with folder.lock(pathlib.Path(sys.argv[1])):\n    print(flush=True)\n    input()"
-    first = program("-c", hold, tmp_path, stdin=subprocess.PIPE)
-    first.stdout.readline()
-    assert run.main(argv(demo, tmp_path)) == 2
-    assert f"{tmp_path} is in use by another run" in capsys.readouterr().err
-    assert not (tmp_path / "args.json").exists()
-    first.kill()  # even so, the folder is free again
-    first.communicate()
-    assert run.main(argv(demo, tmp_path, "--phase backbone --epochs 1 --limit 8")) == 0
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_step_saves_and_exits_with_its_code(
+    demo, tmp_path, capfd, monkeypatch, in_this_process, number
+):
+    options = argv(demo, tmp_path, "--phase backbone --limit 16")
+    monkeypatch.setattr(signals, "received", None)
+    stop = at_step(3, lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(iml_gcn, "asymmetric_loss", stop)
+    with pytest.raises(SystemExit) as exit:
+        signals.run(lambda: run.main(options))
+    assert exit.value.code == 128 + number
+    errors = capfd.readouterr().err
+    assert "stopping after this step" in errors
+    assert "epoch 2/2, step 1 of 2, saved in" in errors
+    assert "the same command resumes it" in errors
+    last = torch.load(tmp_path / "last-backbone.pt", weights_only=True)
+    assert (last["epochs"], last["step"]) == (1, 1)
+
+
+def test_an_unexpected_error_is_shown_and_ends_the_run_and_its_workers(
+    demo, tmp_path, monkeypatch, in_this_process
+):
+    workers = []
+
+    def fail():
+        workers.extend(multiprocessing.active_children())
+        raise RuntimeError("unheard of")
+
+    def kill(worker, original=multiprocessing.process.BaseProcess.kill):
+        original(worker)
+        # Until it is dead, of which torch's handler is told: it would raise an error here.
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "kill", kill)
+    monkeypatch.setattr(iml_gcn, "asymmetric_loss", at_step(3, fail))
+    # Python shows it and exits with 1, after its children, which ignore that they are asked to end.
+    with pytest.raises(RuntimeError, match="unheard of"):
+        signals.run(lambda: run.main(argv(demo, tmp_path, "--workers 2")))
+    assert len(workers) == 2
+    for worker in workers:
+        worker.join(timeout=20)
+        assert worker.exitcode == -signal.SIGKILL
 
 
 NO_SPACE = (os, "fsync", OSError(28, "No space left on device"))
@@ -195,30 +219,48 @@ def test_photos_that_cannot_be_read_are_counted_in_training_and_stop_evaluation(
     assert report["mAP"] == pytest.approx(metrics.mean_average_precision(AP), abs=1e-4)
 
 
-FROZEN = """
-from torch.nn import BatchNorm2d, Module
-BatchNorm2d.train = lambda self, mode=True: Module.train(self, False)
-"""
-LOST = """import os
-        if os.environ["TORCHELASTIC_RESTART_COUNT"] == os.environ["RANK"] == "0":
-            os._exit(9)"""
+def set_norms_as_in_evaluation(norm, mode=True):
+    """BatchNorm2d.train, where the norms are frozen."""
+    torch.nn.Module.train(norm, False)
 
 
-def test_two_ranks_give_the_numbers_of_one_where_norms_are_frozen(demo, tmp_path):
+def run_of_a_rank(arguments, folder):
+    """What torchrun starts, twice on each start. The first rank is lost in the third step."""
+    torch.nn.BatchNorm2d.train = set_norms_as_in_evaluation
+    rank, restarts = (os.environ[name] for name in ("RANK", "TORCHELASTIC_RESTART_COUNT"))
+    if (rank, restarts) == ("0", "0"):
+        iml_gcn.asymmetric_loss = at_step(3, lambda: os._exit(9))
+    with open(folder / f"rank-{rank}-{restarts}.txt", "w") as file, redirect_stdout(file):
+        return run.main(arguments)
+
+
+def test_two_ranks_give_the_numbers_of_one_where_norms_are_frozen(
+    demo, tmp_path, monkeypatch, in_this_process
+):
     # Each rank norms by its own images; frozen, nothing is left to tell them apart. A rank is lost
     # on the way: torchrun starts again, from last-backbone.pt. 7 images fall to them as 4 and 3.
-    found = []
-    for count, more in [(1, ""), (2, FAIL.replace("FAILURE", LOST))]:
-        out = tmp_path / f"{count}"
+    def arguments(name):
         options = "--phase backbone embed eval --batch-size 7 --eval-every 0 --lr 1e-4"
-        options = argv(demo, out, options, "--save-every 0")
-        output, _ = processes(tmp_path, options, count, FROZEN + more)
-        found.append([*state_of(out / "backbone.pt").values()])
-        found[-1].append(torch.tensor([entry["loss"] for entry in log_of(out)]))
-        found[-1].append(torch.load(out / "embeddings.pt", weights_only=True)["image"])
-        found[-1] += map(torch.from_numpy, scores_of(out, "backbone"))
-    assert "resumes after epoch 0 and 2 of 3 steps" in output
-    for one, two in zip(*found, strict=True):
+        return argv(demo, tmp_path / name, options, "--save-every 0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.BatchNorm2d, "train", set_norms_as_in_evaluation)
+        assert run.main(arguments("one")) == 0
+    # What torchrun --standalone --nproc-per-node 2 --max-restarts 1 does, with processes that come
+    # from one in which torch is imported already: that is most of the time of a start.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed"])
+    config = launcher.LaunchConfig(1, 1, 2, start_method="forkserver", max_restarts=1)
+    config.rdzv_backend, config.rdzv_endpoint = "c10d", "localhost:0"
+    codes = launcher.elastic_launch(config, run_of_a_rank)(arguments("two"), tmp_path)
+    assert codes == {0: 0, 1: 0}
+    assert "resumes after epoch 0 and 2 of 3 steps" in (tmp_path / "rank-0-1.txt").read_text()
+    numbers = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        numbers.append([*state_of(out / "backbone.pt").values()])
+        numbers[-1].append(torch.tensor([entry["loss"] for entry in log_of(out)]))
+        numbers[-1].append(torch.load(out / "embeddings.pt", weights_only=True)["image"])
+        numbers[-1] += map(torch.from_numpy, scores_of(out, "backbone"))
+    for one, two in zip(*numbers, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
 
 
@@ -231,7 +273,7 @@ def test_a_batch_of_fewer_photos_than_ranks_is_refused(monkeypatch):
 def test_a_fresh_run_that_is_killed_leaves_no_old_file_to_be_taken_for_its_result(
     demo, out, tmp_path, monkeypatch
 ):
-    options = "--phase backbone --lr 2e-3"
+    options = "--phase backbone --lr 2e-3 --epochs 1"
     with monkeypatch.context() as patch:
         patch.setattr(iml_gcn, "asymmetric_loss", killed)
         with pytest.raises(KeyboardInterrupt):
