@@ -59,10 +59,11 @@ from runtime.folder import (
     VAL_PHOTOS,
     Folder,
     finish_setting_aside,
+    is_set_aside,
     lock,
     set_aside,
 )
-from runtime.journal import Journal, Pass
+from runtime.journal import Journal, Pass, forget
 from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.memory import keep_freed_memory
 from runtime.options import Option, between, defaults_of, or_auto, parser_of, whole
@@ -421,6 +422,7 @@ def run(args) -> int:
     1 if some photos cannot be used."""
     if args.check:
         return min(check(to_check(args.dataset, args.data, **sources_of(args))), 1)
+    signals.fresh_is_done = False
     args = on_device(args)
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":
@@ -456,6 +458,7 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
             path, classes = folder / "graph.png", splits.train.classes
             graph_picture.save(path, graph, classes, args.tau, args.font)
     ranks.wait()  # for the files that were set aside
+    signals.fresh_is_done = True
     foretell(args, splits, folder)
     if args.freeze and not args.evaluate:
         splits = frozen(args, splits, folder)
@@ -509,18 +512,23 @@ def check_beforehand(args) -> None:
         )
 
 
+# What is written about all models of a folder together; predict.py chooses by the verdict.
+REPORTS = ["results.md", "results.jpg", "verdict.json", "labels.csv", "mistakes.jpg", "curves.png"]
+
+
 def set_old_files_aside(args) -> None:
     """--fresh: what this run will make again is moved away before anything is made."""
     finish_setting_aside(args.out)
-    if not args.fresh or ranks.restarted():
+    if not args.fresh or (ranks.restarted() and is_set_aside(args.out, ranks.launch())):
         return
     models = trained_models(args)
     patterns = [pattern for name in models for pattern in (f"{name}.pt", f"*-{name}.*")]
     if "embed" in args.phase:
         patterns.append("embeddings.pt")
     if models:
-        patterns += ["results.*", "verdict.json", "labels.csv", "mistakes.jpg", "curves.png"]
-    set_aside(args.out, patterns)
+        patterns += REPORTS
+    set_aside(args.out, patterns, ranks.launch())
+    forget(args.out / "log.jsonl", models)
 
 
 def trained_models(args) -> list[str]:

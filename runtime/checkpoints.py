@@ -18,6 +18,10 @@ from PIL import Image
 from runtime import download, safetensors
 from runtime.terminal import printable
 
+# OSError: where bytes are missing, zipfile looks for some before the file's first.
+UNREADABLE_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError)
+UNREADABLE_ZIP += (OSError,)
+
 
 def read_checkpoint(path: str | Path) -> dict:
     """Tensors and plain values, of torch.save or of safetensors, from a file or a URL.
@@ -59,7 +63,7 @@ def check_bytes(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except UNREADABLE_ZIP as error:
         damaged = str(error)
     if damaged:
         raise ValueError(

@@ -36,6 +36,7 @@ IN_WORDS = {
 }
 
 ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh puts old files, and which ones it must
+LAUNCH = "launch.txt"  # in before-fresh/: the start of torchrun that has put them there
 
 
 class Folder:
@@ -89,17 +90,26 @@ class Folder:
         ranks.wait()
 
 
-def set_aside(folder: Path, names: list[str]) -> None:
+def set_aside(folder: Path, names: list[str], launch: str) -> None:
     """Move files of these names, or patterns, into before-fresh/, where they replace older ones.
 
     So nothing of an earlier run can be taken for a result of this one. A kill in the middle is made
-    good by the next start: `finish_setting_aside`.
+    good by the next start: `finish_setting_aside`. torchrun's restarts ask `is_set_aside`.
     """
     present = sorted({path.name for name in names for path in folder.glob(name) if path.is_file()})
     if present:
         checkpoints.save_json(folder / MARK, present)
         finish_setting_aside(folder)
         print(f"--fresh: moved {len(present)} files of an earlier run into {folder / ASIDE}")
+    if launch:
+        (folder / ASIDE).mkdir(exist_ok=True)
+        checkpoints.save_text(folder / ASIDE / LAUNCH, launch)
+
+
+def is_set_aside(folder: Path, launch: str) -> bool:
+    """Whether this start of torchrun has come as far as `set_aside` before it lost a rank."""
+    path = folder / ASIDE / LAUNCH
+    return path.is_file() and path.read_text(encoding="utf-8") == launch
 
 
 def finish_setting_aside(folder: Path) -> None:

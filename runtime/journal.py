@@ -153,7 +153,17 @@ def log(path: Path, entry: dict) -> None:
         for each in read_log(path)
         if each["model"] != entry["model"] or each["epoch"] < entry["epoch"]
     ]
-    lines = [json.dumps(checkpoints.plain(each)) + "\n" for each in [*kept, entry]]
+    write_log(path, [*kept, entry])
+
+
+def forget(path: Path, models: list[str]) -> None:
+    """Take the epochs of these models out of log.jsonl: all will be trained again."""
+    if entries := read_log(path):
+        write_log(path, [entry for entry in entries if entry["model"] not in models])
+
+
+def write_log(path: Path, entries: list[dict]) -> None:
+    lines = [json.dumps(checkpoints.plain(entry)) + "\n" for entry in entries]
     checkpoints.save_text(path, "".join(lines))
 
 

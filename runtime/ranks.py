@@ -65,6 +65,15 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
+def launch() -> str:
+    """What tells one start of torchrun from another; its restarts have the same. "" without it.
+
+    The process that torchrun is, where its user has named no rendezvous.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"process {os.getppid()}" if name == "none" else name
+
+
 def parallel(model: torch.nn.Module, device: str) -> torch.nn.Module:
     """The model with gradients averaged over the ranks; for a single process, the model itself."""
     if size() == 1:

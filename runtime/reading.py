@@ -306,7 +306,7 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
                     raise ValueError(f"has {len(values)} numbers, line 1 has {width}")
                 if word in wanted and word not in vectors and len(values) == width:
                     vectors[word] = np.array([float(value) for value in values])  # (d,)
-                    if not np.isfinite(vectors[word]).all():
+                    if not fits_float32(vectors[word]):
                         raise ValueError("holds a number that is not finite")
     except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(
@@ -321,12 +321,17 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
     return vectors
 
 
+def fits_float32(numbers: np.ndarray) -> bool:
+    """Whether all are finite, and stay so in float32: 1e39 would become infinite."""
+    return bool((np.abs(numbers) <= np.finfo(np.float32).max).all())
+
+
 def read_matrix(path: str | Path, rows: int) -> np.ndarray:
     """A .npy file of finite numbers, (rows, d) with d of 1 or more, as float64."""
     with contextlib.suppress(ValueError, EOFError, TypeError, AttributeError):  # text, an .npz, ...
         matrix = np.load(path, allow_pickle=False)
         if matrix.ndim == 2 and len(matrix) == rows and matrix.size and matrix.dtype.kind in "fiu":
             matrix = matrix.astype(np.float64)
-            if np.isfinite(matrix).all():
+            if fits_float32(matrix):
                 return matrix
     raise ValueError(f"{path} is no .npy file of finite numbers of shape ({rows}, d)")

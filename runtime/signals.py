@@ -21,13 +21,15 @@ STOPPING = [signal.SIGTERM, signal.SIGINT]
 if hasattr(signal, "SIGHUP"):  # a terminal that was closed; Windows has none
     STOPPING.append(signal.SIGHUP)
 received = None  # the signal that asked this process to stop
+fresh_is_done = False  # whether a --fresh has set old files aside, and must not do so again
 
 
 class Stopped(Exception):
     """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
 
     def __init__(self, where: str):
-        super().__init__(f"stopped in {where}; the same command resumes it (without --fresh)")
+        but = " (without --fresh)" if fresh_is_done else ""
+        super().__init__(f"stopped in {where}; the same command resumes it{but}")
         self.code = 128 + (received or signal.SIGTERM)  # where another rank received it
 
 
@@ -111,6 +113,10 @@ def note(number: int, frame: object) -> None:
     for each in STOPPING:
         if signal.getsignal(each) == note:
             signal.signal(each, signal.SIG_DFL)
+    if sys.platform != "win32":
+        for child in multiprocessing.active_children():
+            with contextlib.suppress(OSError):  # it has just ended
+                os.kill(child.pid, signal.SIGCONT)  # the step would wait for one that is stopped
     with contextlib.suppress(OSError):  # nobody reads it any more
         os.write(2, b"\nstopping after this step; the same again stops at once\n")
 

@@ -174,6 +174,7 @@ def test_glove_text_as_it_is_found(tmp_path):
     ("content", "words"),
     [
         (b"cat 1 nan", "line 1: holds a number that is not finite"),
+        (b"cat 1 1e39", "line 1: holds a number that is not finite"),  # in float32
         (b"dog 1 2\ncat 1", "line 2: has 1 numbers, line 1 has 2"),
         (b"dog 1 2\ncat 1 \x1b[31m", r"line 2: could not convert string to float: '\\x1b"),
         (b"dog 1 2\nca\xff 1 2", "expected UTF-8 text"),
@@ -228,10 +229,11 @@ def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
     assert (nodes.tolist(), unknown) == (rows.tolist(), [])
     with pytest.raises(ValueError, match=r"vectors\.npy is no .* of shape \(2, d\)"):
         data.load_glove(path, ["label 0", "label 1"])
-    rows[1, 1] = np.inf
-    np.save(path, rows)
-    with pytest.raises(ValueError, match="npy file of finite numbers"):
-        data.load_glove(path, ["label 0", "label 1", "label 2"])
+    for number in (np.inf, np.nan, -1e39):  # the last is infinite in float32
+        rows[1, 1] = number
+        np.save(path, rows)
+        with pytest.raises(ValueError, match="npy file of finite numbers"):
+            data.load_glove(path, ["label 0", "label 1", "label 2"])
     np.save(path, [["cat", "dog"]])
     for _ in range(2):
         with pytest.raises(ValueError, match="npy file of finite numbers"):
@@ -255,6 +257,14 @@ def test_options_touch_no_gpu_before_a_rank_has_chosen_its_own(monkeypatch):
     for name in ("empty", "zeros", "tensor"):
         monkeypatch.setattr(torch, name, touched)
     assert run.parse_args(["--device", "cuda"]).device == "cuda"
+
+
+def test_a_checkpoint_that_lost_its_first_bytes_is_refused(finished, tmp_path):
+    content, path = (finished / "gcn-pca.pt").read_bytes(), tmp_path / "cut.pt"
+    for first in (1, 200, len(content) // 2):
+        path.write_bytes(content[first:])
+        with pytest.raises(ValueError, match="has changed since it was written"):
+            backbones.load_model(path)
 
 
 def test_of_single_flipped_bits_none_changes_a_weight_in_silence(finished, tmp_path):

@@ -284,6 +284,60 @@ def test_a_fresh_run_that_is_killed_leaves_no_old_file_to_be_taken_for_its_resul
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_what_fresh_will_redo_is_nowhere_in_the_folder_after_a_kill(
+    demo, finished, out, monkeypatch
+):
+    monkeypatch.setattr(iml_gcn, "asymmetric_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(argv(demo, out, "--fresh"))
+    files = {path.name for path in out.iterdir() if path.is_file()}
+    assert files == {"args.json", "graph.png", "lock", "log.jsonl"}  # of this run
+    assert (out / "log.jsonl").read_text() == ""
+    moved = {path.name for path in (out / "before-fresh").iterdir()}
+    assert moved | {"args.json", "graph.png", "lock", "log.jsonl"} == {
+        path.name for path in finished.iterdir()
+    }
+
+
+@pytest.mark.parametrize(("launch", "done"), [("", False), ("first", False), ("second", True)])
+def test_a_restart_of_torchrun_sets_aside_what_its_lost_start_did_not(
+    demo, out, monkeypatch, launch, done
+):
+    # A rank may be lost before the first one has come to set files aside: --fresh must hold then,
+    # too. Once it has, what lies in the folder is of the new training.
+    if launch:
+        (out / "before-fresh").mkdir()
+        (out / "before-fresh" / "launch.txt").write_text(launch)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "second")
+    args = run.parse_args(argv(demo, out, "--fresh"))
+    run.set_old_files_aside(args)
+    assert (out / "backbone.pt").exists() == done
+    assert (out / "before-fresh" / "launch.txt").read_text() == "second"
+    (out / "backbone.pt").write_bytes(b"new")
+    run.set_old_files_aside(args)  # the next restart
+    assert (out / "backbone.pt").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
+def test_a_run_whose_workers_are_stopped_heeds_a_signal(demo, tmp_path):
+    log = tmp_path / "out" / "log.jsonl"
+    started = program("run.py", *argv(demo, tmp_path / "out", "--epochs 500 --workers 1"))
+    while not log.exists():
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.02)
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGSTOP)
+    time.sleep(1)  # what they had read beforehand is used up
+    started.terminate()
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 143
+    assert "the same command resumes it" in errors
+    assert children
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
 def killed(*_):
     raise KeyboardInterrupt
 
