@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -18,9 +19,8 @@ from PIL import Image
 from runtime import download, safetensors
 from runtime.terminal import printable
 
-# OSError: where bytes are missing, zipfile looks for some before the file's first.
-UNREADABLE_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError)
-UNREADABLE_ZIP += (OSError,)
+# What zipfile raises for a damaged file; an OSError where it would have to read before its start.
+ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError)
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -61,9 +61,11 @@ def check_bytes(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-    except UNREADABLE_ZIP as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what a damaged directory says
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+    except ZIP_ERRORS as error:
         damaged = str(error)
     if damaged:
         raise ValueError(
