@@ -36,7 +36,9 @@ def read_checkpoint(path: str | Path) -> dict:
         return safetensors.read(path)
     check_bytes(Path(path))
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on the pickle of a damaged file
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict):
             raise TypeError("no dict of tensors")
     except Exception as error:
@@ -61,10 +63,8 @@ def check_bytes(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on what a damaged directory says
-            with zipfile.ZipFile(path) as file:
-                damaged = file.testzip()
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
     except ZIP_ERRORS as error:
         damaged = str(error)
     if damaged:

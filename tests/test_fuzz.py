@@ -279,7 +279,7 @@ def assert_read_or_refused(read, path):
             signal.alarm(0)
             WATCHED = ""
     assert not STRAYED
-    assert not warned
+    assert not warned, [(str(w.message), w.filename, w.lineno) for w in warned]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="its limits are Linux's")
