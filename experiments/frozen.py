@@ -150,7 +150,8 @@ def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
 def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> None:
     """Train as run.py does on features."""
     optimizer = run.adam(options, iml_gcn.Model(nn.Identity(), head))
-    rows = Rows(len(split), options.batch_size, shuffle=True, seed=seed)
+    batch_size = run.with_batch_size(options, split).batch_size
+    rows = Rows(len(split), batch_size, shuffle=True, seed=seed)
     batches = FeatureLoader(split.features, split.targets, rows, "cpu")
     scheduler = run.schedule(options.recipe, optimizer, epochs * len(batches))
     for epoch in range(epochs):
