@@ -57,13 +57,13 @@ def check_bytes(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
-        damaged = str(error)
-    if damaged:
+        if damaged:
+            raise ValueError(damaged)
+    except Exception as error:  # zipfile's, zlib's, lzma's, the system's
         raise ValueError(
-            f"{path} has changed since it was written, or is damaged ({printable(damaged)}); train "
+            f"{path} has changed since it was written, or is damaged ({printable(error)}); train "
             "this model again, or fetch the file again"
-        )
+        ) from error
 
 
 @contextlib.contextmanager

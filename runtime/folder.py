@@ -120,11 +120,13 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
             f"{path} is not of the data set's {len(classes)} labels; choose the --out of this data "
             "set, or use --fresh to start over"
         )
-    stored = checkpoint.get("settings") or {}
+    stored = checkpoint.get("settings")
+    stored = stored if isinstance(stored, dict) else {}
     for key, value in settings.items():
-        if stored.get(key) != value:
+        known = stored.get(key)
+        if not isinstance(known, (str, int, float, type(None))) or known != value:
             name = IN_WORDS.get(key, key)
-            made_with = f"{name} {printable(stored.get(key))}, now it is {value}"
+            made_with = f"{name} {printable(known)}, now it is {value}"
             if CONTENT.fullmatch(str(value)):
                 made_with = f"other {name}"
             raise ValueError(f"{path} was made with {made_with}; {advice}")

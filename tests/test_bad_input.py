@@ -55,7 +55,6 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
     (lambda d: None, "--phase eval --weights none", "--evaluate none"),
     (lambda d: None, "--nodes word", "--glove"),
-    (lambda d: None, "--nodes word --glove {d}/none.txt", "No such file none.txt"),
     (lambda d: None, "--backbone none --weights none", "--backbone none is none of tresnet_m"),
     (lambda d: None, "--download --dataset vg500", "--download fetches COCO alone"),
     (lambda d: None, "--dataset vg500 --val-json v.json", "replace files of COCO, not of vg500"),

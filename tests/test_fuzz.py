@@ -262,7 +262,7 @@ def assert_read_or_refused(read, path):
             signal.alarm(0)
             WATCHED = ""
     assert not STRAYED
-    assert not warned
+    assert not warned, str(warned[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="its limits are Linux's")
