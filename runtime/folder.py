@@ -121,7 +121,8 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
             "set, or use --fresh to start over"
         )
     stored = checkpoint.get("settings")
-    stored = stored if isinstance(stored, dict) else {}
+    if not isinstance(stored, dict):
+        stored = {}
     for key, value in settings.items():
         known = stored.get(key)
         if not isinstance(known, (str, int, float, type(None))) or known != value:

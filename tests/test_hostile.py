@@ -291,6 +291,6 @@ def test_a_checkpoint_that_says_that_it_is_compressed_is_one_sentence(tmp_path, 
 @pytest.mark.parametrize("settings", ["lr", [1], torch.ones(2), None, {}, {"lr": torch.ones(2)}])
 def test_settings_of_a_file_that_are_no_settings_are_other_ones(tmp_path, settings):
     torch.save({"classes": ["cat"], "settings": settings}, tmp_path / "embeddings.pt")
-    with pytest.raises(ValueError, match="was made with lr .*, now it is 1") as error:
+    with pytest.raises(ValueError, match=r"was made with lr .*, now it is 1") as error:
         Folder(tmp_path, ["cat"]).load("embeddings.pt", "embed", {"lr": 1})
     assert_sentence(error.value)
