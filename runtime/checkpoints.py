@@ -19,9 +19,6 @@ from PIL import Image
 from runtime import download, safetensors
 from runtime.terminal import printable
 
-# What zipfile raises for a damaged file; an OSError where it would have to read before its start.
-ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError)
-
 
 def read_checkpoint(path: str | Path) -> dict:
     """Tensors and plain values, of torch.save or of safetensors, from a file or a URL.
@@ -65,13 +62,13 @@ def check_bytes(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except ZIP_ERRORS as error:
-        damaged = str(error)
-    if damaged:
+        if damaged:
+            raise ValueError(damaged)
+    except Exception as error:  # zipfile's, zlib's, lzma's, the system's
         raise ValueError(
-            f"{path} has changed since it was written, or is damaged ({printable(damaged)}); train "
+            f"{path} has changed since it was written, or is damaged ({printable(error)}); train "
             "this model again, or fetch the file again"
-        )
+        ) from error
 
 
 @contextlib.contextmanager

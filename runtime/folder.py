@@ -134,12 +134,13 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
     if not isinstance(stored, dict):
         stored = {}
     for key, value in settings.items():
-        if stored.get(key) != value:
+        known = stored.get(key)
+        if not isinstance(known, (str, int, float, type(None))) or known != value:
             name = IN_WORDS.get(key, key)
             if CONTENT.fullmatch(str(value)):
                 made_with = f"other {name}"
             else:
-                made_with = f"{name} {printable(stored.get(key))}, now it is {value}"
+                made_with = f"{name} {printable(known)}, now it is {value}"
             raise ValueError(f"{path} was made with {made_with}; {advice}")
 
 

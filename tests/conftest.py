@@ -51,6 +51,11 @@ def random_targets(images, labels, rate=0.3, seed=0):
     return (np.random.default_rng(seed).random((images, labels)) < rate).astype(np.uint8)
 
 
+def gcn_head(n, d, num_features):
+    """A head of n labels with d numbers per node, whose parameters are counted."""
+    return iml_gcn.LabelGCN(torch.zeros(n, d), torch.zeros(n, n), num_features)
+
+
 def coco_document():
     """Two labels in an order other than their ids', three images; image 3 has no annotation."""
     return {

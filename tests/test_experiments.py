@@ -284,11 +284,11 @@ class Stored:
     def add_differences(self, rows, figure):
         for name in evidence.by_setting(rows, figure):
             lines = evidence.table(rows, name, figure)
+            cells = [line.split(" | ") for line in lines]
             self.lines |= set(lines)
+            self.intervals |= {minus for _, _, minus, *_ in cells if "[" in minus}
             if figure == "mAP":
-                cells = [line.split(" | ") for line in lines]
                 self.means |= {spread.split()[0] for _, spread, *_ in cells}
-                self.intervals |= {minus for _, _, minus, *_ in cells if "[" in minus}
 
     def add_seven_figures(self, rows):
         columns = [evidence.by_setting(rows, name) for name in frozen.AT]

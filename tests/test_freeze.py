@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import argv, demo_split
+from conftest import argv, demo_split, state_of
 from PIL import Image
 
 import backbones
@@ -67,7 +67,7 @@ def test_features_are_computed_once_and_again_for_another_size(
     assert passes == ["features train", "features val"]
 
 
-def test_a_frozen_run_cut_off_ends_as_an_unbroken_one(demo, weights, tmp_path, monkeypatch):
+def test_a_frozen_run_cut_off_ends_as_an_unbroken_one(demo, frozen, weights, tmp_path, monkeypatch):
     loss, calls = iml_gcn.asymmetric_loss, []
 
     def cut_off(*arguments):
@@ -77,15 +77,11 @@ def test_a_frozen_run_cut_off_ends_as_an_unbroken_one(demo, weights, tmp_path, m
         return loss(*arguments)
 
     more = "--freeze --phase backbone --save-every 0 --weights"
-    assert run.main(argv(demo, tmp_path / "whole", more, weights)) == 0
     monkeypatch.setattr(iml_gcn, "asymmetric_loss", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        run.main(argv(demo, tmp_path / "cut", more, weights))
-    assert run.main(argv(demo, tmp_path / "cut", more, weights)) == 0
-    ours, theirs = (
-        torch.load(tmp_path / name / "backbone.pt", weights_only=True)["state_dict"]
-        for name in ("cut", "whole")
-    )
+        run.main(argv(demo, tmp_path, more, weights))
+    assert run.main(argv(demo, tmp_path, more, weights)) == 0
+    ours, theirs = (state_of(out / "backbone.pt") for out in (tmp_path, frozen))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 

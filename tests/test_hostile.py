@@ -20,6 +20,7 @@ import backbones
 import data
 import run
 from runtime import checkpoints, terminal
+from runtime.folder import Folder
 
 LONG = "x" * 10**7
 DEEP = functools.reduce(lambda inner, _: [inner], range(200), 1)
@@ -285,3 +286,24 @@ def test_of_single_flipped_bits_none_changes_a_weight_in_silence(finished, tmp_p
         ours = model.state_dict()
         assert all(torch.equal(ours[key], value) for key, value in state.items())
     assert refusals > 30
+
+
+@pytest.mark.parametrize("method", [8, 12, 14, 99])  # zlib's, bzip2's, lzma's, and none
+def test_a_checkpoint_that_says_that_it_is_compressed_is_one_sentence(tmp_path, method):
+    path = tmp_path / "model.pt"
+    torch.save({"weight": torch.ones(9)}, path)
+    content, entry = path.read_bytes(), b"PK\1\2"  # of the zip's directory, with the method at 10
+    name, *entries = content.split(entry)
+    said = [method.to_bytes(2, "little").join([each[:6], each[8:]]) for each in entries]
+    path.write_bytes(entry.join([name, *said]))
+    with pytest.raises(ValueError, match="is damaged") as error:
+        checkpoints.read_checkpoint(path)
+    assert_sentence(error.value, str(path))
+
+
+@pytest.mark.parametrize("settings", ["lr", [1], torch.ones(2), None, {}, {"lr": torch.ones(2)}])
+def test_settings_of_a_file_that_are_no_settings_are_other_ones(tmp_path, settings):
+    torch.save({"classes": ["cat"], "settings": settings}, tmp_path / "embeddings.pt")
+    with pytest.raises(ValueError, match=r"was made with lr .*, now it is 1") as error:
+        Folder(tmp_path, ["cat"]).load("embeddings.pt", "embed", {"lr": 1})
+    assert_sentence(error.value)
