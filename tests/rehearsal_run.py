@@ -1,5 +1,5 @@
 """run.py as a user starts it, but for two things: COCO's server is another one, and what the run
-does, with its seconds and peak memory, is told through a pipe, a line of JSON each.
+does, with its seconds and memory, is told through a pipe, a line of JSON each.
 
     REHEARSAL_SERVER=URL REHEARSAL_PIPE=FD python tests/rehearsal_run.py <arguments of run.py>
 
@@ -10,6 +10,7 @@ import functools
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import time
 import zipfile
@@ -40,6 +41,17 @@ def peak(process: int | str = "self") -> float:
 
 def peaks_of_workers() -> list[float]:
     return [peak(child.pid) for child in multiprocessing.active_children()]
+
+
+def cpu_seconds() -> float:
+    """Of this process, its threads and its workers, those that have ended too."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = 0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])  # in user mode, in the kernel
+    of_workers = ticks / os.sysconf("SC_CLK_TCK") + ended.ru_utime + ended.ru_stime
+    return time.process_time() + of_workers
 
 
 class Peaks:
@@ -76,12 +88,12 @@ def told(place, name: str, what: str) -> None:
         at = what.format(*names)
         tell(at, done=0)
         peaks.begin()
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), cpu_seconds()
         try:
             return original(*arguments, **options)
         finally:
-            seconds = time.monotonic() - start
-            tell(at, seconds=seconds, peak=peaks.end())
+            seconds, cpu = time.monotonic() - start, cpu_seconds() - cpu_start
+            tell(at, seconds=seconds, cpu=cpu, peak=peaks.end())
 
     if isinstance(place, dict):
         place[name] = wrapped

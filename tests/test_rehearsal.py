@@ -221,6 +221,8 @@ def test_killed_runs_at_cocos_size_end_as_undisturbed_ones(factor, tmp_path, cap
             starts[what] = run_to_the_end(command, server, cache[end], kills)
             say(f"{what}: {len(starts[what])} starts, {time.monotonic() - before:.0f} s")
 
+    told = {what: [each._asdict() for each in starts[what]] for what in starts}
+    (tmp_path / "starts.json").write_text(json.dumps(told))
     for end in "ab":
         assert_unpacked(tmp_path / f"data-{end}", zips)
         weights = [path for path in cache[end].rglob("*") if path.is_file()]
@@ -260,61 +262,58 @@ def size_of(folder: Path) -> tuple[int, float, float]:
 def measured(folder: Path, starts: dict[str, list[Start]], drawn: dict) -> str:
     """The table of the undisturbed runs."""
     few, epoch = starts["few-b"][0], starts["epoch-b"][0]
-    rows = ["| what | s | peak of the run, MB | of each worker, MB |", "| --- | --- | --- | --- |"]
+    rows = ["| what | s | CPU s | peak of the run, MB | of each worker, MB |"]
+    rows.append("| --- | --- | --- | --- | --- |")
 
-    def total(at: str, run: Start) -> tuple[float, float]:
-        """Seconds of all of it, and the highest peak."""
+    def total(at: str, run: Start) -> np.ndarray:
+        """Seconds, CPU seconds and the highest peak of all that is told under this name."""
         told = [line for line in run.lines if line["at"] == at and "peak" in line]
-        return sum(line["seconds"] for line in told), max(line["peak"] for line in told)
+        sums = [sum(line[key] for line in told) for key in ("seconds", "cpu")]
+        return np.array([*sums, max(line["peak"] for line in told)])
 
-    def add(text: str, at: str, run: Start, passes: str = "") -> None:
-        seconds, peak = total(at, run)
-        workers = [line["workers"] for line in run.lines if line["at"] == f"{passes}, all"]
+    def add(text: str, numbers: np.ndarray, passes: str = "") -> None:
+        workers = [line["workers"] for line in epoch.lines if line["at"] == f"{passes}, all"]
         of_workers = f"{max(max(each) for each in workers):,.0f}" if workers else ""
-        rows.append(f"| {text} | {seconds:.1f} | {peak:,.0f} | {of_workers} |")
+        seconds, cpu, peak = numbers
+        rows.append(f"| {text} | {seconds:,.1f} | {cpu:,.1f} | {peak:,.0f} | {of_workers} |")
 
     train, val = drawn["train2014"], drawn["val2014"]
     embedded, evaluated = (int(split.targets.any(1).sum()) for split in (train, val))
+    add("unpack the annotations", total("unpacking annotations_trainval2014.zip.whole", few))
     for split in (train, val):
-        path = f"annotations/instances_{split.name}.json"
-        size = (folder / f"data-b/{path}").stat().st_size / 1e6
-        text = f"{path}, {size:,.0f} MB, {len(split.rows):,} annotations"
-        add(f"read {text}", f"reading instances_{split.name}.json", epoch)
-    add("all before training, with these", "all before training", epoch)
-    add("label graph, A", "label graph", epoch)
-    for name in ("train2014", "val2014"):
-        size = (folder / f"zips/{name}.zip").stat().st_size / 1e6
-        text = f"{len(drawn[name].ids):,} photos, {size:,.0f} MB"
-        add(f"unpack {name}.zip, {text}", f"unpacking {name}.zip.whole", few)
-    unpacked = f"unpacking {'annotations_trainval2014.zip.whole'}"
-    add("unpack the annotations", unpacked, few)
+        size = (folder / f"zips/{split.name}.zip").stat().st_size / 1e6
+        text = f"unpack {split.name}.zip, {len(split.ids):,} photos, {size:,.0f} MB"
+        add(text, total(f"unpacking {split.name}.zip.whole", few))
+    for split in (train, val):
+        name = f"instances_{split.name}.json"
+        size = (folder / f"data-b/annotations/{name}").stat().st_size / 1e6
+        text = f"read {name}, {size:,.0f} MB, {len(split.rows):,} annotations"
+        add(text, total(f"reading {name}", epoch))
+    add("all before training, with both", total("all before training", epoch))
+    add("label graph", total("label graph", epoch))
     text = f"phase backbone, {embedded:,} photos, then val"
-    add(text, "phase backbone", epoch, "backbone  epoch 1/1")
-    add("of it threshold, calibration, operating points", "thresholds", epoch)
-    add(f"phase embed, {embedded:,} photos", "phase embed", epoch, "embed")
-    add("phase gcn, image and pca", "phase gcn", epoch, "gcn-pca  epoch 1/1")
-    text = f"phase eval, 3 models, {evaluated:,} x 80"
-    add(text, "phase eval", epoch, "eval gcn-pca")
+    add(text, total("phase backbone", epoch), "backbone  epoch 1/1")
+    add("of it threshold, calibration, operating points", total("thresholds", epoch))
+    add(f"phase embed, {embedded:,} photos", total("phase embed", epoch), "embed")
+    add("phase gcn, F_I and F_PCA", total("phase gcn", epoch), "gcn-pca  epoch 1/1")
+    text = f"phase eval, 3 models, {evaluated:,} photos x 80 labels"
+    add(text, total("phase eval", epoch), "eval gcn-pca")
     numbers = [total(f"numbers {name}", epoch) for name in ("backbone", "gcn-image", "gcn-pca")]
-    seconds, peak = sum(s for s, _ in numbers), max(p for _, p in numbers)
-    rows.append(f"| of it all metrics and scores-*.npz | {seconds:.1f} | {peak:,.0f} | |")
-    add("of it verdict.json", "verdict", epoch)
+    add("of it all metrics and scores-*.npz", np.array([*sum(numbers)[:2], numbers[-1][2]]))
     results, verdict = (total(at, epoch) for at in ("results", "verdict"))
-    seconds = results[0] - verdict[0]
-    rows.append(
-        f"| of it results.md, labels.csv and pictures | {seconds:.1f} | {results[1]:,.0f} | |"
-    )
+    add("of it verdict.json", verdict)
+    rest = np.array([*(results - verdict)[:2], results[2]])
+    add("of it results.md, labels.csv and pictures", rest)
     for text, run in (("TResNet-M, few steps", few), ("tresnet_tiny, an epoch", epoch)):
         foretold = re.search(r"expected: about (\d+):(\d+):(\d+)", run.output)
         hours, minutes, seconds = (int(part) for part in foretold.groups())
         foretold = 3600 * hours + 60 * minutes + seconds
         at = next(each["time"] for each in run.lines if each["at"] == "forecast" and "peak" in each)
         took = run.lines[-1]["time"] - at
-        rows.append(f"| {text}: `expected:` said {foretold} s, it took | {took:.0f} | | |")
+        rows.append(f"| {text}: `expected:` said {foretold} s, it took | {took:.0f} | | | |")
     peak = max(line["peak"] for line in epoch.lines if "peak" in line)
-    workers = [max(line["workers"]) for line in epoch.lines if line.get("workers")]
-    text = f"| the whole second run | {epoch.seconds:.0f} | {peak:,.0f} | {max(workers):,.0f} |"
-    rows.append(text)
+    workers = max(max(line["workers"]) for line in epoch.lines if line.get("workers"))
+    rows.append(f"| the whole run | {epoch.seconds:.0f} | | {peak:,.0f} | {workers:,.0f} |")
     sizes = []
     for name, what in (
         ("data-b", "--data"),
