@@ -306,7 +306,6 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--columns is a form of the table; name a file for it: --csv FILE")
     if args.where and not args.save:
         parser.error("--where draws pictures; name a folder for them: --save DIR")
-    args.device = "cpu" if args.export else choose_device(args.device)
     return args
 
 
@@ -369,7 +368,7 @@ def run(args) -> int:
     if reason:
         print(f"{printable(path, 200)}: {reason}", file=sys.stderr)
     photos = find_photos(args.photos, args.save)
-    predictor = Predictor(path, args.device, args.batch_size)
+    predictor = Predictor(path, "cpu" if args.export else args.device, args.batch_size)
     if args.where and not maps_exist(predictor.model):
         raise ValueError("--where needs a backbone of ours, mean pooling and a linear head")
     if args.threshold is not None:
