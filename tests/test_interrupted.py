@@ -138,6 +138,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(
 ):
     options = argv(demo, tmp_path, "--phase backbone --limit 16")
     monkeypatch.setattr(signals, "received", None)
+    signal.signal(number, signal.SIG_DFL)  # under nohup, a hangup is ignored
     stop = at_step(3, lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr(iml_gcn, "asymmetric_loss", stop)
     with pytest.raises(SystemExit) as exit:
