@@ -41,6 +41,7 @@ from backbones import (
     fetch_weights,
     load_model,
     load_weights,
+    parameters_of,
 )
 from backbones.features import centred_and_scaled, id_of, part_for, with_features
 from datasets import coco_download
@@ -489,9 +490,8 @@ def check_beforehand(args) -> None:
     """What can be known before a photo is fetched or a label is read, and would otherwise end the
     run hours later: image size, font, weights, word vectors, room on the disks."""
     fonts.check(args.font)
-    with torch.device("meta"):  # the backbone itself knows which sizes it takes
-        backbone = build(args.backbone, args.pool).eval()
-        backbone(torch.zeros(1, 3, args.image_size, args.image_size))
+    # The backbone itself knows which sizes it takes.
+    size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
     trained = trained_models(args)
     from_weights = "backbone" in args.phase or ("gcn" in args.phase and args.gcn_from == "weights")
     if args.weights != "none" and (from_weights or args.freeze) and not args.evaluate:
@@ -502,7 +502,6 @@ def check_beforehand(args) -> None:
         raise FileNotFoundError(f"--glove {args.glove} is not there; pass an existing file")
     if args.download:
         coco_download.check_room(Path(args.data), args.year)
-    size = 4 * sum(p.numel() for p in backbone.parameters())  # bytes of float32
     # A model each; one in training with Adam's two moments and an average, and the file before it.
     needed = size * (len(trained) + 2 * 4) if trained else 0
     free = shutil.disk_usage(args.out).free

@@ -7,6 +7,7 @@ released file to this network's name and values.
 No training here and no command line: `run.py` has both. TResNet, the paper's, is at the top level.
 """
 
+import functools
 import importlib.util
 import os
 import re
@@ -58,6 +59,19 @@ def build(name: str, pool: str) -> nn.Module:
     if name.startswith(TIMM):
         return timm_model.TimmBackbone(name.removeprefix(TIMM), pool)
     return BACKBONES[name][0](pool)
+
+
+@functools.cache
+def parameters_of(name: str, pool: str, side: int) -> int:
+    """The number of a backbone's parameters.
+
+    Nothing is computed but shapes, of an image too: RuntimeError or ValueError, in the backbone's
+    own words, where it takes no images of `side` px.
+    """
+    with torch.device("meta"):
+        backbone = build(name, pool).eval()
+        backbone(torch.zeros(1, 3, side, side))
+    return sum(parameter.numel() for parameter in backbone.parameters())
 
 
 def default_weights(name: str) -> str:

@@ -6,13 +6,12 @@ reads the photos.
 Symbols: n labels, D image feature size, S the side images are squashed to.
 """
 
-import itertools
 import os
 from pathlib import Path
 
 import torch
 
-from backbones import load_model
+from backbones import load_model, parameters_of
 from iml_gcn import Model
 from reports.calibration import Calibrated
 from runtime.reading import ANY, LABEL, Kind, check, check_once, read_json
@@ -83,23 +82,19 @@ def check_numbers(path: Path, checkpoint: dict) -> None:
 
 
 def check_shapes(path: Path, model: Model, checkpoint: dict) -> None:
-    """Whether backbone, image size, head and labels fit each other; shapes alone are computed."""
+    """Whether backbone, image size, head and labels fit each other."""
     S, n = checkpoint["image_size"], len(checkpoint["classes"])
-
-    def shape_of(module: torch.nn.Module, *shape: int) -> tuple[int, ...]:
-        tensors = itertools.chain(module.named_parameters(), module.named_buffers())
-        meta = {name: tensor.to("meta") for name, tensor in tensors}
-        return torch.func.functional_call(module, meta, torch.empty(shape, device="meta")).shape
-
     try:
-        shape = shape_of(model.head, *shape_of(model.backbone, 2, 3, S, S))
+        parameters_of(checkpoint["backbone"], checkpoint["pool"], S)
     except (RuntimeError, ValueError) as error:
         reason = printable(str(error).split("\n")[0], 200)
         raise ValueError(f"{path}: its network takes no images of {S} px ({reason})") from error
-    if shape != (2, n):
+    with torch.no_grad():
+        logits = model.head(torch.zeros(1, model.backbone.num_features))  # (1, n)
+    if logits.shape != (1, n):
         raise ValueError(
-            f"{path} names {n} labels, its head scores {shape[-1]}; the file is damaged, or was "
-            "changed by hand"
+            f"{path} names {n} labels, its head scores {logits.shape[-1]}; the file is damaged, or "
+            "was changed by hand"
         )
 
 

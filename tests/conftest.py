@@ -27,9 +27,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz",
         type=int,
-        default=450,
+        default=300,
         metavar="N",
-        help="cases of the tests of damaged files, in all (450, some seconds; 10000 some minutes)",
+        help="cases of the tests of damaged files, in all (300, some seconds; 10000 some minutes)",
     )
     parser.addoption(
         "--fuzz-case",

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, argv, assert_same_run, demo_split, log_of, scores_of, state_of
+from conftest import argv, assert_same_run, demo_split, log_of, scores_of, state_of
 from torch.distributed import launcher
 
 import iml_gcn
@@ -30,11 +29,29 @@ from runtime import checkpoints, journal, loading, ranks, signals, terminal
 SAVE = checkpoints.save
 
 
-def program(*arguments, **options):
-    """A process of its own, as a user starts it."""
-    command = [sys.executable, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, **options)
+# Processes come from one in which torch is imported already: that is most of the time of a start.
+multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed"])
+
+
+def as_a_user_starts_it(arguments, errors):
+    os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # its workers start as a user's do
+    with open(errors, "w") as file, redirect_stdout(None):
+        os.dup2(file.fileno(), sys.stderr.fileno())
+        signals.run(lambda: run.main(arguments))
+
+
+def started(arguments, errors):
+    """run.py in a process of its own, a group of its own, when it has trained an epoch. What it
+    says on stderr goes into the file `errors`."""
+    process = multiprocessing.get_context("forkserver").Process(
+        target=as_a_user_starts_it, args=(arguments, errors)
+    )
+    process.start()
+    while not (Path(arguments[arguments.index("--out") + 1]) / "log.jsonl").exists():
+        assert process.is_alive(), errors.read_text()
+        time.sleep(0.02)
+    return process
 
 
 def stop_after_saving(monkeypatch, name, stops=None):
@@ -90,17 +107,15 @@ def test_a_folder_in_use_is_refused_and_ctrl_c_ends_the_step_saves_and_exits_wit
 ):
     out = tmp_path / "out"
     options = argv(demo, out, "--workers 2")
-    started = program("run.py", *options, start_new_session=True)
-    while not (out / "log.jsonl").exists():
-        assert started.poll() is None, started.communicate()
-        time.sleep(0.02)
+    process = started(options, tmp_path / "errors.txt")
     before = (out / "args.json").read_bytes()
     assert run.main(argv(demo, out, "--lr 2e-3")) == 2  # a second run
     assert f"{out} is in use by another run" in capsys.readouterr().err
     assert (out / "args.json").read_bytes() == before
-    os.killpg(started.pid, signal.SIGINT)  # the terminal sends it to all
-    _, errors = started.communicate(timeout=60)
-    assert started.returncode == 130
+    os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to all
+    process.join(timeout=60)
+    assert process.exitcode == 130
+    errors = (tmp_path / "errors.txt").read_text()
     assert "Traceback" not in errors
     assert "the same command resumes it" in errors
     assert run.main([*options, "--workers", "0"]) == 0  # the folder is free again
@@ -247,9 +262,7 @@ def test_two_ranks_give_the_numbers_of_one_where_norms_are_frozen(
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.BatchNorm2d, "train", set_norms_as_in_evaluation)
         assert run.main(arguments("one")) == 0
-    # What torchrun --standalone --nproc-per-node 2 --max-restarts 1 does, with processes that come
-    # from one in which torch is imported already: that is most of the time of a start.
-    multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed"])
+    # What torchrun --standalone --nproc-per-node 2 --max-restarts 1 does.
     config = launcher.LaunchConfig(1, 1, 2, start_method="forkserver", max_restarts=1)
     config.rdzv_backend, config.rdzv_endpoint = "c10d", "localhost:0"
     codes = launcher.elastic_launch(config, run_of_a_rank)(arguments("two"), tmp_path)
@@ -322,19 +335,16 @@ def test_a_restart_of_torchrun_sets_aside_what_its_lost_start_did_not(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
 def test_a_run_whose_workers_are_stopped_heeds_a_signal(demo, tmp_path):
-    log = tmp_path / "out" / "log.jsonl"
-    started = program("run.py", *argv(demo, tmp_path / "out", "--epochs 500 --workers 1"))
-    while not log.exists():
-        assert started.poll() is None, started.communicate()
-        time.sleep(0.02)
-    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    options = argv(demo, tmp_path / "out", "--epochs 500 --workers 1")
+    process = started(options, tmp_path / "errors.txt")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for child in children:
         os.kill(int(child), signal.SIGSTOP)
-    time.sleep(1)  # what they had read beforehand is used up
-    started.terminate()
-    _, errors = started.communicate(timeout=60)
-    assert started.returncode == 143
-    assert "the same command resumes it" in errors
+    time.sleep(0.3)  # what they had read beforehand is used up
+    process.terminate()
+    process.join(timeout=60)
+    assert process.exitcode == 143
+    assert "the same command resumes it" in (tmp_path / "errors.txt").read_text()
     assert children
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
@@ -383,7 +393,7 @@ def test_the_log_holds_null_where_a_number_is_none(tmp_path):
 
 
 def test_a_progress_line_fits_the_window_and_a_pipe_gets_a_line_a_minute(monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 20)))
+    monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     progress = terminal.Progress("a training of a long name " * 3, 100)
     progress.due(50)
