@@ -147,7 +147,8 @@ def label_graph(args, split: data.Split) -> tuple[torch.Tensor, torch.Tensor, to
 def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tensor:
     """(n, d): F_W from --glove, F_I or F_PCA from embeddings.pt, or random numbers, a control."""
     if kind == "word":
-        return data.load_glove(args.glove, folder.classes)[0]  # (n, 300)
+        words = data.load_glove(args.glove, folder.classes)[0]  # (n, 300)
+        return scaled(words, args.node_norm)
     if kind == "random":  # the shape and scale of F_PCA, without anything learnt
         n, generator = len(folder.classes), torch.Generator().manual_seed(args.seed)
         return scaled(torch.randn(n, n, generator=generator), args.node_norm)
@@ -158,7 +159,7 @@ def node_features(args, kind: str, splits: Splits, folder: Folder) -> torch.Tens
 
 def scaled(nodes: torch.Tensor, length: float) -> torch.Tensor:
     """nodes (n, d) times one number, so that their mean length is `length` (difference 25);
-    unchanged if `length` is 0."""
+    unchanged if `length` is 0, as in the paper."""
     lengths = nodes.norm(dim=1)  # (n,); those of 0 do not count: difference 26
     if not lengths.any():
         raise ValueError("node features are all zero; choose other --nodes")

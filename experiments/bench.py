@@ -2,6 +2,7 @@
 
     pip install timm                    # the peer, optional
     python -m experiments.bench         # the CPU: some 6 minutes on 2 cores
+    python -m experiments.bench memory  # the CPU: freed memory kept or given back, 5 minutes
     python -m experiments.bench gpu     # a card: is it right, how fast, how much memory -> gpu.json
 
 On the CPU ours and the peer take turns (ours, peer, ours, ...), so that whatever else the machine
@@ -16,6 +17,8 @@ import copy
 import io
 import itertools
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,7 +31,9 @@ from torch.utils.collect_env import get_pretty_env_info
 import iml_gcn
 import run
 import tresnet
+from backbones import efficientnet_lite
 from runtime import lean
+from runtime.memory import keep_freed_memory
 
 try:
     import timm
@@ -159,6 +164,45 @@ def table() -> None:
     row(f"training, {B} x {S} px, s a step", seconds_of(steps))
 
 
+# Memory that is freed (runtime/memory.py)
+
+# As glibc has it, as run.py has it, and torch's own answer, huge pages.
+ALLOCATORS = {"given back": {}, "kept": {}, "huge pages": {"THP_MEM_ALLOC_ENABLE": "1"}}
+PASS = {"side": 384, "batches": (1, 8, 16, 32), "images": 64}  # --recipe small's features
+
+
+def feature_pass(kind: str, B: int) -> tuple[float, float]:
+    """ms an image of EfficientNet-Lite2's deploy form, and this process's peak memory in MB."""
+    import resource  # not on Windows
+
+    if kind == "kept":
+        keep_freed_memory()
+    backbone = efficientnet_lite.efficientnet_lite2("avg").eval().fold()
+    images, _ = drawn(B, PASS["side"], "cpu")
+    with torch.inference_mode():
+        timer = Timer(
+            "f(x)", globals={"f": backbone, "x": images}, num_threads=torch.get_num_threads()
+        )
+        seconds = timer.timeit(max(PASS["images"] // B, 1)).median
+    return 1000 * seconds / B, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def memory() -> None:
+    """The feature pass in processes of their own, which take turns: what an allocator was once told
+    cannot be taken back."""
+    print("| ms an image (peak MB) |", *[f"{kind} |" for kind in ALLOCATORS], flush=True)
+    print("| --- |" + " --- |" * len(ALLOCATORS))
+    for B in PASS["batches"]:
+        figures = {kind: [] for kind in ALLOCATORS}
+        for _, kind in itertools.product(range(ROUNDS), ALLOCATORS):
+            command = [sys.executable, "-m", "experiments.bench", "pass", kind, str(B)]
+            environment = os.environ | ALLOCATORS[kind]
+            printed = subprocess.run(command, env=environment, check=True, capture_output=True)
+            figures[kind].append([float(word) for word in printed.stdout.split()])
+        medians = [np.median(rounds, 0) for rounds in figures.values()]
+        print(f"| batch {B} |", *[f"{ms:.1f} ({MB:.0f}) |" for ms, MB in medians], flush=True)
+
+
 # A card
 
 
@@ -230,5 +274,9 @@ def card(device: str = "cuda") -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["gpu"]:
         card()
+    elif sys.argv[1:] == ["memory"]:
+        memory()
+    elif sys.argv[1:2] == ["pass"]:
+        print(*feature_pass(sys.argv[2], int(sys.argv[3])))
     else:
         table()

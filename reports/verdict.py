@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 
 import metrics
-from runtime.terminal import listed, printable
+from runtime.terminal import Progress, listed, printable
 
 DRAWS = 1000
 # Percent, that a difference is not luck. 98 instead of 95: with few labels a 95% interval separates
@@ -70,10 +70,15 @@ def mAP_of_draws(logits: np.ndarray, targets: np.ndarray, counts: np.ndarray) ->
     Over the labels that a draw shows; NaN in a draw that shows none.
     """
     totals, labels = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])  # (R,)
-    for j in np.flatnonzero(targets.any(0)):
+    labels_of_val = np.flatnonzero(targets.any(0))
+    progress = Progress("intervals of mAP", len(labels_of_val), "labels")  # 10 s for COCO's val
+    for j in labels_of_val:
         ap = average_precision_of_draws(logits[:, j], targets[:, j], counts)  # (R,)
         totals += np.nan_to_num(ap)
         labels += ~np.isnan(ap)
+        if progress.due(1):
+            progress.show()
+    progress.close()
     return np.where(labels, 100 * totals / np.maximum(labels, 1), np.nan)
 
 

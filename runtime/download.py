@@ -106,9 +106,9 @@ class Download:
 
     def __init__(self, url: str, part: Path, sha256: str):
         self.url, self.part = url, part
-        self.new, self.about = (part.with_name(part.name + end) for end in (".new", ".json"))
+        self.new, self.notes = (part.with_name(part.name + end) for end in (".new", ".json"))
         try:
-            self.known = dict(json.loads(self.about.read_text()))  # of the file in `part`
+            self.known = dict(json.loads(self.notes.read_text()))  # of the file in `part`
         except (OSError, ValueError, TypeError):
             self.known = {}
         self.promised = sha256  # by the caller
@@ -144,7 +144,7 @@ class Download:
             tries += 1
         self.check(whole)
         os.replace(whole, path)
-        for rest in (self.part, self.new, self.about):
+        for rest in (self.part, self.new, self.notes):
             rest.unlink(missing_ok=True)
 
     def receive(self) -> Path | None:
@@ -201,7 +201,7 @@ class Download:
         file = self.part if partial or not have else self.new
         if file == self.part:
             self.known = {"total": total, "tag": tag, "sha256": self.stated}
-            self.about.write_text(json.dumps(self.known))
+            self.notes.write_text(json.dumps(self.known))
         self.write(response, file, have if partial else 0, total)
         return file
 
@@ -244,7 +244,7 @@ class Download:
             digest = sha256_of(path)
             if not digest.startswith(expected):
                 path.unlink()
-                self.about.unlink(missing_ok=True)
+                self.notes.unlink(missing_ok=True)
                 raise Hopeless(
                     f"its SHA-256 is {digest[:16]}..., expected {expected[:16]}...: it is damaged, "
                     "or another file, and was deleted"

@@ -74,7 +74,7 @@ def test_a_table_of_a_csv_that_cannot_be_is_a_sentence(monkeypatch, arguments, m
         claims.work(claims.parse_args(arguments.split()))
 
 
-def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path):
+def test_evidence_trains_its_rows_and_goes_on_where_it_was(demo, tmp_path):
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\n")
     command = ["--out", tmp_path / "out", "--csv", tmp_path / "t.csv"]
     command += ["--seeds", "3", "--epochs", "2", "1", "MORE"]
@@ -83,8 +83,10 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path):
     command += "--workers 0 --limit 8 --eval-every 0".split()
     at = command.index("MORE")
     trained = []
-    # All rows; then one row again, and with an option that it is not there with.
-    for more in ([], ["--settings", "direct", "F_PCA", "--then", "", "--lr 1e-5"]):
+    # A row of each kind; then one again, and with an option that it is not there with.
+    first = ["direct", "direct, longer", "F_W", "F_PCA"]
+    then = ["direct", "F_PCA", "--then", "", "--lr 1e-5"]
+    for more in (["--settings", *first], ["--settings", *then]):
         args = evidence.parse_args(
             [str(part) for part in [*command[:at], *more, *command[at + 1 :]]]
         )
@@ -92,8 +94,10 @@ def test_evidence_trains_every_row_and_goes_on_where_it_was(demo, tmp_path):
         trained.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("out/*/*/*.pt")})
     assert trained[0].items() <= trained[1].items()  # none twice
     rows = evidence.read(tmp_path / "t.csv")
-    names = [(name, "") for name in evidence.SETTINGS] + [("F_PCA", "--lr 1e-5")]
+    names = [(name, "") for name in first] + [("F_PCA", "--lr 1e-5")]
     assert [(row["setting"], row["options"]) for row in rows] == names
+    for options in evidence.SETTINGS.values():  # run.py knows the options of all rows
+        run.parse_args([*map(str, command[at + 2 :]), *options.split()])
     starts = set()
     for row in rows:
         folder = tmp_path / "out/seed3" / re.sub(r"[^\w.-]", "_", row["setting"] + row["options"])

@@ -48,18 +48,23 @@ def test_embeddings_are_those_of_the_training_photos_as_they_are(demo, finished)
     np.testing.assert_allclose(stored["image"].numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_nodes_reach_the_gcn_at_a_mean_length_or_as_they_come(demo, finished):
+def test_nodes_reach_the_gcn_at_a_mean_length_or_as_they_come(demo, finished, tmp_path):
     splits = Splits(demo_split(demo, "train2014"), demo_split(demo, "val2014"))
     shown = splits.train.targets.any(0)
     assert 0 < shown.sum() < 16  # a label that no photo shows has no length to count
     folder = Folder(finished, splits.train.classes)
-    for kind, norm in itertools.product(("image", "pca"), (1, 3, 0)):
-        args = run.on_device(run.parse_args(argv(demo, finished, "--node-norm", norm)))
+    words = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
+    words[~shown] = 0
+    np.save(tmp_path / "words.npy", words)
+    for kind, norm in itertools.product(("word", "image", "pca"), (1, 3, 0)):
+        more = "--node-norm", norm, "--glove", tmp_path / "words.npy"
+        args = run.on_device(run.parse_args(argv(demo, finished, *more)))
         nodes = run.node_features(args, kind, splits, folder)
-        raw = torch.load(finished / "embeddings.pt", weights_only=True)[kind]
+        stored = torch.load(finished / "embeddings.pt", weights_only=True)
+        raw = (stored | {"word": torch.from_numpy(words)})[kind]
         factor = norm / np.linalg.norm(raw[shown].numpy(), axis=1).mean() if norm else 1
         torch.testing.assert_close(nodes, raw * factor)
-        if norm == 1:  # as a run has it that does not ask for another
+        if norm == 1 and kind != "word":  # as a run has it that does not ask for another
             assert torch.equal(nodes, state_of(finished / f"gcn-{kind}.pt")["head.nodes"])
 
 
@@ -257,8 +262,9 @@ def test_ml_gcns_row_trains_without_a_backbone_phase(demo, tmp_path, monkeypatch
     small = functools.partial(resnet.ResNet, (1, 1, 1, 1))  # test_backbones.py counts ResNet-101
     monkeypatch.setitem(backbones.BACKBONES, "resnet101", (small, "none"))
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\nlight 0 0 1\n")
-    more = "--backbone resnet101 --pool max --nodes word --adjacency mlgcn --tau 0.4 --epochs 1"
-    more += f" --gcn-from weights --weights none --glove {tmp_path}/glove.txt --limit 4"
+    more = "--backbone resnet101 --pool max --nodes word --node-norm 0 --adjacency mlgcn"
+    more += f" --tau 0.4 --epochs 1 --gcn-from weights --weights none --limit 4"
+    more += f" --glove {tmp_path}/glove.txt"
     assert run.main(argv(demo, tmp_path, more, "--phase gcn eval")) == 0
     checkpoint = torch.load(tmp_path / "gcn-word.pt", weights_only=True)
     nodes = checkpoint["state_dict"]["head.nodes"].tolist()
