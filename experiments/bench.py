@@ -168,7 +168,12 @@ def table() -> None:
 
 # As glibc has it, as run.py has it, and torch's own answer, huge pages.
 ALLOCATORS = {"given back": {}, "kept": {}, "huge pages": {"THP_MEM_ALLOC_ENABLE": "1"}}
-PASS = {"side": 384, "batches": (1, 8, 16, 32), "images": 64}  # --recipe small's features
+PASS = {
+    "side": 384,
+    "batches": (1, 8, 16, 32),
+    "images": 32,
+    "rounds": 3,
+}  # --recipe small's features
 
 
 def feature_pass(kind: str, B: int) -> tuple[float, float]:
@@ -194,7 +199,7 @@ def memory() -> None:
     print("| --- |" + " --- |" * len(ALLOCATORS))
     for B in PASS["batches"]:
         figures = {kind: [] for kind in ALLOCATORS}
-        for _, kind in itertools.product(range(ROUNDS), ALLOCATORS):
+        for _, kind in itertools.product(range(PASS["rounds"]), ALLOCATORS):
             command = [sys.executable, "-m", "experiments.bench", "pass", kind, str(B)]
             environment = os.environ | ALLOCATORS[kind]
             printed = subprocess.run(command, env=environment, check=True, capture_output=True)

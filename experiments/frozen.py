@@ -14,6 +14,7 @@ import argparse
 import functools
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,8 +66,11 @@ class Task:
             A_hat = torch.where(alone, torch.eye(self.n), A_hat)
         return iml_gcn.LabelGCN(nodes, A_hat, self.D, hidden)
 
-    def linear(self) -> nn.Linear:
-        return iml_gcn.linear_head(self.D, self.n)
+    def linear(self, bias: bool = True) -> nn.Linear:
+        head = iml_gcn.linear_head(self.D, self.n)
+        if not bias:
+            head.bias = None
+        return head
 
 
 def kernel_ridge(split: data.Split, features: torch.Tensor, roots: bool = True) -> torch.Tensor:
@@ -105,6 +109,7 @@ class Sum(nn.ModuleList):
 
 SETTINGS = {
     "linear head": Task.linear,
+    "linear head, no bias": lambda t: t.linear(bias=False),
     "kernel ridge": lambda t: functools.partial(kernel_ridge, t.train),
     "kernel ridge, no roots": lambda t: functools.partial(kernel_ridge, t.train, roots=False),
     "F_W": lambda t: t.gcn(t.words),
@@ -178,14 +183,31 @@ def logits_of(task: Task, options, setting: str, epochs: int, seed: int) -> np.n
         return head(task.val.features).numpy()
 
 
-def trained(task: Task, options, setting: str, lr: float, epochs: int, photos: int, seed: int):
-    """The figures of a row, trained on `photos` training photos drawn by the seed, or all (0)."""
+def trained(
+    task: Task,
+    options,
+    scores: Path | None,
+    setting: str,
+    lr: float,
+    epochs: int,
+    photos: int,
+    seed: int,
+) -> dict:
+    """The figures of a row, trained on `photos` training photos drawn by the seed, or all (0).
+
+    The folder `scores`, if there is one, gets its logits and targets (M, n).
+    """
     options = argparse.Namespace(**vars(options) | {"lr": lr})
     if photos:
         rows = np.random.default_rng(seed).permutation(len(task.train))[:photos]
         task = Task(task.train.select(rows), task.val, task.words)
     threshold = options.threshold[0] if options.threshold else 0.5
-    return figures(logits_of(task, options, setting, epochs, seed), task, threshold)
+    logits = logits_of(task, options, setting, epochs, seed)
+    if scores:
+        scores.mkdir(parents=True, exist_ok=True)
+        name = f"{setting}, lr {lr}, epochs {epochs}, seed {seed}.npz"
+        np.savez_compressed(scores / name, logits=logits, targets=task.val.targets)
+    return figures(logits, task, threshold)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -196,6 +218,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--lr", type=float, nargs="+", default=[1e-3], help="(1e-3)")
     add("--epochs", type=int, nargs="+", default=[20], help="(20)")
     add("--photos", type=int, nargs="+", default=[0], help="training photos, 0: all (0)")
+    text = "where logits are kept, for experiments.bootstrap; of rows that the CSV has not yet"
+    add("--scores", type=Path, metavar="DIR", help=text)
     return parser.parse_args(argv)
 
 
@@ -217,7 +241,7 @@ def work(args) -> None:
     task = features(options, args.held_out)
     columns = {"setting": args.settings, "lr": args.lr, "epochs": args.epochs}
     columns |= {"photos": args.photos, "seed": args.seeds}
-    evidence.fill(args.csv, functools.partial(trained, task, options), **columns)
+    evidence.fill(args.csv, functools.partial(trained, task, options, args.scores), **columns)
     print(*evidence.table(evidence.read(args.csv)), sep="\n")
 
 

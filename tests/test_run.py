@@ -263,7 +263,7 @@ def test_ml_gcns_row_trains_without_a_backbone_phase(demo, tmp_path, monkeypatch
     monkeypatch.setitem(backbones.BACKBONES, "resnet101", (small, "none"))
     (tmp_path / "glove.txt").write_text("cup 1 2 3\ncar 2 1 0\nlight 0 0 1\n")
     more = "--backbone resnet101 --pool max --nodes word --node-norm 0 --adjacency mlgcn"
-    more += f" --tau 0.4 --epochs 1 --gcn-from weights --weights none --limit 4"
+    more += " --tau 0.4 --epochs 1 --gcn-from weights --weights none --limit 4"
     more += f" --glove {tmp_path}/glove.txt"
     assert run.main(argv(demo, tmp_path, more, "--phase gcn eval")) == 0
     checkpoint = torch.load(tmp_path / "gcn-word.pt", weights_only=True)

@@ -1,0 +1,91 @@
+r"""Is one head ahead of another beyond the luck of the photos and of the seeds?
+
+    python -m experiments.frozen --scores DIR --csv FILE.csv -- OPTIONS-OF-RUN
+    python -m experiments.bootstrap --csv FILE.csv --scores DIR --data NAME \
+        --minus "linear head, lr 0.001, epochs 6" "F_PCA, lr 0.001, epochs 6"
+
+A draw has as many photos as val, with replacement, and as many seeds; both heads have the same ones
+in each (the paired bootstrap). The interval holds the middle 95% of the draws' differences in mAP.
+A row of the CSV is a pair of heads. Nothing is trained here.
+
+Symbols: S seeds, M val photos, n labels, R draws.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import metrics
+from experiments import evidence
+from reports import verdict
+from runtime import signals
+
+
+def difference(
+    first: list[np.ndarray], second: list[np.ndarray], targets: np.ndarray, seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean mAP of `first` minus that of `second`, and the ends of its 95% interval, in percent.
+
+    `first` and `second` are S logits (M, n) each, of the same seeds; targets (M, n).
+    """
+
+    def mAP(logits: np.ndarray) -> float:
+        return metrics.mean_average_precision(metrics.average_precision(logits, targets))
+
+    counts = verdict.photo_counts(len(targets), seed=seed)  # (M, R)
+    mean, drawn = [], []
+    for ours, theirs in zip(first, second, strict=True):
+        mean.append(mAP(ours) - mAP(theirs))
+        of_ours, of_theirs = (
+            verdict.mAP_of_draws(logits, targets, counts) for logits in (ours, theirs)
+        )
+        drawn.append(of_ours - of_theirs)  # (R,)
+    S, R = len(drawn), counts.shape[1]
+    seeds = np.random.default_rng(seed).integers(S, size=(S, R))  # of each draw
+    of_draws = np.take_along_axis(np.stack(drawn), seeds, axis=0).mean(0)  # (R,)
+    low, high = verdict.percentiles(of_draws, 95)
+    return float(np.mean(mean)), low, high
+
+
+def stored(folder: Path, head: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Logits (M, n) of a head by seed, and the targets (M, n), from the files of --scores."""
+    logits, targets = {}, None
+    for path in sorted(folder.glob("*.npz")):
+        name, _, seed = path.stem.rpartition(", seed ")
+        if name == head:
+            with np.load(path) as file:
+                logits[seed], targets = file["logits"], file["targets"]
+    if not logits:
+        heads = sorted({path.stem.rpartition(", seed ")[0] for path in folder.glob("*.npz")})
+        raise ValueError(f"{folder} has no scores of {head}; choose one of {'; '.join(heads)}")
+    return logits, targets
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add = parser.add_argument
+    add("--csv", type=Path, required=True, metavar="FILE", help="where the intervals are added")
+    add("--scores", type=Path, required=True, metavar="DIR", help="what frozen --scores wrote")
+    add("--data", required=True, metavar="NAME", help="what the CSV calls these photos")
+    add("--minus", required=True, metavar="HEAD", help="the head that the others are compared with")
+    add("heads", nargs="+", metavar="HEAD", help="with its rate and epochs, as its files have it")
+    return parser.parse_args(argv)
+
+
+def work(args) -> None:
+    theirs, targets = stored(args.scores, args.minus)
+
+    def measured(data: str, head: str, minus: str) -> dict:
+        ours, _ = stored(args.scores, head)
+        seeds = [seed for seed in ours if seed in theirs]
+        pair = [[logits[seed] for seed in seeds] for logits in (ours, theirs)]
+        mean, low, high = difference(*pair, targets)
+        row = {"seeds": len(seeds), "photos": len(targets), "difference": round(mean, 3)}
+        return row | {"low": round(low, 3), "high": round(high, 3)}
+
+    evidence.fill(args.csv, measured, data=[args.data], head=args.heads, minus=[args.minus])
+
+
+if __name__ == "__main__":
+    signals.run(lambda: signals.code_of(lambda: work(parse_args())))
