@@ -716,13 +716,13 @@ OPTIONS = {
         Option("--labels", None, "FILE", "label file of --photos: JSON, CSV or XML; without one, a "
                "photo's label is the folder it lies in", "docs/data.md", common=True),
         Option("--val-photos", None, "DIR", "folder of your own val photos", "ours",
-               shown="a fifth of --photos", common=True),
+               default_text="a fifth of --photos", common=True),
         Option("--val-labels", None, "FILE", "label file of --val-photos, or of those in --photos "
                "that are val", "ours", common=True),
         Option("--dataset", None, KNOWN, f"known data set: {', '.join(KNOWN)}", "Tables 1 and 2",
-               shown="demo", common=True),
+               default_text="demo", common=True),
         Option("--data", None, "DIR", "root folder of --dataset", "ours",
-               shown="data/<dataset>", common=True),
+               default_text="data/<dataset>", common=True),
         Option("--download", False, bool, "fetch the files of COCO that --data lacks, some 20 GB",
                "ours", common=True),
         Option("--phase", ["all"], ["all", *PHASES], f"what to do: all, or some of "
@@ -735,7 +735,7 @@ OPTIONS = {
         Option("--check", False, bool, "train nothing; open every photo and say which are missing, "
                "broken or there twice, and which labels are doubtful", "ours", common=True),
         Option("--out", None, "DIR", "folder for everything that is written", "ours",
-               shown="runs/<dataset>", common=True),
+               default_text="runs/<dataset>", common=True),
         Option("--fresh", False, bool, "train again what is done in --out, whose old files move to "
                "before-fresh/; without it a run resumes", "ours", common=True),
         Option("--limit", None, whole(1), "use only N photos of each split, evenly spaced, for a "
@@ -754,7 +754,7 @@ OPTIONS = {
         Option("--image-size", 448, whole(1), "pixels per side that photos are squashed to",
                "difference 9", decides=True, common=True),
         Option("--workers", CORES, whole(0), "processes per GPU that load photos", "ours",
-               shown="one per core"),
+               default_text="one per core"),
         Option("--skip-bad-images", False, bool, "leave out photos that are missing or cannot be "
                "read, instead of stopping", "ours"),
     ],
@@ -764,8 +764,8 @@ OPTIONS = {
         Option("--pool", "avg", ["avg", "max"], "how a feature map becomes features: its mean or "
                "its maximum", "paper: GAP; ML-GCN: max", decides=True),
         Option("--weights", None, "NAME", "starting weights: a file, a URL, none for random ones, "
-               f"or {', '.join(RELEASED)}", "difference 23", shown="those from ImageNet",
-               common=True),
+               f"or {', '.join(RELEASED)}", "difference 23",
+               default_text="those from ImageNet", common=True),
         Option("--freeze", False, bool, "keep the backbone as it is and train only heads, on "
                "features computed once", "ours", decides=True, common=True),
         Option("--unit-features", False, argparse.BooleanOptionalAction, "with --freeze: centre "
@@ -816,8 +816,8 @@ OPTIONS = {
         Option("--device", "auto", "NAME", "cuda, mps or cpu; auto is the first there is", "ours",
                common=True),
         Option("--amp", None, argparse.BooleanOptionalAction, "bfloat16 autocast; loss and head "
-               "stay float32", "ours", shown="on where a card computes in bfloat16", decides=True,
-               common=True),
+               "stay float32", "ours", default_text="on where a card computes in bfloat16",
+               decides=True, common=True),
         Option("--memory", "lean", ["lean", "plain"], "lean keeps half as much for backward as "
                "plain and is a little slower", "docs/performance.md"),
         Option("--compile", False, bool, "torch.compile the model", "ours"),

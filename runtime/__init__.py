@@ -1,1 +1,1 @@
-"""What any training program has and no paper speaks of. No model, label graph or metric."""
+"""What every training program needs and no paper describes. No model, label graph or metric."""

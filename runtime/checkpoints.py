@@ -1,6 +1,6 @@
 """Files of tensors: read as plain data, written whole or not at all.
 
-Plain types only: torch.load(weights_only=True) reads all that is written here.
+Only plain types are stored, so torch.load(weights_only=True) reads all that is written here.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from runtime.terminal import printable
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Tensors and plain values, of torch.save or of safetensors, from a file or a URL.
+    """The tensors and plain values in a torch.save or safetensors file, given by path or URL.
 
-    A hostile pickle cannot run: it is an error. A URL is downloaded once.
+    A pickle that would run code is an error. A URL is downloaded once.
     """
     if download.is_url(path):
         path = download.cached(str(path))
@@ -34,16 +34,16 @@ def read_checkpoint(path: str | Path) -> dict:
     check_bytes(Path(path))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on the pickle of a damaged file
+            warnings.simplefilter("ignore")  # torch warns of the pickle in a damaged file
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict):
             raise TypeError("no dict of tensors")
     except Exception as error:
-        kind = type(error).__name__  # not its text: torch's advises to let the file run code
-        stranger = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
-        if stranger:
+        kind = type(error).__name__  # torch's text advises to let the file run code
+        refused = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        if refused:
             raise ValueError(
-                f"{path} holds {printable(stranger[1])} besides its tensors, and objects are not "
+                f"{path} holds {printable(refused[1])} besides its tensors, and objects are not "
                 "read, as they can run code; if you trust its author, save the weights alone: "
                 'torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pth")'
             ) from error
@@ -55,8 +55,11 @@ def read_checkpoint(path: str | Path) -> dict:
 
 
 def check_bytes(path: Path) -> None:
-    """A ValueError if the bytes of a file of torch.save have changed: it is a zip with a CRC-32 of
-    each tensor, which torch does not look at. (Files of before torch 1.6 have none.)"""
+    """A ValueError if the bytes of a torch.save file have changed since it was written.
+
+    It is a zip with a CRC-32 of each tensor, which torch does not compare. Files from before
+    torch 1.6 have none and are not checked.
+    """
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -64,7 +67,7 @@ def check_bytes(path: Path) -> None:
             damaged = file.testzip()
         if damaged:
             raise ValueError(damaged)
-    except Exception as error:  # zipfile's, zlib's, lzma's, the system's
+    except Exception as error:  # of zipfile, zlib, lzma or the system
         raise ValueError(
             f"{path} has changed since it was written, or is damaged ({printable(error)}); train "
             "this model again, or fetch the file again"
@@ -81,13 +84,13 @@ def replacing(path: Path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save's word for a full disk
+    except (OSError, RuntimeError) as error:  # torch.save's, on a full disk
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        before = "its old content is kept" if path.is_file() else "nothing was written"
+        state = "its old content is kept" if path.is_file() else "nothing was written"
         reason = getattr(error, "strerror", None) or "the disk is full, or was taken away"
         raise OSError(
-            f"cannot write {path} ({reason}); {before}; make room and start again"
+            f"cannot write {path} ({reason}); {state}; make room and start again"
         ) from error
 
 
@@ -102,7 +105,7 @@ def save_text(path: Path, text: str) -> None:
 
 
 def save_image(path: Path, image: Image.Image, form: str, **options) -> None:
-    """Through memory: Pillow does not notice where a full disk cuts a file off."""
+    """Write a picture, which Pillow makes in memory: it would not notice a full disk."""
     content = io.BytesIO()
     image.save(content, form, **options)
     with replacing(path) as file:
@@ -119,7 +122,7 @@ def save_json(path: Path, value: object) -> None:
 
 
 def content_id(*tensors: torch.Tensor) -> str:
-    """The same text for the same numbers in the same order, whatever file they come from."""
+    """An id of tensors: equal for equal numbers in the same order, whatever file they are in."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -128,5 +131,5 @@ def content_id(*tensors: torch.Tensor) -> str:
 
 
 def code_id(*paths: Path) -> str:
-    """The same text for files of the same bytes."""
+    """An id of files: equal if their bytes are equal."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from runtime.terminal import printable
 
-# How a cell begins that spreadsheets may take for a formula (OWASP, "CSV Injection"): the wide
-# forms are those of Japanese keyboards. Blanks in front may be dropped, so they do not help.
+# The beginning of a cell that a spreadsheet may read as a formula (OWASP, "CSV Injection"). The
+# wide forms are typed on Japanese keyboards. Leading blanks may be dropped, so they do not protect.
 FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
 
 
 def as_cell(name: str) -> str:
-    """A name as a cell shows it: where a formula would begin, an apostrophe stands in front.
+    """A name as the text of a cell, with an apostrophe in front if it could be a formula.
 
-    A letter that UTF-8 lacks (half of a surrogate pair) is written as an escape.
+    What UTF-8 cannot encode (half of a surrogate pair) is written as an escape.
     """
     name = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return f"'{name}" if FORMULA.match(name) else name
@@ -35,13 +35,13 @@ def from_cell(cell: str) -> str:
 
 @contextlib.contextmanager
 def csv_table(path: Path, header: list[str]) -> Iterator[Callable[[list[str]], None]]:
-    """Yields a function that adds a row. The file appears when the block ends without an error, in
-    place of one of this name.
+    """Yields a function that adds a row. When the block ends without an error, the file appears
+    and replaces an older one of its name.
 
-    Rows go to a temporary file beside it, so they take no memory.
+    Until then the rows are in a temporary file beside it, so they take no memory.
     """
-    path = Path(os.path.realpath(path))  # of a link, the file behind it is replaced
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # no other process's
+    path = Path(os.path.realpath(path))  # a link stays; the file behind it is replaced
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # no other process has this name
     if path.exists() and not path.is_file():
         raise ValueError(f"{printable(path, 200)} is no file; choose another name for the table")
     with explained(path):
@@ -59,7 +59,7 @@ def csv_table(path: Path, header: list[str]) -> Iterator[Callable[[list[str]], N
         with explained(path):
             file.flush()
             os.fsync(file.fileno())
-            file.close()  # Windows renames no open file
+            file.close()  # Windows cannot rename an open file
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # a full disk refuses what is left in the buffer

@@ -7,8 +7,10 @@ import torch
 
 
 def choose(name: str) -> str:
-    """The device of this name; "auto" is the first there is. Touches no GPU, so that every rank
-    can choose its own."""
+    """The device of this name; "auto" is the first of cuda, mps and cpu that is available.
+
+    No GPU is opened here, so that every rank can still choose its own.
+    """
     if name != "auto":
         return name
     if torch.cuda.is_available():
@@ -20,13 +22,13 @@ def check(name: str) -> None:
     """A ValueError where torch cannot compute on the device."""
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch's, for no such device or no driver
+    except (RuntimeError, AssertionError) as error:  # no such device, or no driver
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name} is not available: {reason}") from None
 
 
 def native_bfloat16(name: str) -> bool:
-    """Whether the device is a card that computes in bfloat16 itself, at twice the speed."""
+    """Whether the device is a GPU that computes in bfloat16 and does not only imitate it."""
     if not name.startswith("cuda"):
         return False
     with torch.cuda.device(name):

@@ -1,9 +1,9 @@
-"""Files from servers that break off, stall or lie: whole and in their place, or not there.
+"""Downloads from servers that break off, stall or lie: a file arrives whole, or not at all.
 
-Bytes received so far are in FILE.part; a download goes on from there, in this run or the next.
+Bytes received so far are in FILE.part; a download resumes from there, in this run or the next.
 FILE.part.json says which file these bytes belong to: its length, its ETag, and its SHA-256 where
 the server states it. If the server starts again from byte 0, its answer goes to FILE.part.new, so
-that nothing is lost by it. What a file means is not known here.
+that the bytes in FILE.part are not lost. What a file is for is not known here.
 """
 
 import email.utils
@@ -31,11 +31,11 @@ from runtime.terminal import Progress, printable
 
 MB, PIECE = 10**6, 2**18  # bytes
 TIMEOUT = 20  # seconds without a byte after which a connection is given up
-WINDOW, SLOWEST = 60, 1000  # or seconds with fewer bytes than this each
-PAUSES = 2, 5, 15, 30, 60  # seconds before the next try; then it is an error
-FEW = 2  # of them where no server answers at all
+WINDOW, SLOWEST = 60, 1000  # or after so many seconds at fewer bytes a second
+PAUSES = 2, 5, 15, 30, 60  # seconds before each further try; after the last, it is an error
+FEW = 2  # of these pauses, if no server answers at all
 LONGEST_PAUSE = 120  # seconds, whatever a server asks for
-MAY_PASS = 408, 425, 429, 500, 502, 503, 504  # HTTP's codes; waiting will not mend the others
+MAY_PASS = 408, 425, 429, 500, 502, 503, 504  # HTTP errors that waiting may cure
 
 
 class Hopeless(Exception):
@@ -53,14 +53,14 @@ def is_url(text: str | Path) -> bool:
 def cached(url: str, name: str = "") -> Path:
     """The file of weights at a URL, downloaded once into torch.hub's folder.
 
-    It is called `name`, or as the URL ends, and a digest tells two URLs apart that end alike.
+    Its name is `name` or the end of the URL, then a digest, since two URLs may have one end.
     """
     last = name or re.split("[?#]", url)[0].split("/")[-1]
     last = Path(re.sub(r"[^\w.-]", "_", last, flags=re.ASCII)[-80:] or "weights")
     digest = hashlib.sha256(url.encode(errors="replace")).hexdigest()[:8]
     path = Path(torch.hub.get_dir(), "checkpoints", f"{last.stem}-{digest}{last.suffix}")
     sha256 = ""
-    if url.startswith("https://download.pytorch.org/"):  # it is in the names of these files
+    if url.startswith("https://download.pytorch.org/"):  # whose file names contain it
         sha256 = "".join(re.findall(r"-([0-9a-f]{8,})\.", last.name))
     advice = f"fetch it in another way and put it at {path}, or pass --weights FILE"
     return fetch(url, path, advice, sha256)
@@ -69,8 +69,8 @@ def cached(url: str, name: str = "") -> Path:
 def fetch(url: str, path: Path, advice: str, sha256: str = "") -> Path:
     """The file at a URL, downloaded to `path` unless it is there.
 
-    `sha256` is how its digest has to begin. If the download fails, the FileNotFoundError
-    says why, then `advice`. A second process waits.
+    Its digest has to begin with `sha256`. If the download fails, the FileNotFoundError says
+    why, then `advice`. A second process waits for the first.
     """
     if path.is_file():
         return path
@@ -79,30 +79,30 @@ def fetch(url: str, path: Path, advice: str, sha256: str = "") -> Path:
         with one_at_a_time(path.with_suffix(".part.lock"), f"download of {url}"):
             if not path.is_file():
                 Download(url, part, sha256).finish(path)
-    except BrokenPipeError:  # of stdout: what becomes of the connection is Broken
+    except BrokenPipeError:  # of stdout; a connection that breaks is a `Broken`
         raise
     except (Hopeless, OSError) as error:
         reason = " ".join(str(error).split())
         if part.is_file() and part.stat().st_size:
-            reason += f"; {size_of(part.stat().st_size)} are kept, and it goes on there next time"
+            reason += f"; {size_of(part.stat().st_size)} are kept, and the next run resumes there"
         raise FileNotFoundError(f"cannot download {url} ({reason}); {advice}") from error
     return path
 
 
 class FirstAnswer(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and keeps the digest that the Hub states before it leads elsewhere."""
+    """Follows redirects, and keeps the digest that the Hub states before it redirects."""
 
     digest = None
 
     def redirect_request(self, request, file, code, message, headers, url):
         if not is_url(url):
-            raise Hopeless(f"it leads to {printable(url)}")
+            raise Hopeless(f"it redirects to {printable(url)}")
         self.digest = self.digest or headers.get("X-Linked-ETag")
         return super().redirect_request(request, file, code, message, headers, url)
 
 
 class Download:
-    """The bytes of one file on their way into `part`."""
+    """One file that is being downloaded into `part`."""
 
     def __init__(self, url: str, part: Path, sha256: str):
         self.url, self.part = url, part
@@ -114,7 +114,7 @@ class Download:
         self.promised = sha256  # by the caller
         self.stated = self.known.get("sha256")  # by the server
         self.resume = True  # ask for what `part` lacks, else for the whole file
-        self.answered = False  # by a server, whatever it said
+        self.answered = False  # any server has, whatever it said
         self.received = 0  # bytes, in this run
         self.reading = False  # a thread is waiting for the server
 
@@ -122,7 +122,7 @@ class Download:
         """Try until the file is whole, check it, put it at `path`."""
         whole, tries = None, 0
         while whole is None:
-            before, pause = self.received, None
+            before, requested = self.received, None
             try:
                 whole = self.receive()
                 continue
@@ -130,7 +130,7 @@ class Download:
                 self.answered = True
                 if error.code not in MAY_PASS:
                     raise Hopeless(str(error)) from error
-                reason, pause = str(error), asked_to_wait(error.headers.get("Retry-After"))
+                reason, requested = str(error), asked_to_wait(error.headers.get("Retry-After"))
             except Broken as error:
                 reason = str(error)
             if self.received - before >= WINDOW * SLOWEST:
@@ -138,7 +138,7 @@ class Download:
             pauses = PAUSES if self.answered else PAUSES[:FEW]
             if tries == len(pauses):
                 raise Hopeless(f"{reason}; tried {tries + 1} times")
-            pause = pauses[tries] if pause is None else pause
+            pause = pauses[tries] if requested is None else requested
             print(f"{self.url}: {reason}; trying again in {pause:.0f} s", flush=True)
             self.wait(pause)
             tries += 1
@@ -148,7 +148,7 @@ class Download:
             rest.unlink(missing_ok=True)
 
     def receive(self) -> Path | None:
-        """One request. Returns the file if it is whole then, None to ask again at once."""
+        """Make one request. Returns the file if it is whole now, None to ask again at once."""
         have = self.part.stat().st_size if self.part.is_file() else 0
         if have and have == self.known.get("total"):
             return self.part
@@ -167,17 +167,18 @@ class Download:
         except HTTPError as error:
             if error.code != 416 or "Range" not in headers:
                 raise
-            self.resume = False  # no byte follows those of `part`: it is whole, or something else
+            self.resume = False  # nothing follows the bytes of `part`: it is whole, or foreign
             return self.part if total_of(error.headers) == have else None
         self.answered = True
         try:
             return self.take(response, have, redirects.digest)
         finally:
-            if not self.reading:  # a thread that reads would be waited for
+            if not self.reading:  # close() would wait for a thread that reads
                 response.close()
 
     def take(self, response: HTTPResponse, have: int, digest: str | None) -> Path | None:
-        """Write an answer where it belongs. None if `part` is not the beginning of this file."""
+        """Write an answer into the right file, and return that; None if `part` is not the
+        beginning of the file that the server has."""
         refuse_what_is_no_file(response, self.url)
         headers, partial = response.headers, response.status == 206
         total = total_of(headers) if partial else response.length
@@ -189,15 +190,19 @@ class Download:
             self.resume = False
             return None
         expected = self.known.get("total")
-        if have and (total != expected if expected else (total or 0) < have):
+        if expected:
+            agrees = total == expected
+        else:
+            agrees = (total or 0) >= have
+        if have and not agrees:
             offered = "a file of unknown length" if total is None else f"{total:,} bytes"
             begun = f"of {expected:,}" if expected else f"of at least {have:,}"
             raise Hopeless(
                 f"the server has {offered}, {self.part} is the beginning of a file {begun} bytes; "
                 "delete that one to fetch the file as it is now"
             )
-        digest = re.fullmatch('"?([0-9a-f]{64})"?', digest or headers.get("X-Linked-ETag") or "")
-        self.stated = digest[1] if digest else None
+        stated = re.fullmatch('"?([0-9a-f]{64})"?', digest or headers.get("X-Linked-ETag") or "")
+        self.stated = stated[1] if stated else None
         file = self.part if partial or not have else self.new
         if file == self.part:
             self.known = {"total": total, "tag": tag, "sha256": self.stated}
@@ -206,20 +211,20 @@ class Download:
         return file
 
     def write(self, response: HTTPResponse, path: Path, first: int, total: int | None) -> None:
-        """The body of an answer into a file, from byte `first` on."""
+        """Write the body of an answer into a file, from byte `first` on."""
         left = None if total is None else total - first
         free = shutil.disk_usage(path.parent).free
         if left and left > free:
             raise Hopeless(f"{size_of(left)} to come, {size_of(free)} free in {path.parent}")
         print(f"{self.url}: {size_of(left)} to come", flush=True)
         progress = Progress(Path(self.url).name, (left or 0) / MB, "MB")
-        start, count = time.monotonic(), 0  # of the window
+        start, count = time.monotonic(), 0  # of the current window
         try:
             with open(path, "ab" if first else "wb", buffering=0) as file:
                 while piece := self.heeding_signals(lambda: response.read1(PIECE)):
-                    for_the_disk = memoryview(piece)
-                    while for_the_disk:
-                        for_the_disk = for_the_disk[file.write(for_the_disk) :]
+                    unwritten = memoryview(piece)
+                    while unwritten:
+                        unwritten = unwritten[file.write(unwritten) :]
                     self.received += len(piece)
                     first += len(piece)
                     count += len(piece)
@@ -239,7 +244,7 @@ class Download:
             raise Broken(f"closed early, {size_of(total - first)} are missing")
 
     def check(self, path: Path) -> None:
-        """A file that is not what was promised is deleted."""
+        """Delete a file, with an error, if its digest is not the one that was promised."""
         for expected in filter(None, (self.promised, self.stated)):
             digest = sha256_of(path)
             if not digest.startswith(expected):
@@ -251,9 +256,10 @@ class Download:
                 )
 
     def heeding_signals(self, work: Callable):
-        """work(), which waits for the server, in a thread, so that a stop is heeded meanwhile.
+        """The result of work(), which waits for the server in a thread of its own, so that the
+        program can be stopped meanwhile.
 
-        All errors of the connection come from here; on disk nothing is done.
+        All errors of the connection are raised here. work() does nothing on disk.
         """
         results = queue.SimpleQueue()
 
@@ -296,6 +302,7 @@ class Download:
 
 
 def refuse_what_is_no_file(response: HTTPResponse, url: str) -> None:
+    """Raise `Hopeless` if an answer cannot be the file, or could be cut off unnoticed."""
     encoding = response.headers.get("Content-Encoding") or "identity"
     if response.status not in (200, 206):
         raise Hopeless(f"HTTP {response.status} {printable(response.reason)}")
@@ -314,13 +321,14 @@ def starts_at(headers, first: int) -> bool:
 
 
 def total_of(headers) -> int | None:
-    """The length of the whole file, from an answer with a part of it, or with none."""
+    """The length of the whole file, as an answer with a part of it, or without one, states it."""
     match = re.fullmatch(r"bytes (?:\d+-\d+|\*)/(\d{1,18})", headers.get("Content-Range", ""))
     return int(match[1]) if match else None
 
 
 def asked_to_wait(text: str | None) -> float | None:
-    """The seconds of a Retry-After, a number or a date, within bounds; None if it has neither."""
+    """The seconds that a Retry-After asks for, 1 to LONGEST_PAUSE; None if it has neither a number
+    nor a date."""
     try:
         if text.strip().isdigit():
             seconds = float(text)

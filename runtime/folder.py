@@ -1,7 +1,7 @@
-"""The folder of a run: one process at a time, and what is in it is used again only where it fits.
+"""The folder of a run: one run at a time uses it, and uses a file again only if it fits.
 
-Every file of tensors carries `classes` and `settings`: all that decided its numbers, with data,
-code and starting weights by content. The caller chooses those settings.
+Every file of tensors has `classes` and `settings`: all that decided its numbers. Data, code and
+starting weights are in the settings by their content. The caller chooses the settings.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ try:
 except ImportError:  # Windows: without it two runs in one folder are not noticed
     fcntl = None
 
-CONTENT = re.compile("[0-9a-f]{16}")  # checkpoints.content_id's and the like
+CONTENT = re.compile("[0-9a-f]{16}")  # the form of checkpoints.content_id and other ids
 
-# Keys of settings that are no option, and what a message calls them. Rewording a message leaves the
-# keys, and with them old checkpoints, as they are.
+# Keys of the settings that are not options, and what a message calls them. The words may change,
+# the keys may not: old checkpoints hold them.
 PHOTOS, VAL_PHOTOS, CODE = "training-photos", "val-photos", "code"
 START, BACKBONE, GRAPH, NODES = "start", "backbone-file", "graph", "node-features"
 IN_WORDS = {
@@ -35,12 +35,12 @@ IN_WORDS = {
     NODES: "node features (--glove, --node-norm)",
 }
 
-ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh puts old files, and which ones it must
-LAUNCH = "launch.txt"  # in before-fresh/: the start of torchrun that has put them there
+ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh moves old files; the list of these
+LAUNCH = "launch.txt"  # in before-fresh/: which start of torchrun moved them there
 
 
 class Folder:
-    """--out, and the labels of its data set."""
+    """The folder --out, and the labels of its data set."""
 
     def __init__(self, path: Path, classes: list[str]):
         self.path, self.classes = path, classes
@@ -49,7 +49,8 @@ class Folder:
         return self.path / name
 
     def load(self, name: str, phase: str, settings: dict | None = None) -> dict:
-        """A file of an earlier phase, made with these settings; else it says what to run."""
+        """A file of an earlier phase, made with these settings; an error that says what to run
+        if there is none."""
         if not (self / name).is_file():
             raise FileNotFoundError(
                 f"{self / name} is not there; run --phase {phase} first (or --phase all)"
@@ -60,7 +61,8 @@ class Folder:
         return checkpoint
 
     def begun(self, name: str, settings: dict) -> dict | None:
-        """The file, if it exists, finished or not; a ValueError if its settings are others."""
+        """The file, finished or not; None if there is none, a ValueError if it was made with
+        other settings."""
         if not (self / name).is_file():
             return None
         checkpoint = checkpoints.read_checkpoint(self / name)
@@ -69,14 +71,15 @@ class Folder:
         return checkpoint
 
     def reusable(self, name: str, settings: dict) -> dict | None:
-        """The file, if made with these settings; None otherwise: it is cheap to make again."""
+        """The file if it was made with these settings, otherwise None: it is cheap to make
+        again."""
         try:
             return self.begun(name, settings)
         except ValueError:
             return None
 
     def done(self, name: str, settings: dict) -> bool:
-        """Whether a model is there, with the same settings and nothing begun after it."""
+        """Whether a model with these settings is there, and no new training of it has begun."""
         if (self / f"last-{name}").is_file() or not self.begun(name, settings):
             return False
         print(f"{Path(name).stem}: done before ({name}); --fresh does it again")
@@ -91,10 +94,11 @@ class Folder:
 
 
 def set_aside(folder: Path, names: list[str], launch: str) -> None:
-    """Move files of these names, or patterns, into before-fresh/, where they replace older ones.
+    """Move the files of these names or patterns into before-fresh/, where they replace older ones.
 
-    So nothing of an earlier run can be taken for a result of this one. A kill in the middle is made
-    good by the next start: `finish_setting_aside`. torchrun's restarts ask `is_set_aside`.
+    So nothing of an earlier run can be taken for a result of this one. If the process is killed
+    halfway, the next start moves the rest (`finish_setting_aside`). When torchrun restarts,
+    `is_set_aside` says that it is done.
     """
     present = sorted({path.name for name in names for path in folder.glob(name) if path.is_file()})
     if present:
@@ -107,13 +111,13 @@ def set_aside(folder: Path, names: list[str], launch: str) -> None:
 
 
 def is_set_aside(folder: Path, launch: str) -> bool:
-    """Whether this start of torchrun has come as far as `set_aside` before it lost a rank."""
+    """Whether this start of torchrun had already set the files aside when it lost a rank."""
     path = folder / ASIDE / LAUNCH
     return path.is_file() and path.read_text(encoding="utf-8") == launch
 
 
 def finish_setting_aside(folder: Path) -> None:
-    """Move what a --fresh that was killed had still to move."""
+    """Move what is left to move after a --fresh was killed."""
     if not (folder / MARK).is_file():
         return
     (folder / ASIDE).mkdir(exist_ok=True)
@@ -146,9 +150,10 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
 
 @contextlib.contextmanager
 def lock(path: Path):
-    """Makes the folder and holds it for this process: two runs would mix their files.
+    """Make the folder and lock it for this run, since two runs would mix up their files.
 
-    The system lets go of it when the process ends, however it ends. The first rank's holds for all.
+    The system releases the lock when the process ends, however it ends. The first rank holds it for
+    all ranks.
     """
     if ranks.rank() > 0:
         yield

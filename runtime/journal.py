@@ -36,13 +36,13 @@ class Journal:
         self.per_epoch, self.save_every, self.saved = steps, save_every, time.monotonic()
         self.last = folder / f"last-{name}.pt"
         read_log(folder / "log.jsonl")  # a damaged one is a ValueError now, not after an epoch
-        self.epoch, self.step = 0, 0  # whole epochs done, and steps of the next
+        self.epoch, self.step = 0, 0  # epochs that are complete, and steps of the next one
         self.lr = parts["scheduler"].get_last_lr()[0]  # at the epoch's first step
         self.resumed = False
         self.loss = None  # the last step's, summed over this rank's images
         device = next(parts["model"].parameters()).device
-        self.losses = torch.zeros(steps, device=device)  # of the epoch
-        self.seen, self.bad = 0, []  # this rank's images of the epoch; what could not be read
+        self.losses = torch.zeros(steps, device=device)  # of each step of the epoch
+        self.seen, self.bad = 0, []  # of the epoch: images of this rank; errors of unreadable ones
         if checkpoint := folder.begun(self.last.name, settings):
             self.resume(checkpoint)
 
@@ -59,14 +59,16 @@ class Journal:
         print(f"{self.name}: resumes after {where} ({self.last})")
 
     def epochs(self, count: int) -> Iterator[int]:
-        """The epochs that are left, counted from 0; the body ends with `close_epoch`. The last one
-        is always among them: where a run stopped after its last step, no step of it is left."""
+        """Yields the epochs that are left, counted from 0; the loop's body ends with
+        `close_epoch`. The last epoch is always among them: if a run stopped after its last step,
+        that epoch has no steps left."""
         while self.epoch < count:
             self.where = f"{self.name}  epoch {self.epoch + 1}/{count}"
             yield self.epoch
 
     def steps(self, loader, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """images, targets of the steps that are left of an epoch; the body sets `loss`."""
+        """Yields images and targets of each step that is left of an epoch; the loop's body sets
+        `loss`."""
         loader.rows.epoch, loader.rows.start = epoch, self.step
         photos = (self.per_epoch - self.step) * loader.rows.batch_size
         progress = Progress(self.where, photos, cost=loader.step_cost)
@@ -81,18 +83,18 @@ class Journal:
                     f"{self.where}, step {self.step + 1}: no photo of it can be read: {errors[0]}"
                 )
             yield images, targets
-            self.losses[self.step] = self.loss.detach()  # read now and then: no synchronisation
+            self.losses[self.step] = self.loss.detach()  # read rarely: no synchronisation
             self.step += 1
             self.seen += len(rows)
-            due = progress.due(len(rows) * ranks.size())
-            if due or self.step == self.per_epoch:
+            time_to_show = progress.due(len(rows) * ranks.size())
+            if time_to_show or self.step == self.per_epoch:
                 self.check([self.losses[: self.step]])
-            if due:
+            if time_to_show:
                 progress.show(f"loss {self.losses[self.step - 1] / len(rows):.2f}")
-            stop, due = ranks.any_rank(
+            stop, time_to_save = ranks.any_rank(
                 signals.received is not None, time.monotonic() - self.saved > 60 * self.save_every
             )
-            if stop or due or self.step == self.per_epoch:
+            if stop or time_to_save or self.step == self.per_epoch:
                 self.save()
             if stop:
                 where = f"{self.where}, step {self.step} of {self.per_epoch}"
@@ -108,7 +110,7 @@ class Journal:
             )
 
     def save(self) -> None:
-        for key in ("model", "average"):  # rather than replace a good file
+        for key in ("model", "average"):  # a diverged model must not replace a good file
             if key in self.parts:
                 self.check(self.parts[key].state_dict().values())
         sums = torch.cat([self.losses.cpu(), torch.tensor([float(self.seen)])]).double()
@@ -146,8 +148,8 @@ class Journal:
 
 
 def log(path: Path, entry: dict) -> None:
-    """Write an epoch into log.jsonl. It replaces its own earlier line and those of later epochs of
-    the same model, which are trained again: no epoch is there twice."""
+    """Write an epoch into log.jsonl. Older lines for this epoch and later ones of the same model
+    are removed, since these are trained again: no epoch is there twice."""
     kept = [
         each
         for each in read_log(path)
@@ -157,7 +159,7 @@ def log(path: Path, entry: dict) -> None:
 
 
 def forget(path: Path, models: list[str]) -> None:
-    """Take the epochs of these models out of log.jsonl: all will be trained again."""
+    """Remove the epochs of these models from log.jsonl: the models will be trained again."""
     if entries := read_log(path):
         write_log(path, [entry for entry in entries if entry["model"] not in models])
 
@@ -191,8 +193,8 @@ def read_log(path: Path) -> list[dict]:
 class Pass:
     """One pass over all photos of a loader: images, targets and rows of every batch.
 
-    Afterwards `read` (M,) bool says which photos could be read. Without `skip_bad` one that cannot
-    is a ValueError.
+    Afterwards `read`, (M,) bool, says which photos could be read. Unless `skip_bad` is set, a photo
+    that cannot be read is a ValueError.
     """
 
     def __init__(self, loader, what: str, skip_bad: bool):

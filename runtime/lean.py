@@ -29,7 +29,7 @@ def norm_leaky_relu(norm: nn.BatchNorm2d, x: torch.Tensor, slope: float) -> torc
 
 
 class InPlaceABN(torch.autograd.Function):
-    """ABN of x (B, C, H, W) in training: backward keeps its output, not x nor what lies between.
+    """Batch norm, then leaky ReLU, of x (B, C, H, W) in training; only the output is kept.
 
     Backward inverts leaky ReLU and batch norm (Rota Bulo et al., "In-Place Activated BatchNorm for
     Memory-Optimized Training of DNNs", CVPR 2018). Batch norm's inverse is a batch norm too, with
@@ -67,8 +67,8 @@ class InPlaceABN(torch.autograd.Function):
 def reflected(x: torch.Tensor) -> torch.Tensor:
     """x (B, C, H, W) -> (B, C, H + 2, W + 2), reflected at the borders.
 
-    CUDA's own reflection gives up channels_last, and its backward adds in no fixed order, so there
-    it is done by slices.
+    On CUDA, torch's own reflection loses the channels_last order, and its backward adds in no fixed
+    order. So there it is made of slices.
     """
     if x.is_cuda and not torch.compiler.is_compiling():
         return reflected_by_slices(x)
@@ -90,10 +90,10 @@ def gradient_by_slices(grad: torch.Tensor) -> torch.Tensor:
 
 
 def recompute(block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-    """block.end(*inputs). Backward keeps the inputs and computes the rest again, where the block
-    says so in `recomputes`: its widest maps, which are cheap to make.
+    """block.end(*inputs). If the block says `recomputes`, only the inputs are kept, and backward
+    computes the rest again: the block's widest maps, which are cheap to make.
 
-    `block.norms_of_end()` are the norms in it, which see the batch a second time then.
+    `block.norms_of_end()` are the norms in `end`, which then see the batch a second time.
     """
     if not (block.recomputes and wanted(block)):
         return block.end(*inputs)
@@ -110,7 +110,7 @@ def recompute(block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
 def already_counted(norms: list[nn.BatchNorm2d]):
     """Inside, these norms see a batch that their running statistics hold already.
 
-    A momentum of 0 leaves those as they are.
+    A momentum of 0 leaves the statistics as they are.
     """
     norms = [norm for norm in norms if norm.training]
     momenta = [norm.momentum for norm in norms]

@@ -1,7 +1,7 @@
-"""Batches of a data set: each rank's part of them, from any step on, on the device.
+"""Batches of a data set on the device: each rank has its part of them, starting at any step.
 
 The order of the rows depends only on seed and epoch, so that a run resumes where it stopped,
-whatever the number of workers. What images and targets hold, `data.py` says.
+whatever the number of workers. `data.py` says what images and targets hold.
 
 Symbols: B images in a batch, n labels, S image side.
 """
@@ -22,7 +22,7 @@ def collate(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list
     if not good:
         return torch.empty(0), torch.empty(0), torch.empty(0), errors
     images = torch.empty(len(good), *good[0][0].shape, dtype=torch.uint8)  # (B, S, S, 3)
-    if torch.utils.data.get_worker_info():  # so that it travels to the run without a second copy
+    if torch.utils.data.get_worker_info():  # so that the run gets it without a second copy
         images = images.share_memory_()
     np.stack([item[0] for item in good], out=images.numpy())
     targets = torch.from_numpy(np.stack([item[1] for item in good]))  # (B, n)
@@ -61,14 +61,15 @@ class Rows:
 
 
 class Loader(DataLoader):
-    """A rank's part of every batch on the device: images (B, 3, S, S) in [0, 1], targets (B, n),
-    rows (B,), and a sentence for every photo of it that could not be read and is not among them.
+    """Yields a rank's part of every batch, on the device: images (B, 3, S, S) in [0, 1], targets
+    (B, n), rows (B,), and a sentence for each photo that is left out since it cannot be read.
 
     The dataset's items are (image, target, row, error). `rows` says where the next pass begins.
     Images travel to the device as bytes, a quarter of their size as floats.
     """
 
-    # The work of one photo, for the time left: in a training step, and in a pass without gradients.
+    # The work of one photo in a training step, and in a pass without gradients. The time left is
+    # computed from these.
     step_cost, pass_cost = 1.0, 1 / 3
 
     def __init__(self, dataset: Dataset, rows: Rows, device: str, workers: int = 0):

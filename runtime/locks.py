@@ -1,6 +1,6 @@
-"""One process at a time at what two would spoil: the next one waits for its turn.
+"""Locks for work that two processes at once would spoil: the second one waits for its turn.
 
-The folder of a run, where a second process ends and does not wait, is `folder.py`'s.
+The lock of a run's folder, where a second process ends instead of waiting, is in `folder.py`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ POLL = 0.2  # seconds
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`, and wait while another process has it; a line then names `what`.
+    """Hold the lock file `path`. While another process has it, wait; a line then names `what`.
 
     The system releases a lock when its process ends, however it ends. The file is removed. On a
     file system without locks nobody waits.
@@ -40,7 +40,7 @@ def one_at_a_time(path: Path, what: str) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # held still, so whoever waits sees that it is gone
+            path.unlink(missing_ok=True)  # while it is locked, so that whoever waits sees it
 
 
 def acquired(path: Path) -> IO | None:
@@ -50,12 +50,13 @@ def acquired(path: Path) -> IO | None:
         if fcntl:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                raise FileNotFoundError  # the one before removed it, and a third made it anew
+                raise FileNotFoundError  # its last holder removed it, another made it anew
     except FileNotFoundError:
         file.close()
         return acquired(path)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             file.close()
-            return None  # any other, ENOLCK for one: this file system has no locks
+            return None
+        # Any other error, such as ENOLCK: this file system has no locks.
     return file

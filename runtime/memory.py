@@ -11,8 +11,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc use freed memory again instead of returning it to the system, which clears every
-    page before it gives it out once more. Returns whether it will.
+    """Have glibc reuse freed memory instead of returning it to the system, which clears every page
+    before handing it out again. Returns whether glibc will.
 
     Large activations come and go at every layer: without this, half of the time of inference on a
     CPU was spent on clearing pages (docs/performance.md). Peak memory grows. On systems without

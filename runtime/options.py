@@ -14,8 +14,9 @@ from dataclasses import dataclass
 class Option:
     """One row of the table.
 
-    kind: a list of choices, a function text -> value such as `whole`, the name that stands for a
-    text in the help, bool for a switch, or argparse.BooleanOptionalAction for --x and --no-x.
+    kind: a list of choices; or a function text -> value, such as `whole`; or for any text, the word
+    that the help shows for it, such as FILE; or bool, for a switch; or
+    argparse.BooleanOptionalAction, for --x and --no-x.
     """
 
     name: str  # as it is typed, "--lr"
@@ -26,7 +27,7 @@ class Option:
     decides: bool = False  # numbers of a trained model, so that another value is another model
     common: bool = False  # in the short help
     several: bool = False  # takes one value or more
-    shown: str = ""  # the default in words, where it depends on the machine or on other options
+    default_text: str = ""  # the default in words, if it depends on the machine or other options
 
     @property
     def key(self) -> str:
@@ -38,7 +39,7 @@ Table = dict[str, list[Option]]  # title of a group -> its options
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with one sentence; for an option that does not exist it names one that was meant."""
+    """A parser whose errors are one sentence; for an unknown option it suggests a similar one."""
 
     names: tuple[str, ...] = ()
 
@@ -50,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(name: str, names: tuple[str, ...]) -> str | None:
-    """The option of the same words in another order, or the one spelled most alike."""
+    """The option with the same words in another order, or the one that is spelled most alike."""
     words = sorted(name[2:].split("-"))
     for known in names:
         if sorted(known[2:].split("-")) == words:
@@ -73,8 +74,10 @@ def parser_of(table: Table, changes: dict[str, dict], short: str, description: s
         add_help=False,
     )
     parser.names = tuple(option.name for options in table.values() for option in options)
-    helped = {"nargs": 0, "help": argparse.SUPPRESS, "const": (table, changes, short)}
-    parser.add_argument("-h", "--help", action=ShortHelp, **helped)
+    content = (table, changes, short)
+    parser.add_argument(
+        "-h", "--help", action=ShortHelp, nargs=0, help=argparse.SUPPRESS, const=content
+    )
     parser.add_argument("--help-all", action="help", help="every option, with its source")
     for title, options in table.items():
         group = parser.add_argument_group(title)
@@ -120,8 +123,8 @@ def arguments_of(option: Option) -> dict:
 
 
 def explained(option: Option, changes: dict[str, dict]) -> str:
-    """The text of an option with its default, and the defaults where they differ."""
-    defaults = [option.shown or written(option.default)]
+    """The text of an option with its default, and the defaults of recipes that change it."""
+    defaults = [option.default_text or written(option.default)]
     for name, values in changes.items():
         if option.key in values:
             defaults.append(f"{name}: {written(values[option.key])}")
@@ -158,7 +161,7 @@ def between(low: float, high: float, kind: type = float) -> Callable[[str], floa
     return convert
 
 
-MOST = 10**9  # of anything that is counted: more is a slip of the finger
+MOST = 10**9  # the largest count that is accepted: a larger one is a typing error
 
 
 def whole(low: int) -> Callable[[str], int]:

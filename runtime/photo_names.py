@@ -27,10 +27,10 @@ BY_FILE_NAME = "by the file name alone"
 WITHOUT_SUFFIX = "by a name without a suffix"
 UPLOADED = "by the name that Label Studio gives an upload"
 
-# A folder that holds one part of a data set: its photos are never those of another part.
+# The name of a folder that holds one part of a data set. Its photos are never taken for another's.
 PART = re.compile(r"(train|val|test)(ing|id|idation|\d*)", re.I)
 UPLOAD = re.compile(r"(?:^|/)upload/(?:\d+/)?([0-9a-f]{8}-[^/]+)$")  # where Label Studio keeps them
-SUFFIXES = reading.SUFFIXES | {".heic", ".heif", ".avif"}  # of photos, whether they can be read
+SUFFIXES = reading.SUFFIXES | {".heic", ".heif", ".avif"}  # of photos, readable here or not
 
 
 def parts_of(name: str) -> list[str]:
@@ -65,8 +65,8 @@ def without_suffix(name: str) -> str:
 
 
 def uploaded(name: str) -> str:
-    """A file's name as Label Studio keeps it, but for the digits in front: blanks become
-    underscores, and of other characters letters, digits, - and . stay.
+    """A file's name as Label Studio keeps it, without the digits it puts in front: blanks become
+    underscores, and only letters, digits, _, - and . are kept.
 
     We keep combining marks (vowels in many scripts). Label Studio drops them, so such photos are
     not found.
@@ -76,25 +76,25 @@ def uploaded(name: str) -> str:
 
 
 def is_mark(character: str) -> bool:
-    """Whether Unicode has it as a mark of the letter before it."""
+    """Whether a character is one of Unicode's combining marks."""
     return unicodedata.category(character).startswith("M")
 
 
 def decoded(name: str) -> str:
-    """A link without its query, and with its percent signs resolved; any other name as it is."""
+    """A link without its query and with its %20 and the like decoded; other names unchanged."""
     if "://" not in name:
         return name
     return unquote(re.split("[?#]", name, maxsplit=1)[0])
 
 
 def data_set_parts(folders: list[str]) -> set[str]:
-    """Which parts of a data set folders are named after: train, val, test."""
+    """The parts of a data set (train, val, test) that these folders are named after."""
     matches = [PART.fullmatch(folder) for folder in folders]
     return {match[1].lower() for match in matches if match}
 
 
 class Index:
-    """Photos by their paths, made comparable by `key`, and by every end of these."""
+    """Photos by their whole paths, as `key` writes these, and by every end of them."""
 
     def __init__(self, photos: list[str], key: Callable[[str], str] = str):
         self.whole, self.ends = {}, {}
@@ -109,8 +109,8 @@ class Index:
         return self.whole.get(composed("/".join(parts)), [])
 
     def by_end(self, parts: list[str]) -> tuple[list[str], str]:
-        """The photos whose paths end in all of this path, else the one whose path is the longest
-        end of it; and how they were found."""
+        """The photos whose paths end with this whole path; if there are none, those whose own path
+        is the longest end of it. And how they were found."""
         photos = self.ends.get(composed("/".join(parts)), [])
         if photos:
             return photos, BY_FILE_NAME if len(parts) == 1 else BY_END
@@ -121,7 +121,7 @@ class Index:
 
 
 class PhotoFolder:
-    """A folder of photos, which is looked through once a name is not a path in it."""
+    """A folder of photos. It is searched only when a name is not a path in it."""
 
     def __init__(self, folder: str | Path):
         self.folder = str(folder)
@@ -145,8 +145,8 @@ class PhotoFolder:
         return Index(self.photos, lambda photo: uploaded(composed(os.path.basename(photo))))
 
     def find(self, name: str, uploads: bool = False) -> tuple[str, str]:
-        """The path in the folder of the photo that a name means, and how it was found; ("", "")
-        where none is meant for sure. A name that may mean several is a ValueError.
+        """The path in the folder of the photo that a name means, and how it was found; ("", "") if
+        there is no certain match. A name that may mean several photos is a ValueError.
 
         `uploads`: the name is Label Studio's, which renames what is uploaded.
         """
@@ -165,7 +165,7 @@ class PhotoFolder:
         self, name: str, parts: list[str], uploads: bool
     ) -> Iterator[tuple[list[str], str]]:
         """Photos that a name may mean and how they are found, the surest first."""
-        if self.index.whole.get(name) == [name]:  # a\\b.jpg of Linux
+        if self.index.whole.get(name) == [name]:  # such as a\\b.jpg on Linux
             yield [name], EXACTLY
         end = BY_FILE_NAME if len(parts) == 1 else BY_END
         yield self.index.exactly(parts), EXACTLY if is_relative(name) else end
@@ -238,8 +238,8 @@ def locate(
 def check_apart(
     matches: dict[str, tuple[str, str]], folder: PhotoFolder, source: str | Path
 ) -> None:
-    """An error if two names mean one photo, since one of them may be that of a photo that is gone.
-    Label Studio's names of uploads are made up, and one path may be spelled in several ways."""
+    """An error if two names mean one photo, since one of them may belong to a photo that is gone.
+    Names that Label Studio made up for uploads do not count, nor does one path in two spellings."""
     name_of = {}  # photo -> the first name that means it
     for name, (photo, how) in matches.items():
         path = "/".join(parts_of(name))
@@ -272,7 +272,7 @@ def tell_how(matches: dict[str, tuple[str, str]], source: str | Path) -> None:
 
 
 def tell_lookalikes(missing: list[str], folder: PhotoFolder, source: str | Path) -> None:
-    """Say for how many missing photos there is one of the same file name that was not taken."""
+    """Say how many missing photos have the file name of a photo that was not taken for them."""
     pairs = [(name, folder.lookalike(name)) for name in missing]
     pairs = [(name, photo) for name, photo in pairs if photo]
     if pairs:

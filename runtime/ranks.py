@@ -66,9 +66,10 @@ def restarted() -> bool:
 
 
 def launch() -> str:
-    """What tells one start of torchrun from another; its restarts have the same. "" without it.
+    """A text that tells one start of torchrun from another; "" without torchrun. Its restarts have
+    the same.
 
-    The process that torchrun is, where its user has named no rendezvous.
+    It is the id of the rendezvous, or torchrun's process where the user has named none.
     """
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return f"process {os.getppid()}" if name == "none" else name
@@ -116,9 +117,9 @@ def any_rank(*flags: bool) -> list[bool]:
 
 @contextlib.contextmanager
 def in_turn():
-    """The first rank goes before the others, which find what it drew or downloaded.
+    """The first rank goes ahead of the others, which then find what it drew or downloaded.
 
-    It may take as long as it likes, while a barrier would give up after half an hour.
+    It may take any time, while a barrier would give up after half an hour.
     """
     global turns
     turns += 1

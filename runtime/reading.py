@@ -1,8 +1,8 @@
 """What comes from outside, checked once, where it is read: JSON, photos, word vectors.
 
 A schema says what a file holds: a `Kind` where a value is, [schema] for a list of any length,
-{"key": schema} for an object with these keys and others, {...: schema} for one of any keys. Whoever
-holds what `read_json` returned need not look again.
+{"key": schema} for an object with these keys and others, {...: schema} for one of any keys. What
+`read_json` returns need not be checked again.
 
 Which photo a name means is decided in `photo_names.py`.
 """
@@ -67,19 +67,19 @@ def composed(text: str) -> str:
 
 
 # Polygons are four fifths of COCO's file and nine tenths of the time to parse it, so these lists of
-# numbers are cut out of the text first: from the key up to the next quote, then back to the last
-# bracket behind a digit or a bracket; one behind a brace closes another list.
+# numbers are cut out of the text first. A match goes from the key on to the next quote, then back to
+# the last ] that follows a digit or another ]. One that follows a brace closes another list.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
 
 def read_json(path: str | Path, schema: object) -> object:
-    """The JSON of a file without polygons, checked. What does not fit is a ValueError."""
+    """The JSON of a file, without polygons. What does not fit the schema is a ValueError."""
     content = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes())
     try:
         document = json.loads(content.decode(json.detect_encoding(content[:4])))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
-    if not fits(document, schema):  # which is twice as fast as to know the place of each value
+    if not fits(document, schema):  # twice as fast as check(), which knows each place
         check(document, schema, path)
     return document
 
@@ -101,7 +101,8 @@ def check(value: object, schema: object, path: str | Path, place: str = "") -> N
     """A ValueError that names the place, what was found there and what was expected."""
     problem, parts = None, ()
     if type(schema) is Kind:
-        problem = None if schema.fits(value) else f"is {brief(value)}, expected {schema.expected}"
+        if not schema.fits(value):
+            problem = f"is {brief(value)}, expected {schema.expected}"
     elif type(schema) is not type(value):
         expected = "a list" if type(schema) is list else "an object"
         problem = f"is {brief(value)}, expected {expected}"
@@ -111,7 +112,8 @@ def check(value: object, schema: object, path: str | Path, place: str = "") -> N
         parts = ((f".{printable(key)}", item, schema[...]) for key, item in value.items())
     else:
         missing = [key for key in schema if key not in value]
-        problem = f"has no {missing[0]!r}, it has {brief(list(value)[:8])}" if missing else None
+        if missing:
+            problem = f"has no {missing[0]!r}, it has {brief(list(value)[:8])}"
         parts = ((f".{key}", value[key], each) for key, each in schema.items())
     if problem:
         where = place.lstrip(".") or "it"
@@ -149,7 +151,7 @@ def read_text(path: str | Path) -> str:
 
 
 def digest(path: str | Path) -> str:
-    """The same text for files of the same bytes; "unreadable" for a file that cannot be read."""
+    """An id of a file's bytes; "unreadable" for a file that cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
@@ -159,26 +161,26 @@ def digest(path: str | Path) -> str:
 # Photos
 
 HEIC = "pip install pillow-heif to read HEIC"
-with contextlib.suppress(Exception):  # what phones write; the package is optional, or broken
+with contextlib.suppress(Exception):  # phones write HEIC; the package may be missing
     import pillow_heif
 
     pillow_heif.register_heif_opener()
 Image.init()
-# Pillow reads more; of EPS, for one, it has Ghostscript run the program that the file is.
+# Pillow reads more formats. An EPS file, for one, is a program, which it has Ghostscript run.
 FORMATS = "JPEG PNG WEBP BMP GIF TIFF PPM JPEG2000 AVIF HEIF".split()
 FORMATS = [name for name in FORMATS if name in Image.OPEN]
 SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-# Nothing uses the texts and colour profiles of a PNG: one with long texts must not be refused.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB each, as of all together
+# The texts and colour profiles of a PNG are not used, so it must not be refused for long ones.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB each, as for all together
 
 
 def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """use(the photo). Any error of Pillow becomes a ValueError."""
+    """What `use` returns for the open photo. Any error of Pillow becomes a ValueError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for ever
             raise ValueError("it is not a regular file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on damaged metadata, or many pixels
+            warnings.simplefilter("ignore")  # of damaged metadata, or many pixels
             with Image.open(path, formats=FORMATS) as image:
                 return use(image)
     except Exception as error:  # of a dozen kinds
@@ -203,13 +205,13 @@ def is_heic(path: str | Path) -> bool:
     return False
 
 
-# What Pillow's readers of EXIF raise of damaged bytes.
+# What Pillow's EXIF reader raises when bytes are damaged.
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError)
 DAMAGED += (SyntaxError, AssertionError, struct.error)
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's number of how the camera was held; 1, upright, where none can be read.
+    """EXIF's number for how the camera was held; 1, upright, if it cannot be read.
 
     No other tag is looked at: a damaged one is no reason to refuse a photo.
     """
@@ -221,8 +223,8 @@ def orientation(image: Image.Image) -> int:
 
 
 def walk(folder: str | Path) -> tuple[list[str], str]:
-    """The photos in a folder and below it, by their paths in it, and as text how many other files
-    of which kinds there are. Hidden files do not count. A folder that cannot be read is an OSError.
+    """The paths in a folder of all photos in and below it, and a text that counts the other files
+    by kind. Hidden files do not count. A folder that cannot be read is an OSError.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{printable(folder, 200)} is no folder of photos")
@@ -246,7 +248,7 @@ def files_in(root: str) -> Iterable[tuple[str, str]]:
     """(path in the root folder, kind) of all files in and below it that are not hidden; a kind is
     "file", or says why there can be no photo.
 
-    Linked folders are followed, after the real ones. Within one folder of the first level no
+    Linked folders are followed, after the real ones. Below each folder of the first level, no
     folder is entered twice, so that links in a circle come to an end.
     """
     folders, links = [("", set())], []  # (path in root, ids of the folders entered)
@@ -271,8 +273,8 @@ def files_in(root: str) -> Iterable[tuple[str, str]]:
 
 
 def open_folder(path: str) -> tuple[tuple[int, int], list[os.DirEntry]]:
-    """A folder's id, which is the same whatever links lead to it, and what is in it and not hidden,
-    in order of name."""
+    """A folder's id, which is the same whatever link leads to it, and its entries that are not
+    hidden, in order of name."""
     try:
         status = os.stat(path)
         with os.scandir(path) as entries:
@@ -302,7 +304,7 @@ def read_vectors(path: str | Path, wanted: set[str]) -> dict[str, np.ndarray]:
                 if number == 1 and len(values) == 1:  # word2vec's header: count and width
                     continue
                 width = width or len(values)
-                if len(values) < width or width < 2:  # more: some of GloVe's words hold blanks
+                if len(values) < width or width < 2:  # more: some words of GloVe hold blanks
                     raise ValueError(f"has {len(values)} numbers, line 1 has {width}")
                 if word in wanted and word not in vectors and len(values) == width:
                     vectors[word] = np.array([float(value) for value in values])  # (d,)

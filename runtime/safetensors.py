@@ -1,8 +1,8 @@
-"""Tensors from a safetensors file: read without the package, and every number of it checked.
+"""Reads the tensors of a safetensors file without the package, and checks all its header says.
 
 Source: the format's own page, https://github.com/huggingface/safetensors. The first 8 bytes are the
 length of the header, little-endian. The header is a JSON object: the name of a tensor -> its dtype,
-its shape, and from which byte to which byte of the rest it lies. The rest has no gaps.
+its shape, and at which bytes of the rest it begins and ends. The rest has no gaps.
 Nothing is written here, and nothing here knows a model.
 """
 
@@ -22,7 +22,7 @@ LONGEST = 100_000_000  # bytes of a header: the format's own limit
 
 
 def looks_like_one(path: str | Path) -> bool:
-    """Whether a file begins as these files do; one of torch.save does not."""
+    """Whether a file begins like a safetensors file; a file of torch.save does not."""
     with open(path, "rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST
@@ -73,7 +73,7 @@ def tensors_in(file: IO[bytes], size: int) -> dict[str, torch.Tensor]:
 
 
 def span(name: str, entry: object) -> tuple[int, int]:
-    """Where a tensor lies, from byte to byte, checked against its dtype and shape."""
+    """The bytes where a tensor begins and ends, checked against its dtype and shape."""
     if type(entry) is not dict or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{brief(name)} is {brief(entry)}, expected dtype, shape, data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

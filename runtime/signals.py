@@ -28,9 +28,9 @@ class Stopped(Exception):
     """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
 
     def __init__(self, where: str):
-        but = " (without --fresh)" if fresh_is_done else ""
-        super().__init__(f"stopped in {where}; the same command resumes it{but}")
-        self.code = 128 + (received or signal.SIGTERM)  # where another rank received it
+        hint = " (without --fresh)" if fresh_is_done else ""
+        super().__init__(f"stopped in {where}; the same command resumes it{hint}")
+        self.code = 128 + (received or signal.SIGTERM)  # the latter if another rank received it
 
 
 def stop_if_asked(where: str) -> None:
@@ -39,8 +39,8 @@ def stop_if_asked(where: str) -> None:
 
 
 def code_of(work: Callable[[], int | None]) -> int:
-    """The exit code of work(): its own, where None is 0; 2 for an error that a user can cause, of
-    which one sentence is printed; 128 + its number for a signal."""
+    """Call work() and return the exit code: what it returned, where None is 0; 2 after an error
+    that a user can cause, which is printed as one sentence; 128 + the number of a signal."""
     try:
         code = work() or 0
         sys.stdout.flush()
@@ -54,7 +54,7 @@ def code_of(work: Callable[[], int | None]) -> int:
     except MemoryError:
         sentence = OUT_OF_MEMORY
     except (ValueError, OSError) as error:
-        lines = str(error).split("\n")  # of the expected folder tree
+        lines = str(error).split("\n")  # several, if it has the expected folder tree
         sentence = "\n".join(printable(line, 1000) for line in lines)
     except RuntimeError as error:
         sentence = sentence_for(error)
@@ -87,15 +87,15 @@ def sentence_for(error: RuntimeError) -> str | None:
 def run(main: Callable[[], int]) -> None:
     """Call main, note the signals meanwhile, and end the process with its code.
 
-    Loader workers ignore these signals, and Python waits for its children before it ends, so they
-    are killed: a run that failed would stay for ever. torch's handler of SIGCHLD is taken off
-    first: it raises an error as soon as one worker is dead, and the others would live on.
+    Loader workers ignore these signals, and Python waits for its children before it ends. So they
+    are killed here; otherwise a run that failed would never end. torch's handler of SIGCHLD is
+    removed first: it raises an error as soon as one worker is dead, and the others would live on.
     """
     if sys.stdout is None:  # closed by whoever started the program
         sys.stdout = open(os.devnull, "w")
     sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     for each in STOPPING:
-        if signal.getsignal(each) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(each) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(each, note)
     try:
         sys.exit(main())
@@ -116,7 +116,7 @@ def note(number: int, frame: object) -> None:
     if sys.platform != "win32":
         for child in multiprocessing.active_children():
             with contextlib.suppress(OSError):  # it has just ended
-                os.kill(child.pid, signal.SIGCONT)  # the step would wait for one that is stopped
+                os.kill(child.pid, signal.SIGCONT)  # or the step would wait for a suspended one
     with contextlib.suppress(OSError):  # nobody reads it any more
         os.write(2, b"\nstopping after this step; the same again stops at once\n")
 

@@ -1,4 +1,4 @@
-"""Text from outside made fit for a terminal, and lines that show how far something is.
+"""Text from outside made fit for a terminal, and lines that show progress.
 
 The caller decides what is told, and when.
 """
@@ -10,11 +10,10 @@ from datetime import timedelta
 
 
 def printable(text: object, width: int = 80) -> str:
-    """Text from a file for a terminal: one line of at most `width`; of a longer one the middle is
-    left out.
+    """Text from outside as one line of at most `width` characters; a longer one loses its middle.
 
-    Characters that move the cursor, turn the direction of writing or cannot be seen are escaped, as
-    in a string's repr. So names that differ only by such characters look different.
+    Characters that move the cursor, change the direction of writing or cannot be seen are escaped,
+    as in a string's repr. So names that differ only by such characters look different.
     """
     text = str(text)
     if len(text) > 2 * width:
@@ -38,11 +37,11 @@ def listed(names: list[str]) -> str:
 
 
 def counted(kinds: dict[str, int], most: int = 8) -> str:
-    """Kinds and how many there are of each, the most frequent first, without those of 0."""
-    there = [(kind, count) for kind, count in kinds.items() if count]
-    there.sort(key=lambda item: -item[1])
-    text = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in there[:most])
-    return text + ", ..." if len(there) > most else text
+    """Kinds and how many there are of each, the most frequent first; kinds with 0 are left out."""
+    present = [(kind, count) for kind, count in kinds.items() if count]
+    present.sort(key=lambda item: -item[1])
+    text = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in present[:most])
+    return text + ", ..." if len(present) > most else text
 
 
 class Clock:
@@ -79,7 +78,7 @@ class Progress:
 
     def __init__(self, what: str, total: float, unit: str = "images", cost: float = 0.0):
         self.what, self.total, self.unit, self.cost, self.done = what, total, unit, cost, 0.0
-        self.start = self.shown = time.monotonic()
+        self.start = self.last_line = time.monotonic()
         self.live = sys.stdout.isatty()
         self.pause = 0.5 if self.live else 60.0  # seconds between two lines
 
@@ -87,14 +86,14 @@ class Progress:
         """Counts what was done; true now and then, when `show` is worth its cost."""
         self.done += count
         clock.done += count * self.cost
-        return time.monotonic() - self.shown > self.pause
+        return time.monotonic() - self.last_line > self.pause
 
     def show(self, text: str = "") -> None:
-        self.shown = time.monotonic()
+        self.last_line = time.monotonic()
         parts = [self.what, f"{self.done:,.0f}/{self.total:,.0f} {self.unit}"]
         if text:
             parts.append(text)
-        if rate := self.done / max(self.shown - self.start, 1e-9):  # 0 before the first item
+        if rate := self.done / max(self.last_line - self.start, 1e-9):  # 0 before the first item
             parts.append(f"{rate:.1f}/s")
             parts.append(f"{max(self.total - self.done, 0) / rate:.0f} s left")
         if left := clock.left():
