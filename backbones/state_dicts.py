@@ -16,11 +16,11 @@ from torch import nn
 
 from runtime.terminal import listed, printable
 
-DEPTH, LONGEST, DOTS = 4, 300, 8  # of nested keys; of a tensor's name, and of what precedes it
+DEPTH, LONGEST, DOTS = 4, 300, 8  # most nested keys, letters of a name, dots in front of a name
 # What torch.compile, FSDP and activation checkpointing put into names, at any place.
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-COUNTERS = ".filt", ".num_batches_tracked"  # fixed blur kernels; torch makes the counters anew
-AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|avg)([._]|$)")  # in a place
+COUNTERS = ".filt", ".num_batches_tracked"  # not loaded: fixed blur kernels, torch's own counters
+AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|avg)([._]|$)")  # in the place of a network
 CLASSIFIER = "head.", "fc.", "_fc."
 
 
@@ -43,8 +43,8 @@ class Network:
 def find(checkpoint: dict, backbone: nn.Module, path: object) -> tuple[Network, list[str]]:
     """The network to load, and the places of others that were left out.
 
-    Of raw and averaged weights it is the averaged ones, as in timm. If there are several and none
-    is to be preferred, that is a ValueError. If none fits it is the one that comes nearest.
+    Of raw and averaged weights the averaged ones are loaded, as in timm. Several networks of which
+    none is to be preferred are a ValueError. If none fits, the one that comes nearest is returned.
     """
     candidates = networks(checkpoint, backbone)
     whole = [network for network in candidates if network.whole] or candidates[:1]
@@ -56,12 +56,15 @@ def find(checkpoint: dict, backbone: nn.Module, path: object) -> tuple[Network, 
             f"{path} holds this network {len(choice)} times, with different weights{places}; save "
             "the tensors of the one you mean in a file of their own"
         )
-    half = choice[0].matches / 2
-    return choice[0], [named(n) for n in candidates if n is not choice[0] and n.matches > half]
+    best, left_out = choice[0], []
+    for other in candidates:
+        if other is not best and other.matches > best.matches / 2:
+            left_out.append(named(other))
+    return best, left_out
 
 
 def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
-    """All that a checkpoint may hold of a backbone, the best match first; at least one."""
+    """The networks in a checkpoint that may be this backbone, best match first; at least one."""
     own_entry = getattr(backbone, "own_entry", lambda *entry: entry)
     classifier = getattr(backbone, "classifier", CLASSIFIER)
     shapes = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
@@ -71,7 +74,7 @@ def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
         matches = defaultdict(set)  # prefix -> the backbone's names that follow it
         for name in tensors:
             parts = name.split(".", DOTS) if len(name) <= LONGEST else []
-            for i in range(len(parts)):  # from the whole name on
+            for i in range(len(parts)):  # first the whole name, then less and less of its end
                 own, _ = own_entry(".".join(parts[i:]), tensors[name])
                 if own in shapes:
                     matches["".join(f"{part}." for part in parts[:i])].add(own)
@@ -88,7 +91,7 @@ def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
 def groups(checkpoint: dict) -> Iterator[tuple[str, dict]]:
     """Every dict in a checkpoint that holds tensors: the keys to it, and the tensors by name."""
     dicts, seen = [("", checkpoint, 0)], set()
-    for keys, tree, depth in dicts:
+    for keys, tree, depth in dicts:  # which grows meanwhile
         if id(tree) in seen or depth > DEPTH:  # a file can nest a dict in itself
             continue
         seen.add(id(tree))
@@ -107,7 +110,7 @@ def groups(checkpoint: dict) -> Iterator[tuple[str, dict]]:
 def split(tensors: dict, prefix: str, classifier: tuple, own_entry, network: Network) -> None:
     """Sort the tensors of a group into weights, classifier, and those of something else.
 
-    The classifier is among the names that follow the prefix, or beside it, as ours is.
+    The classifier's names follow the prefix, or stand beside it, as in our own checkpoints.
     """
     outside = re.sub(r"[^.]+\.$", "", prefix)  # "" of "backbone."
     beside = {}
@@ -127,7 +130,8 @@ def split(tensors: dict, prefix: str, classifier: tuple, own_entry, network: Net
 
 
 def own_name(name: str) -> str:
-    """ "weight" and "bias" of a linear classifier, whatever it is called."""
+    """A tensor's name within its classifier, whatever that is called: "weight" or "bias" if it is
+    linear."""
     return re.sub(r"^(head\.)?(_?fc\.|classifier\.)?", "", name)
 
 
@@ -141,8 +145,8 @@ def named(network: Network) -> str:
 
 
 def check_numbers(weights: dict, backbone: nn.Module, path: object) -> None:
-    """A ValueError if a weight is quantized, which loading would take for a number as it is, or
-    not finite."""
+    """A ValueError if a weight is not finite, or is quantized: loading would take its integers for
+    the weight itself."""
     for name, own in backbone.state_dict().items():
         if name not in weights or not own.is_floating_point():
             continue

@@ -11,19 +11,19 @@ from runtime.terminal import printable
 
 
 def create(name: str, pretrained: bool = False) -> nn.Module:
-    """timm's model without its classifier; what timm has against it is a ValueError."""
+    """timm's model without its classifier; if timm cannot make it, a ValueError says why."""
     try:
         import timm
     except ImportError as error:
         raise ValueError(f"--backbone timm:{name} needs timm ({error}); pip install timm") from None
-    except Exception as error:  # RuntimeError, for one, of a torchvision made for another torch
+    except Exception as error:  # such as RuntimeError, if torchvision is for another torch
         raise ValueError(
             f"timm is installed, but its import fails ({reason_of(error)}); install versions of "
             "timm, torchvision and torch that fit each other"
         ) from error
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except Exception as error:  # of many kinds, its hub's among them
+    except Exception as error:  # of many kinds, also from its hub
         advice = "timm.list_models() has the names; or pass --weights FILE, or none"
         raise ValueError(
             f"timm cannot make {printable(name)} ({reason_of(error)}); {advice}"
@@ -46,7 +46,7 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"timm's models have their own pooling; leave out --pool {pool}")
         self.name, self.net = name, create(name)
         config = self.net.pretrained_cfg
-        names = config.get("classifier") or "head"  # two, where one was distilled
+        names = config.get("classifier") or "head"  # a distilled model has two
         self.classifier = tuple(f"{n}." for n in ([names] if isinstance(names, str) else names))
         self.num_features = getattr(self.net, "head_hidden_size", None) or self.net.num_features
         for key in ("mean", "std"):
@@ -55,7 +55,7 @@ class TimmBackbone(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         try:
             return self.net((images - self.mean) / self.std)  # (B, D)
-        except AssertionError as error:  # timm's, on a size
+        except AssertionError as error:  # timm's, about a size
             raise ValueError(f"timm's {self.name}: {error}; pass that --image-size") from None
 
     @staticmethod

@@ -13,8 +13,8 @@ from torch import nn
 class UnitFeatures(nn.Module):
     """A frozen backbone with features (B, D) that are centred and of length 1 (difference 32).
 
-    `mean` (D,) is that of the training photos. The features of a map are divided by the length of
-    their mean over its places, so that the mean of a linear head's map is still its logit.
+    `mean` (D,) is that of the training photos. All features of a map are divided by one length,
+    that of their mean over the map, so that the mean of a linear head's map is still its logit.
     """
 
     def __init__(self, backbone: nn.Module, mean: torch.Tensor | None = None):
@@ -27,13 +27,15 @@ class UnitFeatures(nn.Module):
         return F.normalize(self.backbone(images) - self.mean)  # (B, D)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """The feature map (B, D, h, w), whose mean over the places is `forward`, after `avg`."""
+        """The feature map (B, D, h, w). With mean pooling its mean over places is `forward`."""
         centred = self.backbone.forward_features(images).float() - self.mean[:, None, None]
         length = centred.mean((2, 3), keepdim=True).norm(dim=1, keepdim=True)  # (B, 1, 1, 1)
         return centred / length.clamp(min=1e-12)
 
     def fold(self) -> "UnitFeatures":
         """The deploy form, a copy in eval mode."""
-        backbone = self.backbone
-        backbone = backbone.fold() if hasattr(backbone, "fold") else copy.deepcopy(backbone)
-        return UnitFeatures(backbone, self.mean.clone()).eval()
+        if hasattr(self.backbone, "fold"):
+            folded = self.backbone.fold()
+        else:
+            folded = copy.deepcopy(self.backbone)
+        return UnitFeatures(folded, self.mean.clone()).eval()

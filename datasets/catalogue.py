@@ -34,7 +34,7 @@ def load_demo(root: str, **where) -> Splits:
 
 def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Splits:
     """Train and val of the COCO tree of a year. train_json, train_images, val_json and val_images
-    take the place of parts of it."""
+    are used in place of parts of it."""
     if fetch:
         with ranks.in_turn():
             coco_download.coco(Path(root), year)
@@ -70,15 +70,15 @@ def load(
     skip_missing: bool = False,
     **where,
 ) -> Splits:
-    """Both splits, checked and described; what would go wrong hours later goes wrong here.
+    """Both splits, checked and described, so that an error comes now and not hours later.
 
-    `limit`: the number of photos to keep of each split, evenly spaced. `skip_missing`:
-    photos that are missing are left out, rather than an error.
+    `limit`: the number of photos to keep of each split, evenly spaced. `skip_missing`: leave out
+    photos that are missing, instead of raising an error.
     """
     train, val = DATASETS[name](root, **where)
     train = described("train", train, keep_unlabelled, limit)
     if name == "own":
-        print(f"labels: {most_frequent(train)}")  # a table that was misread shows here
+        print(f"labels: {most_frequent(train)}")  # shows whether a table was misread
         for sentence in doubtful_labels(train):
             print(sentence)
     val = described("val", val, keep_unlabelled, limit)
@@ -102,7 +102,7 @@ def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
 
 
 def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
-    """The photos of a split that are used, after a line that says what it holds."""
+    """The part of a split that is used; prints a line that says what the split holds."""
     labelled = split.targets.any(1)  # (M,)
     note = f"{len(split):,} images, {(~labelled).sum():,} of them without a label"
     if not keep_unlabelled:
@@ -121,8 +121,8 @@ def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
 
 
 def all_there(part: str, split: data.Split, skip_missing: bool) -> data.Split:
-    """The split without photos that are missing, which are named; an error unless these are to be
-    skipped, and if no photo is there."""
+    """The split without its missing photos, which are named. An error if they are not to be
+    skipped, or if no photo is there."""
     there = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
     missing = [split.paths[row] for row in np.flatnonzero(~there)]
     if not missing:
@@ -140,12 +140,15 @@ def all_there(part: str, split: data.Split, skip_missing: bool) -> data.Split:
 def aligned(split: data.Split, classes: list[str]) -> data.Split:
     """The split with its labels in the order of these classes: the same names are the same labels.
 
-    A label that only the split has is left out if no photo shows it, and is an error otherwise; one
-    that it lacks shows in none of its photos.
+    A label that is not among the classes is left out if no photo of the split shows it, and is an
+    error otherwise. A class that the split lacks is on none of its photos.
     """
-    unknown = [j for j, name in enumerate(split.classes) if name not in classes]
-    unused = [split.classes[j] for j in unknown if not split.targets[:, j].any()]
-    unknown = [split.classes[j] for j in unknown if split.targets[:, j].any()]
+    unknown, unused = [], []
+    for j, name in enumerate(split.classes):
+        if name not in classes and split.targets[:, j].any():
+            unknown.append(name)
+        elif name not in classes:
+            unused.append(name)
     if unknown:
         raise ValueError(
             f"{len(unknown):,} of {len(split.classes):,} val labels are not among those of the "

@@ -22,7 +22,7 @@ FEW = 5  # photos of a label
 
 
 def check(splits: dict[str, data.Split]) -> int:
-    """Print what is found in these splits, by name; returns how many photos cannot be used."""
+    """Print what is wrong in these splits, by name; returns how many photos cannot be used."""
     bad = 0
     for name, split in splits.items():
         labelled = split.targets.any(1).sum()
@@ -52,7 +52,7 @@ def most_frequent(split: data.Split, most: int = 20) -> str:
 
 
 def doubtful_labels(split: data.Split) -> list[str]:
-    """Sentences on labels that may be one label, and on labels of few photos."""
+    """Sentences about labels that may be one and the same, and about labels with few photos."""
     sentences, alike = [], defaultdict(list)
     for name in split.classes:
         alike[re.sub(r"[\W_]+", "", name).casefold()].append(printable(name, 40))
@@ -92,24 +92,30 @@ def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
 
 
 def copies(splits: dict[str, data.Split]) -> Iterable[str]:
-    """Sentences on photos that are there twice, byte for byte or as copies by Roboflow, over all
+    """Sentences about photos that are there twice, byte for byte or as copies by Roboflow, in all
     splits together."""
-    paths = [path for split in splits.values() for path in split.paths]
-    labels = [labels_of(split, row) for split in splits.values() for row in range(len(split))]
-    part = [name for name, split in splits.items() for _ in split.paths]
+    paths, labels, parts = [], [], []  # of each photo: its path, its labels, the name of its split
+    for name, split in splits.items():
+        for row, path in enumerate(split.paths):
+            paths.append(path)
+            labels.append(labels_of(split, row))
+            parts.append(name)
     rows_of = defaultdict(list)  # group -> rows
     for row, group in enumerate(groups_of_copies(paths)):
         rows_of[group].append(row)
-    several = [rows for rows in rows_of.values() if len(rows) > 1]
-    apart = [paths[rows[0]] for rows in several if len({part[row] for row in rows}) > 1]
-    differ = [
-        f"{paths[rows[0]]} and {paths[rows[1]]}"
-        for rows in several
-        if len({labels[row] for row in rows}) > 1
-    ]
-    yield f"photos that have copies: {len(several):,}{listed([paths[r[0]] for r in several])}"
+
+    copied, in_both, differ = [], [], []
+    for rows in rows_of.values():
+        if len(rows) == 1:
+            continue
+        copied.append(paths[rows[0]])
+        if len({parts[row] for row in rows}) > 1:
+            in_both.append(paths[rows[0]])
+        if len({labels[row] for row in rows}) > 1:
+            differ.append(f"{paths[rows[0]]} and {paths[rows[1]]}")
+    yield f"photos that have copies: {len(copied):,}{listed(copied)}"
     if len(splits) > 1:
-        yield f"photos with copies in both train and val: {len(apart):,}{listed(apart)}"
+        yield f"photos with copies in both train and val: {len(in_both):,}{listed(in_both)}"
     yield f"copies with different labels: {len(differ):,}"
     yield from (f"    {printable(pair, 400)}" for pair in differ[:3])
 

@@ -107,7 +107,7 @@ def check_room(root: Path, year: str) -> None:
 
 
 def coco(root: Path, year: str) -> None:
-    """Fetch and unpack the folders that `root` lacks; one zip of ours is there at a time."""
+    """Fetch and unpack the folders that `root` lacks, with one of our zips on disk at a time."""
     everything = parts(root, year)
     if all(part.is_there() for part in everything):  # perhaps in a folder that cannot be written
         remove_leftovers(everything)
@@ -135,7 +135,7 @@ def coco(root: Path, year: str) -> None:
 
 
 def remove_leftovers(everything: list[Part]) -> None:
-    """What a run left that was killed after it had unpacked."""
+    """Remove what a run has left that was killed after unpacking."""
     for part in everything:
         if part.ours.is_file():
             part.ours.unlink()
@@ -144,7 +144,7 @@ def remove_leftovers(everything: list[Part]) -> None:
 
 
 def unpack(path: Path, part: Part) -> None:
-    """The folder of a part from its zip: all of it, checked, or none."""
+    """Unpack the folder of a part from its zip: all of it, checked, or nothing."""
     print(f"unpacking {path}", flush=True)
     shutil.rmtree(part.temporary, ignore_errors=True)
     with zipfile.ZipFile(path) as zipped:
@@ -157,11 +157,11 @@ def unpack(path: Path, part: Part) -> None:
             raise ValueError(
                 f"{download.size_of(size)} to unpack, {download.size_of(free)} free in {part.root}"
             )
-        for entry in entries:  # each name is compared with that in front of its bytes, and the CRC
+        for entry in entries:  # zipfile compares the name before the bytes, and the CRC
             if entry.is_dir() and not entry.file_size:
                 continue
             if entry.filename.startswith(f"{part.folder}/"):
-                zipped.extract(entry, part.temporary)  # nothing outside it
+                zipped.extract(entry, part.temporary)  # writes nothing outside it
             else:
                 read_through(zipped, entry)
             stop_if_asked(f"the unpacking of {path}")
@@ -177,9 +177,10 @@ def unpack(path: Path, part: Part) -> None:
 
 
 def stated_entries(path: Path, counted: int) -> int:
-    """The count of entries that the end of a zip states. Python's reader does not look at it.
+    """The number of entries that the end of a zip states, which Python's reader ignores.
 
-    It has 16 bits; above that, another record has 64, or the higher bits are missing.
+    It has 16 bits. For more entries there is a record of 64 bits, or the higher bits are missing:
+    then they are those of `counted`.
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -194,14 +195,14 @@ def stated_entries(path: Path, counted: int) -> int:
 
 
 def read_through(zipped: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Checks an entry that is not wanted: a damaged name may hide one that is."""
+    """Check an entry that is not wanted: it may be one that is, under a damaged name."""
     with zipped.open(entry) as file:
         while file.read(download.MB):
             pass
 
 
 def put_beside(unpacked: Path, part: Part) -> None:
-    """Annotations into a folder that may have others; those that are there stay as they are."""
+    """Move annotations into a folder that may have others; files that are there already stay."""
     (part.root / part.folder).mkdir(exist_ok=True)
     for file in unpacked.iterdir():
         if not (part.root / part.folder / file.name).exists():
@@ -212,7 +213,7 @@ def put_beside(unpacked: Path, part: Part) -> None:
 
 
 def check_count(photos: Path, labels: Path) -> None:
-    """A ValueError if there are fewer photos than the labels, where they are there, name."""
+    """A ValueError if there are fewer photos than the label file names, if that is there."""
     if not labels.is_file() or not labels.stat().st_size:
         return
     with open(labels, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:

@@ -3,8 +3,8 @@
     file,labels               file,cat,dog
     a.jpg,"cat; dog"          a.jpg,1,1
 
-Cells are separated by commas, semicolons or tabs. What can be read in one way only is read; of
-anything else a sentence names the cell that is in doubt. Which photo a name means is decided in
+Cells are separated by commas, semicolons or tabs. A file that can be read in only one way is read;
+for any other, an error names the cell that is in doubt. Which photo a name means is decided in
 `photo_names.py`.
 """
 
@@ -29,10 +29,10 @@ NUMBERS = {"0", "1", "0.0", "1.0"}  # ticks, or the numbers of two classes
 # What pandas, NumPy, spreadsheets and data bases write where there is nothing.
 NOTHING = {"nan", "NaN", "NAN", "-nan", "NaT", "none", "None", "NONE", "null", "Null", "NULL"}
 NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
-# Words of a header that tell that its column holds labels; any other header may be a label itself.
+# Words of a header which say that its column holds labels. Any other header may be a label itself.
 GENERIC = set("label labels tag tags class classes category categories target targets y".split())
 GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
-SEPARATORS = ";|,"  # of tags: the first of them that a cell of the file has
+SEPARATORS = ";|,"  # of tags; a file's own is the first of these that it has
 FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
 FORM += " label and no other column"
 
@@ -110,7 +110,7 @@ def read_rows(path: str | Path) -> Table:
     else:
         match = re.match(r'(?:"[^"]*"|[^\t,;"])*?([\t,;])', first)
         separator = match[1] if match else ","
-    text = re.sub(r'" +(?=[,;\t\r\n]|\Z)', '"', text)  # a blank after a quote, as one before it
+    text = re.sub(r'" +(?=[,;\t\r\n]|\Z)', '"', text)  # csv skips only those before quotes
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     table = Table(path, None, [], [])
@@ -177,7 +177,7 @@ def is_in(photos: PhotoFolder) -> Callable[[str], bool]:
 def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
     """The column that names the photos in every row, perhaps but for the first."""
     body = table.rows[1:] or table.rows
-    sample = body if is_photo is is_photo_name else body[:200]  # the latter looks into the folder
+    sample = body if is_photo is is_photo_name else body[:200]  # looking into the folder is slow
     counts = [sum(map(is_photo, column)) for column in zip(*sample, strict=True)]
     most = max(counts)
     if not most:
@@ -200,8 +200,8 @@ def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
 
 
 def repeats_labels(first: list[str], rest: list[list[str]], photo: int) -> bool:
-    """Whether row 1 is data and not a header: its label also occurs in later rows. Rows of more
-    cells are ticks, which need a header."""
+    """Whether row 1 is data and not a header: its only label also occurs in later rows. Rows with
+    more labels hold ticks, which need a header."""
     labels = [j for j in range(len(first)) if j != photo and first[j]]
     if len(labels) != 1:
         return False
@@ -213,13 +213,13 @@ def repeats_labels(first: list[str], rest: list[list[str]], photo: int) -> bool:
 
 
 def label_columns(table: Table) -> tuple[int, ...]:
-    """All columns but that of the photos, empty ones, and an index in front of the photos."""
-    columns = [
-        j
-        for j in range(len(table.rows[0]))
-        if j != table.photo
-        and (any(row[j] for row in table.rows) or (table.header and table.header[j]))
-    ]
+    """All columns except the photos' own, empty ones, and an index in front of the photos."""
+    columns = []
+    for j in range(len(table.rows[0])):
+        has_cells = any(row[j] for row in table.rows)
+        has_header = table.header is not None and table.header[j] != ""
+        if j != table.photo and (has_cells or has_header):
+            columns.append(j)
     without_index = [j for j in columns if not (j < table.photo and is_index(table, j))]
     if without_index:
         columns = without_index
@@ -266,8 +266,10 @@ def holds_ticks(table: Table) -> bool:
         return True
     generic = is_generic(table.header[table.labels[0]])
     numbers = {table.rows[i][j] for i, j in places} <= NUMBERS
-    if generic == numbers:
-        return not generic  # 0 and 1 of "class" are two classes; true and false of "cat" are ticks
+    if generic and numbers:  # 0 and 1 of "class" are two classes
+        return False
+    if not generic and not numbers:  # true and false of "cat" are ticks
+        return True
     either = "two classes, 0 and 1, or ticks; write the labels' names in place of 0 and 1"
     if generic:
         either = "a tick, but the column is not named after a label; write the label in the header"
@@ -312,7 +314,7 @@ def tags(table: Table) -> list[set[str]]:
 
 
 def items_of_list(cell: str) -> list[str] | None:
-    """The items of a cell that holds a list; None of another cell."""
+    """The items of a cell that holds a list; None for any other cell."""
     if cell == "set()":
         return []
     cell = NUMPY.sub(r"\1", cell)
@@ -339,17 +341,17 @@ def without_quotes(text: str) -> str:
 
 
 def check_no_vectors(table: Table, items: list[list[str] | None]) -> None:
-    """An error if lists of numbers may be ticks of labels that are named nowhere: where one holds a
-    number twice, and where all are of one length and of 0 and 1 alone."""
+    """An error if lists of numbers may be ticks for labels that are named nowhere: if one holds a
+    number twice, or if all have one length and hold only 0 and 1."""
     lists = {i: each for i, each in enumerate(items) if each and all(map(is_number, each))}
-    twice = [i for i, each in lists.items() if len(set(each)) < len(each)]
+    doubtful = [i for i, each in lists.items() if len(set(each)) < len(each)]
     lengths = {len(each) for each in lists.values()}
-    if lists and len(lengths) == 1 and lengths != {1}:
+    if len(lengths) == 1 and lengths != {1}:
         if all(set(each) <= NUMBERS for each in lists.values()):
-            twice = list(lists)
-    if twice:
+            doubtful = list(lists)
+    if doubtful:
         raise table.doubt(
-            twice[0],
+            doubtful[0],
             table.labels[0],
             "this may be a row of ticks, but the labels are not named; write one column per label",
         )
@@ -360,9 +362,9 @@ def is_number(text: str) -> bool:
 
 
 def separator_of(table: Table, texts: list[str]) -> str:
-    """The pattern of what stands between the tags of a cell: the first of ; | , that the file has,
-    or blanks between numbers; a new line always. An error if blanks may be within labels as well
-    as between them."""
+    """A pattern for what separates the tags of a cell: the first of ; | , that the file has, or
+    blanks if all tags are numbers; a line break always. An error if blanks may be within labels as
+    well as between them."""
     for separator in SEPARATORS:
         if any(separator in text for text in texts):
             return f"[\n{separator}]"
@@ -386,8 +388,8 @@ def is_planet(table: Table) -> bool:
 
 
 def check_one_separator(table: Table, labels: list[set[str]], split: list[bool]) -> None:
-    """An error if a label with one of the other separators in it is several labels of the file.
-    `split`: whether a row's cell was split into them, and not a list."""
+    """An error if a label contains another separator, and its pieces are labels of the file too.
+    `split` says of each row whether its cell was split into labels, and did not hold a list."""
     known = set().union(*labels)
     for i, names in enumerate(labels):
         for name in names:
@@ -401,7 +403,7 @@ def check_one_separator(table: Table, labels: list[set[str]], split: list[bool])
 
 
 def as_class_numbers(table: Table, labels: list[set[str]]) -> list[set[str]]:
-    """Numbers of classes without the .0 that pandas may give them; other labels as they are."""
+    """Numbers of classes without the .0 that pandas may add; other labels as they are."""
     if not all(map(is_number, set().union(*labels))):
         return labels
     for i, names in enumerate(labels):

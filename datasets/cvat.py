@@ -1,6 +1,6 @@
 """CVAT's own export, "CVAT for images 1.1": the labels of tags, of boxes and of other shapes.
 
-A skeleton has a label of its own, and its points have labels too; only its own is one of the photo.
+A skeleton has a label of its own, and so have its points; only its own is a label of the photo.
 Nothing else is read from XML.
 """
 

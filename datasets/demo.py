@@ -144,7 +144,7 @@ def draw_scene(rng):
 
 
 def make_demo(root: str | Path, seed: int = 0, train: int = 1600, val: int = 400) -> None:
-    """Draw the demo under `root`, unless it is there already. Of two runs one draws it."""
+    """Draw the demo under `root`, unless it is there already. If two runs need it, one draws."""
     counts = {"train2014": train, "val2014": val}
     if all(is_there(root, folder, seed, count) for folder, count in counts.items()):
         return  # perhaps in a folder that cannot be written
@@ -155,7 +155,7 @@ def make_demo(root: str | Path, seed: int = 0, train: int = 1600, val: int = 400
 
 
 def info(seed: int, count: int) -> dict:
-    """What the JSON of a split says of itself."""
+    """The entry "info" in the JSON of a split."""
     return {"description": f"demo scenes, seed {seed}", "pictures": count}
 
 

@@ -21,7 +21,7 @@ from runtime.photo_names import NAME, PhotoFolder
 from runtime.reading import LABEL, composed
 
 FORMS = "COCO JSON, Label Studio's JSON, CVAT's XML or a CSV"
-FOREIGN = {  # how files begin that hold labels in another form
+FOREIGN = {  # how a file in another form begins -> what it is
     r"\d+( -?[\d.]+){4,}\s": "one of YOLO's files, which hold the boxes of one photo each",
     r"(path|train|val|nc|names) *:": "YOLO's list of data",
     r"[^\n\[{]*annotation_id|\[\s*\{[^\[]*annotation_id": "Label Studio's CSV or JSON-MIN",

@@ -44,7 +44,9 @@ def ticks_of(result: dict, path: str | Path, place: str) -> set[tuple[str, ...]]
     """What somebody ticked: a choice or the label of a region as (label,), an item of a taxonomy
     as the way to it."""
     ticks, value = set(), result.get("value")
-    for key, chosen in value.items() if isinstance(value, dict) else ():
+    if not isinstance(value, dict):
+        return ticks
+    for key, chosen in value.items():
         if key == "taxonomy":
             reading.check(chosen, [[LABEL]], path, f"{place}.taxonomy")
             ticks |= {tuple(way) for way in chosen if way}
@@ -55,12 +57,16 @@ def ticks_of(result: dict, path: str | Path, place: str) -> set[tuple[str, ...]]
 
 
 def labels_of_ticks(ticks: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """A tick's label is the last item of the way to it, or all of the way where the last items of
-    different ways are the same."""
+    """A tick's label is the last item of the way to it, or the whole way if several ways end with
+    that item."""
     ways_to = defaultdict(set)
     for tick in ticks:
         ways_to[tick[-1]].add(tick)
-    return {tick: tick[-1] if len(ways_to[tick[-1]]) == 1 else " / ".join(tick) for tick in ticks}
+    labels = {}
+    for tick in ticks:
+        is_unique = len(ways_to[tick[-1]]) == 1
+        labels[tick] = tick[-1] if is_unique else " / ".join(tick)
+    return labels
 
 
 def without_ticks(results: list[dict], ticks: list[set]) -> Counter:

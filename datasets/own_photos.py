@@ -28,8 +28,8 @@ COPY = re.compile(r"(.+)\.rf\.[^./]+\.\w+")  # Roboflow's names of what it makes
 def load(
     photos: str, labels: str | None, val_photos: str | None, val_labels: str | None, kept: Path, **_
 ) -> tuple[data.Split, data.Split]:
-    """Train and val, upright by EXIF. Without files of its own for val a fifth of the photos is
-    held out, and named in `kept`; where that file is there, val is the photos that it names."""
+    """Train and val, upright by EXIF. If val has no files of its own, a fifth of the photos is held
+    out and named in `kept`; if that file is there already, val is the photos that it names."""
     split = read(photos, labels)
     if val_photos or val_labels:
         return split, read(val_photos or photos, val_labels)
@@ -57,7 +57,7 @@ def load(
 
 
 def read(photos: str, labels: str | None) -> data.Split:
-    """The photos of a folder that a file of labels names; without one, all, and their folders."""
+    """The photos of a folder that a label file names; without one, all, labelled by folder."""
     inside, left_out = reading.walk(photos)
     if left_out:
         print(f"{photos}: left out {left_out}, which are not read as photos")
@@ -81,8 +81,9 @@ def from_folders(photos: str, inside: list[str]) -> data.Split:
     groups = groups_of_copies([os.path.join(photos, name) for name in inside], by_name=False)
     first_of_group, labels_of_group = {}, {}
     for name, group in zip(inside, groups, strict=True):
+        *folders, _ = name.split("/")
         first_of_group.setdefault(group, name)
-        labels_of_group.setdefault(group, set()).update(name.split("/")[:-1][:1])
+        labels_of_group.setdefault(group, set()).update(folders[:1])
     rows = [(name, labels_of_group[group]) for group, name in first_of_group.items()]
     if twice := len(inside) - len(rows):
         print(
@@ -108,7 +109,7 @@ def groups_of_copies(paths: list[str], by_name: bool = True) -> np.ndarray:
     their size with another are hashed."""
     sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
     count = Counter(sizes)
-    before = list(range(len(paths)))  # a row of the same group, not after the row itself
+    before = list(range(len(paths)))  # of each row: an earlier row of its group, or the row itself
     first_with = {}  # what copies have in common -> the first row that has it
 
     def first_of_group(row: int) -> int:
@@ -134,8 +135,8 @@ def groups_of_copies(paths: list[str], by_name: bool = True) -> np.ndarray:
 def stratified(
     targets: np.ndarray, part: float, seed: int = 0, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """(M,) bool: this part of the photos, with this part of every label's, the rarest first; groups
-    of photos, (M,) numbers from 0 to G - 1, are not divided.
+    """(M,) bool: this part of the photos, with about this part of the photos of every label. Groups
+    of photos, (M,) numbers from 0 to G - 1, stay together.
 
     Iterative stratification of targets (M, n): Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011,
     Algorithm 1. A label of three photos or more that are alone in their groups and have no other
@@ -183,8 +184,7 @@ def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
 
 
 def warn_of_copies(train: data.Split, val: data.Split) -> None:
-    """Say which val photos are copies of training photos: such photos make val too
-    optimistic."""
+    """Say which val photos are copies of training photos: they make val's numbers too high."""
     groups = groups_of_copies([*train.paths, *val.paths])
     seen = np.isin(groups[len(train) :], groups[: len(train)])  # (photos of val,)
     copies = [val.paths[row] for row in np.flatnonzero(seen)]

@@ -16,7 +16,7 @@ from runtime.terminal import printable
 
 HEADER = ["photo", "labels", "scores"]
 SCORE = re.compile(r"[01]\.\d{6}")
-WHOLE = {"0.000000", "1.000000"}  # a table of these alone is one of labels
+WHOLE = {"0.000000", "1.000000"}  # a table with no other numbers holds labels
 
 
 def header_of(classes: list[str], columns: bool) -> list[str]:
@@ -65,6 +65,6 @@ def is_table_of_ours(path: Path) -> bool:
 
 
 def holds_scores(rows: list[list[str]]) -> bool:
-    """Whether the rows below the header are those of `row_of_scores`, which say no labels."""
+    """Whether the rows below the header are from `row_of_scores`, and so hold no labels."""
     cells = [cell for row in rows[1:] for cell in row[1:]]
     return not WHOLE.issuperset(cells) and all(SCORE.fullmatch(cell) for cell in cells)

@@ -67,7 +67,7 @@ def composed(text: str) -> str:
 
 
 # Polygons are four fifths of COCO's file and nine tenths of the time to parse it, so these lists of
-# numbers are cut out of the text first. A match goes from the key on to the next quote, then back to
+# numbers are cut out of the text first. A match goes from the key to the next quote, then back to
 # the last ] that follows a digit or another ]. One that follows a brace closes another list.
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
