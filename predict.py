@@ -10,11 +10,11 @@
 The model is a backbone.pt or gcn-*.pt, or a folder of run.py, whose best model is used. The
 checkpoint says everything else: classes, image size, backbone. From Python: docs/python.md.
 
-Photos become pixels as in evaluation, and always upright where EXIF says how the camera was held.
-So are those of run.py --photos; COCO and Visual Genome are trained on without, as ASL's code does
+Photos become pixels as in evaluation, and are always turned upright if EXIF says how the camera was
+held. run.py turns those of --photos, too, but not those of COCO and Visual Genome, as in ASL's code
 (docs/differences.md, 22).
 
-Exit code 1: some photos could not be read, all others were labelled. 2: a wrong call or file.
+Exit code 1: some photos could not be read; all others were labelled. 2: a wrong call or file.
 Symbols: B images in a batch, M photos, n labels, S the side images are squashed to.
 """
 
@@ -84,9 +84,9 @@ class Predictor:
         return scores
 
     def batches(self, paths: Iterable[str | Path], with_maps: bool = False) -> Iterator["Batch"]:
-        """Like calling the predictor, but yields logits batch by batch.
+        """Like calling the predictor, but yields logits batch by batch: memory does not grow with M.
 
-        Memory does not grow with M. With `with_maps` also where in the photos the logits come from.
+        With `with_maps`, the batches also say where in the photos the logits come from.
         """
         photos = photos_in_batches(paths, self.image_size, self.batch_size)
         for rows, images, errors in photos:
@@ -110,10 +110,10 @@ class Predictor:
         return maps.mean((2, 3)), maps
 
     def operating_point(self, precision: float) -> "OperatingPoint":
-        """The threshold that found most labels on val among those that reached this precision.
+        """Of the thresholds that reached this precision on val, the one that found most labels.
 
-        Precision is not monotone in the threshold, so all that reached it are compared. A precision
-        that none reached is a ValueError, which names the highest.
+        Precision is not monotone in the threshold, so all of these are compared. A precision that
+        no threshold reached is a ValueError, which names the highest one.
         """
         points = [OperatingPoint(*row) for row in self.checkpoint["operating_points"]]
         if not points:
@@ -134,7 +134,7 @@ class Predictor:
 
 @dataclass
 class Batch:
-    """Photos in a row: those that could be read, and a sentence for each that could not."""
+    """Consecutive photos: those that could be read, and a sentence for each that could not."""
 
     rows: list[int]  # (B,), which of all photos
     logits: torch.Tensor  # (B, n), calibrated
@@ -143,7 +143,7 @@ class Batch:
 
 
 class OperatingPoint(NamedTuple):
-    """What a threshold gave on val: `metrics.operating_points`."""
+    """What a threshold gave on val; a row of `metrics.operating_points`."""
 
     threshold: float
     precision: float  # share of the predicted labels that are right
@@ -154,8 +154,8 @@ class OperatingPoint(NamedTuple):
 def photos_in_batches(
     paths: Iterable[str | Path], S: int, batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor, list[str]]]:
-    """Yields, per batch: rows and images (B, 3, S, S) uint8 of the readable photos, and an error
-    sentence for each other one."""
+    """Yields, per batch, rows and images (B, 3, S, S) uint8 of the photos that can be read, and a
+    sentence for each that cannot."""
 
     def read(path: str | Path) -> tuple[np.ndarray | None, str]:
         try:
@@ -194,8 +194,8 @@ class Photo(NamedTuple):
         return Path(self.root, self.place)
 
     def in_table(self) -> str:
-        """The path for --csv: as typed; as an absolute path if it contains `..`, which a label file
-        may not contain."""
+        """The path for --csv: as it was typed, or absolute if it contains `..`, which a label file
+        may not."""
         root = Path(self.root)
         return str((root.resolve() if ".." in root.parts else root) / self.place)
 
@@ -220,7 +220,8 @@ def labelled(
         for error in batch.errors:
             print(f"{error}; skipped", file=sys.stderr)
         for i, row in enumerate(batch.rows):
-            ranked = batch.logits[i].argsort(descending=True, stable=True).tolist()  # scores tie
+            # Logits are ranked, not scores, which round into ties.
+            ranked = batch.logits[i].argsort(descending=True, stable=True).tolist()
             scores = batch.logits[i].sigmoid().tolist()
             kept = [j for j in ranked if scores[j] > predictor.threshold]
             if top:
@@ -292,7 +293,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     def is_photo(path: str) -> bool:
         return not path.endswith(".pt") and not models_in(path)
 
-    paths = sorted([args.checkpoint, *args.photos], key=is_photo)  # the model in any place
+    paths = sorted([args.checkpoint, *args.photos], key=is_photo)  # the model may be in any place
     args.checkpoint, *args.photos = paths
     if "" in paths:
         parser.error("a path is empty; name a model, and photos or folders")
@@ -310,7 +311,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def find_photos(paths: list[str], save: Path | None) -> list[Photo]:
-    """The photos named, and those in the folders named, in order of name; not those in `save`."""
+    """The photos named, and those in the folders named, in order of name; but none in `save`."""
     photos, own = [], save.resolve() if save else None
     for path in map(Path, paths):
         if own in (path.resolve(), *path.resolve().parents):
@@ -394,7 +395,7 @@ def run(args) -> int:
 
 
 def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
-    """Write the model for other programs, checked on the photos, or on noise without photos.
+    """Write the model for other programs, checked on the photos, or on noise if there are none.
 
     Returns the number of photos that could be read.
     """
@@ -421,7 +422,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     keep_freed_memory()
     if args.json:
-        sys.stdout.reconfigure(encoding="utf-8")  # JSON's, whatever the terminal's is
+        sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal has
     try:
         return signals.code_of(lambda: run(args))
     except KeyboardInterrupt:
@@ -429,7 +430,7 @@ def main(argv=None) -> int:
 
 
 def stop(number: int, frame: object) -> None:
-    """Signal handler: exits normally, so that temporary files are removed."""
+    """Handle a signal by a normal exit, so that temporary files are removed."""
     sys.exit(128 + number)
 
 

@@ -178,8 +178,9 @@ def pretrained_backbone(args) -> torch.nn.Module:
 def initial_backbone(args, splits: Splits) -> torch.nn.Module:
     """The backbone that phase backbone starts from; with --freeze the backbone that made the
     features."""
-    frozen_one = splits.train.backbone
-    return pretrained_backbone(args) if frozen_one is None else frozen_one
+    if splits.train.backbone is not None:
+        return splits.train.backbone
+    return pretrained_backbone(args)
 
 
 def starting_backbone(args, splits: Splits, folder: Folder) -> torch.nn.Module:
@@ -250,7 +251,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
                 logits, targets, args.gamma_neg, args.gamma_pos, args.clip
             )
             optimizer.zero_grad()
-            (loss * ranks.size()).backward()  # of ranks, gradients are averaged, losses summed
+            (loss * ranks.size()).backward()  # ranks average gradients; the loss is a sum
             optimizer.step()
             scheduler.step()
             if average:
@@ -273,15 +274,16 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
 
 def is_measured(epoch: int, args) -> bool:
     """Whether val mAP is measured after this epoch, which counts from 0."""
-    every = args.eval_every and (epoch + 1) % args.eval_every == 0
-    return bool(every) or epoch + 1 == args.epochs
+    if epoch + 1 == args.epochs:
+        return True
+    return args.eval_every > 0 and (epoch + 1) % args.eval_every == 0
 
 
 def checkpoint_of(
     args, name: str, model: iml_gcn.Model, logits: np.ndarray, targets: np.ndarray
 ) -> dict:
-    """What <name>.pt holds; calibration and thresholds are fitted to val's logits and targets, both
-    (M, n), of the last epoch (difference 6)."""
+    """What <name>.pt holds. Calibration and thresholds are fitted to the logits of val after the
+    last epoch and its targets, both (M, n) (difference 6)."""
     slope, offset = calibration.fit(logits, targets)
     calibrated = slope * logits + offset  # (M, n)
     return {
@@ -299,8 +301,8 @@ def checkpoint_of(
 
 
 def adam(args, model: iml_gcn.Model) -> torch.optim.Adam:
-    """Adam on head and backbone; the backbone's rate is --backbone-lr times the head's, and where
-    that is 0 the backbone is frozen."""
+    """Adam on head and backbone. The backbone's rate is --backbone-lr times the head's; if that is
+    0, the backbone is frozen."""
     model.backbone.requires_grad_(args.backbone_lr > 0)
     groups = []
     for module, lr in ((model.head, args.lr), (model.backbone, args.lr * args.backbone_lr)):
@@ -315,22 +317,23 @@ def adam(args, model: iml_gcn.Model) -> torch.optim.Adam:
 def schedule(
     recipe: str, optimizer: torch.optim.Optimizer, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The paper's: x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40. Or one cycle:
-    with recipe asl to its half, as ASL's code does (difference 18), with cycle and small to its
-    end.
+    """The paper's schedule: x0.1 after each quarter of the steps, epochs 10, 20 and 30 of 40.
+
+    Or one cycle of the learning rate: recipe asl stops halfway through it, as ASL's code does
+    (difference 18); cycle and small run it to its end.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
     one_cycle = torch.optim.lr_scheduler.OneCycleLR
     if recipe == "asl":  # a cycle over twice the epochs, 80, left after the first half, 40 [ASL]
         return one_cycle(optimizer, peaks, total_steps=2 * steps, pct_start=0.2)
     if recipe in ("cycle", "small"):
-        return one_cycle(optimizer, peaks, total_steps=steps + 1)  # torch's own shape
+        return one_cycle(optimizer, peaks, total_steps=steps + 1)  # torch's default shape
     quarters = [math.ceil(steps * k / 4) for k in (1, 2, 3)]
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
 
 
 def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """One step of the moving average of weights and running statistics, which starts at their first
+    """One step of the moving average of weights and running statistics; it starts at their first
     values. (torch's AveragedModel counts its steps on the device and synchronises at each.)"""
     averages = floating(average)
     get_ema_multi_avg_fn(decay)(averages, floating(model), None)
@@ -347,7 +350,7 @@ def autocast(args) -> torch.autocast:
 
 
 def loader(args, split: data.Split, train: bool = False) -> Loader | FeatureLoader:
-    """Batches of a split's features, where it has them, else of its photos."""
+    """Batches of a split's features, if it has them, otherwise of its photos."""
     rows = Rows(len(split), args.batch_size, train, args.seed)
     if split.features is not None:
         return FeatureLoader(split.features, split.targets, rows, args.device)
@@ -360,7 +363,7 @@ def logits_of(
     args, model: iml_gcn.Model, batches: Loader | FeatureLoader, split: data.Split, what: str
 ) -> tuple[np.ndarray, data.Split]:
     """Logits (M, n) in float32 of a split's photos in their order, and the split of those photos:
-    all of it, without the ones that cannot be read where --skip-bad-images leaves them out."""
+    the whole one, or with --skip-bad-images, the one without photos that cannot be read."""
     model = model.fold()
     logits = torch.zeros(split.targets.shape)  # (M, n)
     photos = Pass(batches, what, args.skip_bad_images)
@@ -371,8 +374,8 @@ def logits_of(
     return ranks.total(logits).numpy()[read], split.select_readable(read)
 
 
-# What decides the numbers in a file of --out, compared before it is used again: options by their
-# values, everything else by content. Not compared are the device, --compile, --memory and the
+# What decides the numbers in a file of --out is compared before the file is used again: options by
+# their values, everything else by content. Not compared are the device, --compile, --memory and the
 # number of processes, which change numbers by rounding and batch norm.
 
 FILES = ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*", "reports/calibration"]
@@ -387,7 +390,7 @@ def code_files() -> list[Path]:
     return paths
 
 
-CODE_ID = checkpoints.code_id(*code_files())  # read at the start: files may change while it runs
+CODE_ID = checkpoints.code_id(*code_files())  # read at once: files may change during a run
 
 
 def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
@@ -423,20 +426,22 @@ def run(args) -> int:
     """The phases in their order, in a folder that no other run writes to. Returns 0; with --check,
     1 if some photos cannot be used."""
     if args.check:
-        return min(check(to_check(args.dataset, args.data, **sources_of(args))), 1)
+        unusable = check(to_check(args.dataset, args.data, **sources_of(args)))
+        return 1 if unusable else 0
     signals.fresh_is_done = False
     args = on_device(args)
     lean.on = args.memory == "lean"
     if args.backbone == "tresnet_tiny":
-        torch.set_num_threads(1)  # with two and the loaders an epoch takes 5.6 s, not 3.6
-    talkative = contextlib.nullcontext()
-    quiet = contextlib.redirect_stdout(open(os.devnull, "w")) if args.quiet else talkative
+        torch.set_num_threads(1)  # with two beside the loaders an epoch takes 5.6 s, not 3.6
+    silence = contextlib.nullcontext()
+    if args.quiet:
+        silence = contextlib.redirect_stdout(open(os.devnull, "w"))
     with lock(args.out):
-        with quiet:
+        with silence:
             args, splits, folder = prepared(args)
         for name in args.phase:
             signals.stop_if_asked(f"front of phase {name}")
-            with talkative if name == "eval" else quiet:
+            with contextlib.nullcontext() if name == "eval" else silence:
                 PHASES[name](args, splits, folder)
     ranks.end()
     return 0
@@ -448,7 +453,7 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     with ranks.in_turn():
         check_beforehand(args)
     splits = load_data(args)
-    keep_freed_memory()  # from here on: what reading took, 1 GB of COCO, goes back to the system
+    keep_freed_memory()  # only now: what reading took, 1 GB for COCO, has gone back to the system
     args = with_batch_size(args, splits.train)
     graph = label_graph(args, splits.train)
     graph_picture.describe(graph[2], args.tau, args.adjacency)
@@ -480,16 +485,16 @@ def on_device(args) -> argparse.Namespace:
 
 
 def with_batch_size(args, split: data.Split) -> argparse.Namespace:
-    """A copy of args with a number for the batch size "auto": 30 steps an epoch where that gives
-    4 to 32 photos."""
+    """A copy of args in which the batch size "auto" is a number: a thirtieth of the photos, but at
+    least 4 and at most 32."""
     automatic = min(max(len(split) // 30, 4), 32)
     batch_size = automatic if args.batch_size == "auto" else args.batch_size
     return argparse.Namespace(**vars(args) | {"batch_size": batch_size})
 
 
 def check_beforehand(args) -> None:
-    """What can be known before a photo is fetched or a label is read, and would otherwise end the
-    run hours later: image size, font, weights, word vectors, room on the disks."""
+    """Check what can be known before photos are fetched and labels are read, and would otherwise
+    end the run hours later: image size, font, weights, word vectors, room on the disks."""
     fonts.check(args.font)
     # The backbone itself knows which sizes it takes.
     size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
@@ -503,7 +508,8 @@ def check_beforehand(args) -> None:
         raise FileNotFoundError(f"--glove {args.glove} is not there; pass an existing file")
     if args.download:
         coco_download.check_room(Path(args.data), args.year)
-    # A model each; one in training with Adam's two moments and an average, and the file before it.
+    # A file for each model; and twice, as a new file replaces an old one, the state of the model in
+    # training: its weights, Adam's two moments and an average.
     needed = size * (len(trained) + 2 * 4) if trained else 0
     free = shutil.disk_usage(args.out).free
     if needed > free:
@@ -513,12 +519,12 @@ def check_beforehand(args) -> None:
         )
 
 
-# What is written about all models of a folder together; predict.py chooses by the verdict.
+# Files about all models of a folder together. predict.py chooses a model by the verdict.
 REPORTS = ["results.md", "results.jpg", "verdict.json", "labels.csv", "mistakes.jpg", "curves.png"]
 
 
 def set_old_files_aside(args) -> None:
-    """--fresh: what this run will make again is moved away before anything is made."""
+    """With --fresh, move away what this run will make again, before it makes anything."""
     finish_setting_aside(args.out)
     if not args.fresh or (ranks.restarted() and is_set_aside(args.out, ranks.launch())):
         return
@@ -551,7 +557,7 @@ def sources_of(args) -> dict:
 
 
 def load_data(args) -> Splits:
-    """Both splits; what would go wrong hours later goes wrong here."""
+    """Both splits; errors that would end the run hours later come here."""
     splits = load(
         args.dataset,
         args.data,
@@ -568,7 +574,7 @@ def load_data(args) -> Splits:
 
 
 def check_nodes(args, split: data.Split) -> None:
-    """Word vectors are read once before the hours of phase backbone: errors show now."""
+    """Read the word vectors once before the hours of phase backbone, so that errors come now."""
     if "word" in args.nodes and "gcn" in args.phase:
         _, unknown = data.load_glove(args.glove, split.classes)
         print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
@@ -605,15 +611,22 @@ def main(argv=None) -> int:
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """What was typed, before the defaults of the recipe and the data set, before the table's."""
+    """The value of each option: what was typed; or else the default of the recipe or the data set;
+    or else that of the table."""
     changes = {f"--recipe {name}": values for name, values in RECIPES.items()}
     changes |= {"--photos": PRESETS["own"], "demo": PRESETS["demo"]}
     typed = vars(parser_of(OPTIONS, changes, SHORT, __doc__).parse_args(argv))
     check_typed(typed)
-    name = typed.get("dataset") or ("coco" if {"train_json", "val_json"} & typed.keys() else "demo")
-    name = "own" if "photos" in typed else name
+    if "photos" in typed:
+        name = "own"
+    elif "dataset" in typed:
+        name = typed["dataset"]
+    elif {"train_json", "val_json"} & typed.keys():
+        name = "coco"
+    else:
+        name = "demo"
     preset = PRESETS.get(name, {})
-    if "recipe" in typed:  # chosen, it wins over the data set's
+    if "recipe" in typed:  # a recipe that was typed wins over the preset of the data set
         changed = preset | RECIPES[typed["recipe"]]
     else:
         changed = RECIPES[preset.get("recipe", "paper")] | preset
@@ -708,7 +721,7 @@ CORES = max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
 KNOWN = [name for name in DATASETS if name != "own"]
 
 # A row: name, default, kind of value, help, source. `decides`: another value makes another model,
-# so an older one in the folder is not used again. `common`: --help shows it too.
+# so an older one in the folder is not used again. `common`: --help, the short help, shows it too.
 # fmt: off
 OPTIONS = {
     "what to run": [
@@ -717,8 +730,8 @@ OPTIONS = {
                "photo's label is the folder it lies in", "docs/data.md", common=True),
         Option("--val-photos", None, "DIR", "folder of your own val photos", "ours",
                default_text="a fifth of --photos", common=True),
-        Option("--val-labels", None, "FILE", "label file of --val-photos, or of those in --photos "
-               "that are val", "ours", common=True),
+        Option("--val-labels", None, "FILE", "label file of --val-photos; without --val-photos, "
+               "of the photos in --photos that are val", "ours", common=True),
         Option("--dataset", None, KNOWN, f"known data set: {', '.join(KNOWN)}", "Tables 1 and 2",
                default_text="demo", common=True),
         Option("--data", None, "DIR", "root folder of --dataset", "ours",
@@ -730,8 +743,8 @@ OPTIONS = {
         Option("--nodes", ["image", "pca"], NODE_KINDS, "node features of the label graph, some of "
                f"{' '.join(NODE_KINDS)}: F_W, F_I, F_PCA, or random numbers as a control",
                "Table 3", several=True, common=True),
-        Option("--evaluate", None, "FILE", "train nothing; evaluate this model on the val photos, "
-               "one of ours or a released file with its classifier", "ours", common=True),
+        Option("--evaluate", None, "FILE", "train nothing; evaluate this model on the val photos: "
+               "one of ours, or a released file with its classifier", "ours", common=True),
         Option("--check", False, bool, "train nothing; open every photo and say which are missing, "
                "broken or there twice, and which labels are doubtful", "ours", common=True),
         Option("--out", None, "DIR", "folder for everything that is written", "ours",
@@ -807,13 +820,13 @@ OPTIONS = {
                "ASL", decides=True),
         Option("--seed", 0, whole(0), "seed of new weights, order and augmentation", "ours",
                decides=True, common=True),
-        Option("--eval-every", 1, whole(0), "measure val mAP after every N epochs and the last; 0 "
-               "is after the last only", "ours"),
+        Option("--eval-every", 1, whole(0), "measure val mAP after every N epochs and after the "
+               "last; with 0 only after the last", "ours"),
         Option("--save-every", 15.0, between(0, 1e6), "minutes between saves within an epoch",
                "ours"),
     ],
     "machine and report": [
-        Option("--device", "auto", "NAME", "cuda, mps or cpu; auto is the first there is", "ours",
+        Option("--device", "auto", "NAME", "cuda, mps or cpu; auto is the first available", "ours",
                common=True),
         Option("--amp", None, argparse.BooleanOptionalAction, "bfloat16 autocast; loss and head "
                "stay float32", "ours", default_text="on where a card computes in bfloat16",

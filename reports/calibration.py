@@ -16,7 +16,7 @@ from torch import nn
 def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     """Slope and offset of the highest likelihood of targets (M, n) given logits (M, n).
 
-    (1, 0), which changes nothing, where higher logits are not more often right.
+    If higher logits are not more often right it is (1, 0), which changes nothing.
     """
     x, y = torch.from_numpy(logits).double(), torch.from_numpy(targets).double()  # (M, n)
     line = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)

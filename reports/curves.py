@@ -14,7 +14,7 @@ from reports import pictures
 from reports.table import MODELS
 from runtime import checkpoints, ranks
 
-# All px are those of the drawing, twice as large as the picture: lines become smooth.
+# All sizes are px of the drawing, which is twice as large as the picture so that lines are smooth.
 FINER = 2
 WIDTH, HEIGHT = 1200, 800  # of one chart
 LEFT, RIGHT, TOP, BOTTOM = 130, 50, 90, 120  # around its axes
@@ -22,18 +22,18 @@ SIZE, DOT = 28, 5  # of type, radius of a point
 LEGEND_WIDTH, LEGEND_HEIGHT, DASH = 600, 60, 50  # of a model's name, and of the line before it
 COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17a2b8", "#7f7f7f"]
 GREY, PALE = (90, 90, 90), (225, 225, 225)
-WIDE = 10  # highest over lowest value from which on an axis is logarithmic
+WIDE = 10  # an axis is logarithmic where highest / lowest value is above this
 PAUSE = 10  # seconds between two drawings
-LARGEST = 1e12  # numbers above are damage
+LARGEST = 1e12  # a number above this is damage
 
 Points = list[tuple[int, float]]  # epoch, value
 
 
 def save_curves(folder: Path, final: bool = True, font: str | None = None) -> None:
-    """Draw log.jsonl of a run's folder as curves.png in it; nothing where there is no epoch yet.
+    """Draw log.jsonl of a run's folder as curves.png in it, unless it has no epoch yet.
 
-    While epochs follow (not `final`) a picture younger than PAUSE stays: epochs of a head alone
-    are shorter than the drawing. The first rank draws.
+    While more epochs follow (not `final`), a picture younger than PAUSE stays: an epoch of a head
+    alone takes less time than the drawing. Only the first rank draws.
     """
     log, picture = folder / "log.jsonl", folder / "curves.png"
     young = picture.is_file() and 0 <= time.time() - picture.stat().st_mtime < PAUSE
@@ -56,7 +56,7 @@ def save_curves(folder: Path, final: bool = True, font: str | None = None) -> No
 def read_log(path: Path) -> dict[str, dict[int, dict]]:
     """Model -> epoch -> entry of log.jsonl, the models in the order of the tables.
 
-    A line that is no epoch is left out: whoever goes on from the file has to complain of it.
+    A line that is not an epoch is left out. A run that resumes from the file reports such lines.
     """
     entries = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -87,12 +87,13 @@ def is_number(value: object) -> bool:
 
 
 def legend(names: list[str], font: str | None) -> Image.Image:
-    """The models' names behind a line of their colour."""
+    """The models' names, each after a line in its colour."""
     across = 2 * WIDTH // LEGEND_WIDTH
     image = Image.new("RGB", (2 * WIDTH, math.ceil(len(names) / across) * LEGEND_HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     for i, name in enumerate(names):
-        x, y = i % across * LEGEND_WIDTH + SIZE, i // across * LEGEND_HEIGHT + LEGEND_HEIGHT // 2
+        row, column = divmod(i, across)
+        x, y = column * LEGEND_WIDTH + SIZE, row * LEGEND_HEIGHT + LEGEND_HEIGHT // 2
         draw.line([(x, y), (x + DASH, y)], COLOURS[i], 2 * FINER)
         draw.circle((x + DASH / 2, y), DOT, COLOURS[i])
         room = LEGEND_WIDTH - DASH - 2 * SIZE
@@ -179,7 +180,7 @@ class Axis:
 
 
 def round_step(step: float) -> float:
-    """The next of 1, 2, 5, 10, 20, ... and their tenths that is not below."""
+    """The smallest of ... 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is not below `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= step * (1 - 1e-9))
 

@@ -45,7 +45,7 @@ def export(path: Path, model: Model, checkpoint: dict, photos: Iterable[torch.Te
     write = write_onnx if path.suffix == ".onnx" else write_pt2
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about its own inside
+        warnings.simplefilter("ignore")  # torch's, about its own internals
         shape = {0: torch.export.Dim("batch")}
         program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
         try:
@@ -80,7 +80,7 @@ def write_pt2(file: Path, program: ExportedProgram, metadata: dict) -> Callable:
     """Returns the function images -> scores that is read back from the file."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine's files
-    content = io.BytesIO()  # of a file on a full disk torch would end the process
+    content = io.BytesIO()  # torch would end the process on a full disk
     torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
     file.write_bytes(content.getbuffer())
     return torch.export.load(file).module()
@@ -93,7 +93,7 @@ def write_onnx(file: Path, program: ExportedProgram, metadata: dict) -> Callable
         import onnxscript  # noqa: F401 (torch.onnx needs it)
     except ImportError as error:
         raise ValueError(f"{error}; pip install onnx onnxscript onnxruntime") from error
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     names = {"input_names": ["images"], "output_names": ["scores"]}
     names["dynamic_shapes"] = ({0: "batch"},)  # the axis's name in the file
     exported = torch.onnx.export(program, dynamo=True, verbose=False, **names)

@@ -55,8 +55,8 @@ def check(path: str | None) -> None:
 
 
 def for_text(text: str, size: int, path: str | None = None) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The text as it can be drawn, and the font that draws it: the first of `path`, Pillow's own
-    and the system's that has most of its letters. The others are escaped."""
+    """The text as it can be drawn, and the font that draws it: of `path`, Pillow's own and the
+    system's fonts the first that has the most of its letters. Letters it lacks are escaped."""
     foreign = {letter for letter in text if not letter.isascii()}
     letters = frozenset(letter for letter in foreign if exists(letter, path))
     file = best_file(letters, path)
@@ -82,7 +82,7 @@ def right_to_left(letter: str) -> bool:
 
 @functools.cache
 def best_file(letters: frozenset[str], path: str | None) -> str | None:
-    """The first font file that has most of the letters; None is Pillow's own font."""
+    """The first font file that has the most of the letters; None is Pillow's own font."""
     best, most = None, -1
     for file in files(path):
         count = sum(has(file, letter) for letter in letters)
@@ -133,13 +133,13 @@ def single_glyphs(file: str | None) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def has(file: str | None, letter: str) -> bool:
-    """Whether the font draws the letter as anything but its box for missing letters, or nothing."""
+    """Whether the font has the letter: it draws something other than its box for missing ones."""
     if right_to_left(letter) and not features.check("raqm"):
         return False  # Pillow would draw the word backwards
     try:
         font = single_glyphs(file)
         glyph, box = font.getmask(letter), font.getmask(UNASSIGNED)
-    except OSError:  # no font, or one of bitmaps in other sizes
+    except OSError:  # not a font, or bitmaps of other sizes
         return False
     if not letter.isspace() and not any(glyph):
         return False
@@ -147,7 +147,7 @@ def has(file: str | None, letter: str) -> bool:
 
 
 def say_once(text: str) -> None:
-    """One sentence on stderr in a process, however many texts have such letters."""
+    """Print one sentence on stderr, once in a process, however many texts have such letters."""
     if reported:
         return
     reported.append(text)

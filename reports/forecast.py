@@ -15,7 +15,7 @@ FEW_STEPS = {"random": 5000, "pretrained": 500}  # of training a whole network; 
 def seconds_a_photo(
     backbone: torch.nn.Module, images: MultiLabelImages, workers: int, autocast: torch.autocast
 ) -> float:
-    """Seconds per photo of a training step where the images are augmented, else of evaluation."""
+    """Seconds per photo: of a training step if the images are augmented, else of evaluation."""
     S, train = images.size, images.augment
     photos = min(max(PIXELS // S**2, 4), 32)
     start = time.perf_counter()
@@ -26,7 +26,7 @@ def seconds_a_photo(
     for _ in range(2):  # the first warms up
         start = time.perf_counter()
         with autocast, torch.set_grad_enabled(train):
-            loss = backbone.train(train)(pixels).sum()  # as long as any
+            loss = backbone.train(train)(pixels).sum()  # takes as long as any loss
         if train:
             loss.backward()
         loss.item()  # waits for the device
@@ -34,8 +34,8 @@ def seconds_a_photo(
 
 
 def work_left(train: int, val: int, models: int, epochs: int, measured: int, frozen: bool) -> float:
-    """The work of training `models` on so many photos, and of evaluating them: 1 is a photo in a
-    training step of the whole network. Val is `measured` so many times during each training."""
+    """The work of training and evaluating `models` models on these numbers of photos. A photo in a
+    training step of the whole network is 1. Each training measures val `measured` times."""
     if frozen:  # one pass over all photos, then heads
         heads = models * epochs * train * FeatureLoader.step_cost
         return (train + val) * Loader.pass_cost + heads
@@ -49,6 +49,6 @@ def say(seconds: float) -> None:
 
 
 def advise(steps: int, random_weights: bool) -> None:
-    """Say before hours are spent that so few steps of a whole network learn little."""
+    """Say, before hours are spent, if a whole network has so few steps that it learns little."""
     if steps < FEW_STEPS["random" if random_weights else "pretrained"]:
         print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")

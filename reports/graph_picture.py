@@ -59,7 +59,8 @@ def colour_of(P: np.ndarray) -> np.ndarray:
 
 
 def likeness(pairs: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(n, n): in how many of the images that show either label both are, 0 to 1 (Jaccard)."""
+    """(n, n): of the images that show at least one of two labels, the share that shows both, 0 to 1
+    (Jaccard)."""
     either = counts[:, None] + counts[None, :] - pairs
     return pairs / np.maximum(either, 1)
 
@@ -91,14 +92,14 @@ def in_groups(likeness: np.ndarray) -> np.ndarray:
 
 
 def joined(left: list[int], right: list[int], likeness: np.ndarray) -> list[int]:
-    """Two rows of labels as one, turned so that the labels that meet are the likest."""
+    """Two rows of labels as one, each turned so that the labels that meet are most alike."""
     ways = [(a, b) for a in (left, left[::-1]) for b in (right, right[::-1])]
     a, b = max(ways, key=lambda way: likeness[way[0][-1], way[1][0]])
     return a + b
 
 
 def name_strip(names: list[str], side: str, font: str | None) -> Image.Image:
-    """A name a row, at the left or at the right side: the one where the cells begin."""
+    """One name per row, aligned to the side, left or right, at which the cells begin."""
     texts = []
     for name in names:
         texts.append(pictures.fitting(name, NAME_WIDTH, FONT_SIZE, font, NAME_LETTERS))
@@ -135,7 +136,7 @@ def heading(labels: int, drawn: int, tau: float, font: str | None) -> Image.Imag
 
 
 def draw_lines(image: Image.Image, corner: tuple[int, int], n: int) -> None:
-    """Thin lines between the cells, by which an eye finds the row of a name."""
+    """Thin lines between the cells, along which the eye finds the row of a name."""
     draw = ImageDraw.Draw(image)
     (x, y), side = corner, n * CELL
     for i in range(n + 1):

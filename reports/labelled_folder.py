@@ -25,14 +25,14 @@ except ImportError:  # Windows: two programs that write to one folder are not no
     fcntl = None
 
 PREDICTIONS = "predictions.jsonl"  # also the sign that a folder is one of --save
-FIRST = b'{"photo": '  # of its lines
+FIRST = b'{"photo": '  # how each of its lines begins
 
 
 class LabelledFolder:
     """`with LabelledFolder(path, font) as folder:`, and `folder.add(...)` for every photo.
 
-    The folder is new, empty, or one of an earlier call, whose pictures go first. Everything else
-    in it stays as it is.
+    The folder is new, empty, or that of an earlier call, whose pictures are removed first.
+    Everything else in it stays as it is.
     """
 
     def __init__(self, path: Path, font: str | None = None):
@@ -64,8 +64,8 @@ class LabelledFolder:
         self.predictions.close()
 
     def hold(self) -> None:
-        """Two calls at once would remove each other's pictures: the second is refused. The system
-        lets go when the file is closed, however the program ends."""
+        """Lock the folder: two calls at once would remove each other's pictures, so the second is
+        refused. The lock ends when the file is closed, however the program ends."""
         try:
             if fcntl:
                 fcntl.flock(self.predictions, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,18 +80,18 @@ class LabelledFolder:
     def add(
         self, root: str, place: str, labels: list[tuple], line: str, maps: list[np.ndarray]
     ) -> None:
-        """Write the picture of the photo at a place below `root` to its place here, and a line of
-        JSON.
+        """Write a picture of the photo root/place, with its labels, to the same place here, and add
+        its line of JSON.
 
-        With maps (h, w) of the first labels the photo is drawn once more for each, to the right.
+        With maps (h, w) of the first labels, the photo is drawn once more for each, to the right.
         """
         image = data.read_photo(Path(root, place))
-        most = 4096 if maps else 8192  # px; JPEG ends at 65,500
+        most = 4096 if maps else 8192  # px; a side of a JPEG has at most 65,500
         image.thumbnail((most, most))
         tiles = [labelled(image, shortened(labels, LABELS), self.font)]
         for heat, label in zip(maps, labels, strict=False):
             tiles.append(labelled(lit(image, heat), [label], self.font))
-        picture = io.BytesIO()  # Pillow does not notice a disk that takes half of a file
+        picture = io.BytesIO()  # Pillow does not notice if a disk takes half of a file
         grid(tiles, len(tiles)).save(picture, "JPEG", **JPEG)
         file = self.new_file(PurePosixPath(place))
         try:
@@ -130,24 +130,24 @@ def folder_in(folder: Path, name: str) -> Path:
 
 
 def numbered(name: str, number: int) -> str:
-    """The name, short and with `_` for letters that some file systems refuse; from 2 on with a
-    number."""
+    """The name, shortened and with `_` for letters that some file systems refuse; from 2 on, with
+    its number."""
     name = re.sub(r"[^\w.() -]|^\.+$", "_", name)[:60]
     return name if number == 1 else f"{name}-{number}"
 
 
 def remove_pictures(folder: Path) -> None:
     """Remove the pictures of an earlier call, and the folders that are empty without them."""
-    lighter = set()  # folders that something was removed from
+    touched = set()  # folders that something was removed from
     for place, _, names in os.walk(folder, topdown=False):  # follows no links
         place = Path(place)
         for path in (place / name for name in names):
             if is_picture_of_ours(path):
                 path.unlink()
-                lighter.add(place)
-        if place in lighter and place != folder and not any(place.iterdir()):
+                touched.add(place)
+        if place in touched and place != folder and not any(place.iterdir()):
             place.rmdir()
-            lighter.add(place.parent)
+            touched.add(place.parent)
 
 
 def is_list_of_ours(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """labels.csv: how well each model of a run knows each label, those that need work first.
 
-All numbers are of val photos and predict.py's threshold; percent where they are shares.
+All numbers are of the val photos at predict.py's threshold; shares are in percent.
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ def rows_of_model(
 ) -> list[list]:
     """A row per label for HEADER. None where there is nothing to divide by.
 
-    `training_photos` (n,) shows how many have each label; `targets` and `predicted` are (M, n).
+    `training_photos` (n,) counts those of each label; `targets` and `predicted` are (M, n).
     """
     targets = targets > 0
     right = (predicted & targets).sum(0)  # (n,)
@@ -116,7 +116,7 @@ def to_collect(classes: list[str], training_photos: np.ndarray) -> str:
 def best_and_worst(rows: list[list]) -> list[str]:
     """The labels of the highest and of the lowest AP in one model's rows, with their val photos.
 
-    All of them in one list where they are few; nothing where no label has an AP.
+    If they are few they are all in one list; if no label has an AP there is none.
     """
     known = [(-row[4], row[0], row[3]) for row in rows if row[4] is not None]
     in_words = [f"{printable(name, 40)} {-ap:.0f} ({count:,})" for ap, name, count in sorted(known)]

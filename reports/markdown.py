@@ -17,7 +17,7 @@ def escape(text: str) -> str:
 
 
 def table(rows: list[list[str]]) -> str:
-    """A table whose first row is its header. Cells are Markdown: escape what is not ours."""
+    """A table whose first row is its header. Cells are Markdown, so escape texts from outside."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     rule = ["-" * width for width in widths]
     lines = []

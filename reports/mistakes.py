@@ -62,7 +62,7 @@ def most_painful_missed(
 
 
 def worst(badness: np.ndarray) -> list[tuple[int, int]]:
-    """Row and column of the highest values of badness (M, n), at most EACH; -inf is none.
+    """Row and column of the highest values of badness (M, n), at most EACH; -inf is no mistake.
 
     Each photo at most once; labels share the places evenly. So neither an odd photo nor a label
     that the model does not know fills the sheet.
@@ -82,14 +82,14 @@ def worst(badness: np.ndarray) -> list[tuple[int, int]]:
 
 
 def truth(split: data.Split, row: int) -> list[tuple]:
-    """The labels that the label file has of a photo, for `labelled`."""
+    """The labels that a photo has in the label file, for `labelled`."""
     names = [split.classes[j] for j in np.flatnonzero(split.targets[row])]
     labels = pictures.shortened([(name, "") for name in names], CONTEXT)
     return [("in truth:", ""), *(labels or [("no label", "")])]
 
 
 def highest(split: data.Split, scores: np.ndarray, row: int) -> list[tuple]:
-    """The labels with the highest scores of a photo, for `labelled`."""
+    """The labels of a photo with the highest scores, for `labelled`."""
     first = np.argsort(-scores[row], kind="stable")[:CONTEXT]
     return [("highest:", ""), *((split.classes[j], f"{scores[row, j]:.2f}") for j in first)]
 

@@ -19,10 +19,10 @@ DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
 HEAD = round(1.2 * SMALLEST)  # px, of captions
-NARROWEST = 16  # times the type's size, a strip of it: about 30 letters
-LABELS = 60  # that are shown of a photo
+NARROWEST = 16  # width of a strip in sizes of its type: some 30 letters
+LABELS = 60  # at most, shown for a photo
 TILE = SMALLEST * NARROWEST  # px; of results.jpg
-EXAMPLES, EXAMPLE_LABELS = 24, 12  # photos of results.jpg, labels that are shown of each
+EXAMPLES, EXAMPLE_LABELS = 24, 12  # of results.jpg: photos, and labels for each
 OURS = b"labelled by IML-GCN"  # tells our pictures from others
 JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
 
@@ -30,8 +30,9 @@ JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
 def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -> Image.Image:
     """The photo as it is and, on a dark strip beneath, its labels: name, score, perhaps a colour.
 
-    Beneath and not upon it: legible whatever the photo shows, hides nothing, has room for any
-    list. The type grows with the photo; a photo narrower than a line of it gets margins.
+    The strip is beneath the photo, not upon it: so it is legible whatever the photo shows, hides
+    nothing and has room for any list. The type grows with the photo; a photo that is narrower than
+    a line of type gets margins.
     """
     size = max(SMALLEST, round(math.sqrt(photo.width * photo.height) / 32))  # px
     width = max(photo.width, NARROWEST * size)
@@ -64,7 +65,7 @@ def strip(
         x += length + 2 * gap
     picture = Image.new("RGB", (width, baseline + line - size + gap), DARK)
     draw = ImageDraw.Draw(picture)
-    for place, text, colour, typeface in placed:  # of fonts mixed in a line the baseline is one
+    for place, text, colour, typeface in placed:  # mixed fonts of a line share a baseline
         draw.text(place, text, colour, typeface, anchor="ls")
     return picture
 
@@ -150,24 +151,24 @@ def save_sheet(parts: list[Image.Image], path: Path) -> None:
 
 
 def maps_exist(model: Model) -> bool:
-    """Whether a map's mean is the logit: of mean pooling and a linear head, calibrated or not. An
-    IML-GCN's head is linear once its GCN is computed."""
+    """Whether a map's mean is the logit. It is with mean pooling and a linear head, calibrated or
+    not. An IML-GCN's head is linear once its GCN is computed."""
     head = getattr(model.head, "head", model.head)
     return getattr(model.backbone, "pool", "") == "avg" and type(head) is nn.Linear
 
 
 def activation_maps(model: Model, images: torch.Tensor) -> torch.Tensor:
     """Class activation maps (Zhou et al., CVPR 2016): logits (B, n, h, w) of every place in the
-    images (B, 3, H, W). The linear head and the mean over the places change their order."""
+    images (B, 3, H, W). The linear head comes before the mean over the places, not after it."""
     features = model.backbone.forward_features(images).float()  # (B, D, h, w)
     return model.head(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, n, h, w)
 
 
 def lit(photo: Image.Image, heat: np.ndarray) -> Image.Image:
-    """The photo, dark but where heat (h, w), its class activation map, is high.
+    """The photo, dark except where heat (h, w), its class activation map, is high.
 
-    Full light is the highest value of the map; none is 0 and less, or what is below the map's mean
-    where that is negative (a score below a half).
+    The highest value of the map is fully lit. Values of 0 and less are dark; if the map's mean is
+    negative (a score below a half), so are values below that mean.
     """
     heat = heat - min(heat.mean(), 0)
     heat = np.clip(heat / max(heat.max(), 1e-12), 0, 1)

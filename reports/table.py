@@ -57,8 +57,9 @@ def models(
 ) -> dict[str, tuple[Model, dict]]:
     """Name -> model and the start of its report: those of a run, or the one of `path`.
 
-    Rows of one table are of one run: of the same labels, size and training photos, and a GCN of
-    the backbone beside it; and none was trained on photos of `val`. Else it is a ValueError.
+    The rows of a table have to be of one run, or it is a ValueError: they have the same labels,
+    image size and training photos, a GCN started where the backbone beside it began or ended, and
+    none was trained on photos of `val`.
     """
     names = [name for name in MODELS if (folder / f"{name}.pt").is_file()]
     if path:
@@ -92,8 +93,8 @@ def models(
 def load(
     file: str | Path, folder: Folder, image_size: int, backbone: str, released: bool
 ) -> tuple[Model, dict]:
-    """A model of ours for these labels and this size, and its checkpoint. With `released`, the file
-    may also be a released one for `backbone`."""
+    """A model of ours for these labels and this image size, and its checkpoint. With `released`,
+    the file may also be a released one for `backbone`."""
     if released and "classes" not in checkpoints.read_checkpoint(fetch_weights(file)):
         model = load_released(backbone, file, folder.classes)
         return model, {"classes": folder.classes, "image_size": image_size}
@@ -167,7 +168,7 @@ def short_name(report: dict) -> str:
 
 
 def title(dataset: str, image_size: int, reports: dict) -> str:
-    """What the table is of; photos that could not be read are counted."""
+    """What the table is about, and how many photos could not be read."""
     images = max(report["images"] for report in reports.values())
     text = f"{dataset}, {images:,} val images at {image_size} px, percent"
     unreadable = max(report["unreadable"] for report in reports.values())
@@ -195,7 +196,7 @@ def full(dataset: str, reports: dict, random_mAP: float) -> str:
 
 
 def all_metrics(report: dict) -> dict[str, dict]:
-    """What was predicted -> the metrics of it, of a metrics-<model>.json."""
+    """The metrics in a metrics-<model>.json, by what counts as predicted."""
     rows = {f"p > {threshold}": values for threshold, values in report["thresholds"].items()}
     rows["top 3"] = report["top3"]
     if "predict" in report:
@@ -243,5 +244,5 @@ def predicted_by_default(report: dict) -> tuple[float, dict]:
 
 
 def two_decimals(number: float) -> str:
-    """Nothing where there is no number: no photo shows a label."""
+    """The number, or nothing for NaN: no photo shows a label."""
     return "" if math.isnan(number) else f"{number:.2f}"

@@ -48,7 +48,7 @@ def load(path: Path) -> tuple[Model, dict]:
 
 
 def load_checked(path: str | Path, backbone: str = "") -> tuple[Model, dict]:
-    """A model and its whole checkpoint, of which everything that is used is sound. `backbone` is
+    """A model and its whole checkpoint; everything in it that is used was checked. `backbone` is
     the user's own --backbone, see `load_model`."""
     model, checkpoint = load_model(path, backbone)
     checkpoint = DEFAULTS | checkpoint
@@ -66,7 +66,7 @@ def load_checked(path: str | Path, backbone: str = "") -> tuple[Model, dict]:
 
 
 def check_numbers(path: Path, checkpoint: dict) -> None:
-    """What SCHEMA cannot say of calibration and operating points."""
+    """Check what SCHEMA cannot say about calibration and operating points."""
     calibration = checkpoint["calibration"]
     if len(calibration) != 2 or calibration[0] <= 0:
         raise ValueError(
@@ -82,7 +82,7 @@ def check_numbers(path: Path, checkpoint: dict) -> None:
 
 
 def check_shapes(path: Path, model: Model, checkpoint: dict) -> None:
-    """Whether backbone, image size, head and labels fit each other."""
+    """A ValueError if backbone, image size, head and labels do not fit each other."""
     S, n = checkpoint["image_size"], len(checkpoint["classes"])
     try:
         parameters_of(checkpoint["backbone"], checkpoint["pool"], S)
@@ -110,7 +110,7 @@ def model_file(path: str | Path) -> tuple[Path, str]:
     """The checkpoint that a path stands for: itself, or the best model of a run's folder; and why
     it is that one.
 
-    The best is the one that verdict.json names, else that of the highest mAP on val.
+    The best is the one that verdict.json names, or else the one with the highest mAP on val.
     """
     folder = Path(path)
     if not folder.is_dir():

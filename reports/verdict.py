@@ -15,18 +15,18 @@ import metrics
 from runtime.terminal import Progress, listed, printable
 
 DRAWS = 1000
-# Percent, that a difference is not luck. 98 instead of 95: with few labels a 95% interval separates
-# equal models more than 5% of the time.
+# Level, in percent, of the intervals of differences. 98 instead of 95: with few labels a 95%
+# interval separates equal models more than 5% of the time.
 SURE = 98
 ENOUGH = 10  # photos, and labels in photos, below which no difference is claimed: too often wrong
-BLOCK = 1_000_000  # counts that are worked on at once; larger blocks leave a processor's cache
+BLOCK = 1_000_000  # counts that are computed at once; more would not fit a processor's cache
 FEW_PHOTOS = 50  # [ours] below it the 95% interval of an mAP is 10 points wide or more
 
 
 def photo_counts(M: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """(M, R): how often each draw has each photo. The same for the same numbers."""
     generator = np.random.default_rng(seed)
-    counts = np.empty((M, draws), np.uint8)  # more than 255 copies: a chance below 1 in 255!
+    counts = np.empty((M, draws), np.uint8)  # the chance of more copies than 255 is below 1 / 255!
     for draw in range(draws):
         counts[:, draw] = np.bincount(generator.integers(M, size=M), minlength=M)
     return counts
@@ -37,21 +37,21 @@ def average_precision_of_draws(
 ) -> np.ndarray:
     """AP (R,) of one label in each draw of counts (M, R), from scores and targets (M,).
 
-    What `metrics.average_precision` says of a draw's photos, copies included, but the scores are
+    The same as `metrics.average_precision` of a draw's photos, copies included, but the scores are
     sorted once for all draws. NaN in a draw that has no positive.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = -scores[order]  # ascending
     positions = np.flatnonzero(targets[order])  # (K,) of the positives, highest score first
-    last = np.searchsorted(ranked, ranked[positions], side="right") - 1  # (K,) of their score
-    ends, firsts = np.unique(last, return_index=True)  # (G,) scores that positives have
+    last = np.searchsorted(ranked, ranked[positions], side="right") - 1  # (K,) end of their score
+    ends, firsts = np.unique(last, return_index=True)  # (G,), for each score that positives have
     starts = np.concatenate([[0], ends[:-1] + 1])
     rows = order[: ends[-1] + 1]  # none is of interest below the last positive
     ap = np.empty(counts.shape[1])  # (R,)
     step = max(BLOCK // len(scores), 1)  # draws at a time
     for start in range(0, len(ap), step):
         ranked_counts = counts[rows, start : start + step]  # (m, r)
-        positives = sums(ranked_counts[positions], firsts)  # (G, r) of a score
+        positives = sums(ranked_counts[positions], firsts)  # (G, r), positives of each score
         hits = positives.cumsum(0, np.int32)  # (G, r), positives that score at least as high
         retrieved = sums(ranked_counts, starts).cumsum(0, np.int32)  # (G, r), photos
         total = (positives * (hits / np.maximum(retrieved, 1))).sum(0)  # (r,)
@@ -60,7 +60,7 @@ def average_precision_of_draws(
 
 
 def sums(counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The counts (m, r) added up from each of the rows `starts` (G,) to the next, (G, r)."""
+    """Sums (G, r) of the rows of counts (m, r), from each of the rows `starts` (G,) to the next."""
     return np.add.reduceat(counts, starts, axis=0, dtype=np.int32)
 
 
@@ -94,8 +94,8 @@ def interval(draws: np.ndarray, mAP: float) -> tuple[list[float], float]:
     """The 95% interval of an mAP with the draws (R,), and their bias, both in percent.
 
     Copies of a photo in a draw raise the AP of a rare label, so draws are above the mAP on average,
-    by several points where most labels are rare. We subtract this bias. Without that, the
-    interval often excludes the measured mAP. It says where the mAP of other val sets of this size
+    by several points where most labels are rare. We subtract this bias; otherwise the interval
+    often excludes the measured mAP. The interval says where the mAP of other val sets of this size
     lies.
     """
     if np.isnan(mAP):
@@ -125,9 +125,8 @@ def judge(
     """What verdict.json holds: "use", the key of the model to use; a sentence; warnings; numbers.
 
     `logits` (M, n) and short `names` are by model, the simplest model first. A model beats another
-    where the interval of their difference in the same draws does not hold 0, at a level that allows
-    for the number of pairs. The model to use is the simplest model that no other model
-    beats.
+    if the interval of their difference in the same draws is above 0, at a level that allows for the
+    number of pairs. The model to use is the simplest one that no other model beats.
     """
     counts = photo_counts(len(targets))
     models, draws = {}, {}
