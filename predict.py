@@ -84,7 +84,7 @@ class Predictor:
         return scores
 
     def batches(self, paths: Iterable[str | Path], with_maps: bool = False) -> Iterator["Batch"]:
-        """Like calling the predictor, but yields logits batch by batch: memory does not grow with M.
+        """Like calling the predictor, but yields logits by batch: memory does not grow with M.
 
         With `with_maps`, the batches also say where in the photos the logits come from.
         """

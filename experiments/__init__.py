@@ -1,1 +1,1 @@
-"""What the numbers in docs/ come from. Nothing that is needed to train or to predict."""
+"""The programs behind the numbers in docs/. Nothing here is needed to train or to predict."""

@@ -2,11 +2,11 @@
 
     pip install timm                    # the peer, optional
     python -m experiments.bench         # the CPU: some 6 minutes on 2 cores
-    python -m experiments.bench memory  # the CPU: freed memory kept or given back, 5 minutes
-    python -m experiments.bench gpu     # a card: is it right, how fast, how much memory -> gpu.json
+    python -m experiments.bench memory  # the CPU: freed memory kept, or given back; 5 minutes
+    python -m experiments.bench gpu     # a GPU: correctness, speed, memory -> gpu.json
 
-On the CPU ours and the peer take turns (ours, peer, ours, ...), so that whatever else the machine
-does falls on both; on a card each kind is timed by itself. Figures are medians over ROUNDS; a ratio
+On the CPU ours and the peer take turns (ours, peer, ours, ...), so that other work of the machine
+slows both; on a GPU each kind is timed by itself. Figures are medians over ROUNDS; a ratio
 "timm / ours" above 1 means that ours is faster or smaller. Weights are random.
 
 Symbols: B images in a batch, S image side.
@@ -37,22 +37,22 @@ from runtime.memory import keep_freed_memory
 
 try:
     import timm
-except (ImportError, RuntimeError):  # RuntimeError: torchvision of another torch
+except (ImportError, RuntimeError):  # RuntimeError: torchvision is for another torch
     timm = None
 
-LABELS, ROUNDS = 80, 5  # COCO's; a median over two disturbed rounds
+LABELS, ROUNDS = 80, 5  # COCO's; two disturbed rounds do not move a median
 INFERENCE = [(8, 448), (16, 224)]  # B, S; run.py's size and ASL's
 TRAINING = 16, 224  # B, S: fits 8 GB of memory
 LAST = torch.channels_last
 KINDS = ["ours, deploy", "ours, lean", "ours, plain", "ours, compiled"]
 PEERS = ["timm, deploy", "timm, deploy, NCHW", "timm", "timm, NCHW"]
-CARD = {"sizes": (224, 448), "batches": (64, 128), "steps": 4}  # a round
+CARD = {"sizes": (224, 448), "batches": (64, 128), "steps": 4}  # steps in each round
 LARGE = "--phase backbone --backbone tresnet_m --weights none --image-size 448 --batch-size 64"
 
 
 def seconds_of(functions: dict[str, Callable], steps: int = 1) -> dict[str, float]:
-    """Median seconds of a call, of rounds in which each function has its turn. Timer makes two
-    calls before those it counts, and waits for a card."""
+    """Median seconds of a call of each function; in every round each function has its turn. Timer
+    makes two calls before those that it counts, and waits for a GPU."""
     threads = torch.get_num_threads()
     timers = [Timer("f()", globals={"f": f}, num_threads=threads) for f in functions.values()]
     rounds = [[timer.timeit(steps).median for timer in timers] for _ in range(ROUNDS)]
@@ -60,9 +60,9 @@ def seconds_of(functions: dict[str, Callable], steps: int = 1) -> dict[str, floa
 
 
 def saved_bytes(forward: Callable, left_out: Iterable[torch.Tensor] = ()) -> int:
-    """Bytes `forward` keeps for backward, every storage once, those of `left_out` not."""
+    """Bytes that `forward` keeps for backward. A storage counts once, one of `left_out` never."""
     known = {tensor.untyped_storage().data_ptr() for tensor in left_out}
-    storages = {}  # pointer -> storage; held, so that a pointer is not used for a second one
+    storages = {}  # pointer -> storage, which is kept so that its pointer is not reused
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
@@ -74,8 +74,8 @@ def saved_bytes(forward: Callable, left_out: Iterable[torch.Tensor] = ()) -> int
 
 
 def model_of(name: str) -> torch.nn.Module:
-    """TResNet-M with a linear head, ours or timm's. Ours with every block at work: at the start of
-    training blocks are their shortcuts."""
+    """TResNet-M with a linear head, ours or timm's. In ours every block is made to do work: at the
+    start of training, blocks are only their shortcuts."""
     if name == "timm":
         return timm.create_model("tresnet_m", num_classes=LABELS)
     backbone = tresnet.tresnet_m()
@@ -86,7 +86,7 @@ def model_of(name: str) -> torch.nn.Module:
 
 
 def drawn(B: int, S: int, device: str, dtype=torch.float32, layout=LAST) -> tuple:
-    """images (B, 3, S, S) and targets (B, n), of which as many are 1 as in COCO."""
+    """Random images (B, 3, S, S), and targets (B, n) of which about as many are 1 as in COCO."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(B, 3, S, S, generator=generator)
     targets = torch.rand(B, LABELS, generator=generator) < 2.9 / 80
@@ -96,7 +96,8 @@ def drawn(B: int, S: int, device: str, dtype=torch.float32, layout=LAST) -> tupl
 def training(
     model, B: int, S: int, device="cpu", amp=False, layout=LAST, dtype=torch.float32
 ) -> tuple:
-    """loss(), asymmetric, of drawn images or others; step(): that, backward and fused Adam."""
+    """Two functions: loss(), the asymmetric loss of random or given images; and step(), which adds
+    backward and fused Adam."""
     drawn_images, targets = drawn(B, S, device, dtype, layout)
     model.train().to(device, dtype, memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -115,12 +116,12 @@ def training(
 
 
 def work(kind: str, B: int, S: int, device="cpu", amp=False) -> Callable:
-    """A training step of a kind; of "deploy" the logits, ours in the deploy form. The layout is
-    channels_last where it is not NCHW."""
+    """The function to time for a kind: a training step, or for "deploy" the logits, ours in the
+    deploy form. The layout is channels_last unless the kind says NCHW."""
     name, _, how = kind.partition(", ")
     lean.on = how != "plain"
     model = model_of(name)
-    torch.compiler.reset()  # or the second size is compiled for any
+    torch.compiler.reset()  # or else the second size is compiled for any size
     model = torch.compile(model) if how == "compiled" else model
     layout = torch.contiguous_format if "NCHW" in how else LAST
     if "deploy" not in how:
@@ -166,14 +167,10 @@ def table() -> None:
 
 # Memory that is freed (runtime/memory.py)
 
-# As glibc has it, as run.py has it, and torch's own answer, huge pages.
+# glibc's default; what run.py sets; and torch's own remedy, huge pages.
 ALLOCATORS = {"given back": {}, "kept": {}, "huge pages": {"THP_MEM_ALLOC_ENABLE": "1"}}
-PASS = {
-    "side": 384,
-    "batches": (1, 8, 16, 32),
-    "images": 32,
-    "rounds": 3,
-}  # --recipe small's features
+# As --recipe small computes its features.
+PASS = {"side": 384, "batches": (1, 8, 16, 32), "images": 32, "rounds": 3}
 
 
 def feature_pass(kind: str, B: int) -> tuple[float, float]:
@@ -193,8 +190,8 @@ def feature_pass(kind: str, B: int) -> tuple[float, float]:
 
 
 def memory() -> None:
-    """The feature pass in processes of their own, which take turns: what an allocator was once told
-    cannot be taken back."""
+    """Time the feature pass, each in a process of its own since an allocator's setting cannot be
+    taken back. The processes take turns."""
     print("| ms an image (peak MB) |", *[f"{kind} |" for kind in ALLOCATORS], flush=True)
     print("| --- |" + " --- |" * len(ALLOCATORS))
     for B in PASS["batches"]:
@@ -208,17 +205,17 @@ def memory() -> None:
         print(f"| batch {B} |", *[f"{ms:.1f} ({MB:.0f}) |" for ms, MB in medians], flush=True)
 
 
-# A card
+# A GPU
 
 
 def differences(device: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:
-    """Largest relative difference of the device from the CPU, in-place from plain, run from run: of
-    the loss, gradients, the deploy form's logits and F_I's sums, of a TResNet-M in a precision."""
+    """Largest relative differences between device and CPU, between lean and plain, and between two
+    runs: of the loss, the gradients, the deploy form's logits and F_I's sums of a TResNet-M."""
     torch.manual_seed(0)
     start = model_of("ours")
 
-    def results_on(where: str, on: bool = True) -> dict[str, torch.Tensor]:
-        lean.on = on
+    def results_on(where: str, lean_on: bool = True) -> dict[str, torch.Tensor]:
+        lean.on = lean_on
         model = copy.deepcopy(start)
         images, targets = drawn(2, 64, where, dtype)
         loss = training(model, 2, 64, where, dtype=dtype)[0]()
@@ -233,10 +230,13 @@ def differences(device: str, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     def between(a: dict, b: dict) -> dict[str, float]:
         return {k: ((a[k] - b[k]).abs().max() / b[k].abs().max()).item() for k in a}
 
-    plain = results_on(device, on=False)
-    here, there = results_on("cpu"), results_on(device)
-    among = {"device - CPU": between(there, here), "lean - plain": between(there, plain)}
-    return among | {"run - run": between(results_on(device), there)}
+    plain = results_on(device, lean_on=False)
+    on_cpu, on_device = results_on("cpu"), results_on(device)
+    return {
+        "device - CPU": between(on_device, on_cpu),
+        "lean - plain": between(on_device, plain),
+        "run - run": between(results_on(device), on_device),
+    }
 
 
 def pace(kind: str, B: int, S: int, device: str, amp: bool) -> dict[str, float | str]:
@@ -245,7 +245,7 @@ def pace(kind: str, B: int, S: int, device: str, amp: bool) -> dict[str, float |
     torch.cuda.reset_peak_memory_stats()
     try:
         images = B / seconds_of({kind: work(kind, B, S, device, amp)}, CARD["steps"])[kind]
-    except RuntimeError as error:  # short of memory, or what torch.compile has against it
+    except RuntimeError as error:  # too little memory, or torch.compile fails
         return {"error": str(error)[:200]}
     return {"images/s": images, "GiB": torch.cuda.max_memory_allocated() / 2**30}
 
@@ -268,7 +268,7 @@ def card(device: str = "cuda") -> None:
         measured = pace(kind, B, S, device, amp)
         report["pace"].append({"kind": kind, "S": S, "B": B, "bfloat16": amp} | measured)
         print(report["pace"][-1], flush=True)
-        Path("gpu.json").write_text(json.dumps(report, indent=1))  # whatever comes after
+        Path("gpu.json").write_text(json.dumps(report, indent=1))  # kept, whatever happens next
     start = f"--device {device} --fresh --out runs/bench"
     report["demo"] = output_of(start)
     report["TResNet-M"] = output_of(f"{start}-448 --memory lean {LARGE}")  # with a loader

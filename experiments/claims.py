@@ -16,8 +16,8 @@ from runtime import signals
 
 RESULTS = Path(__file__).with_name("results")
 
-# Column of the table -> its CSV, and the names there of rows that were run at more than one rate:
-# those at the rate and epochs that the search chose.
+# Column of the table -> its CSV; and for models that were run at more than one rate, the row to take:
+# the one at the rate and epochs that the search chose.
 COLUMNS = {
     "coco-mini, frozen": (
         "frozen-coco.csv",
@@ -43,7 +43,7 @@ CLAIMS = {  # the claim -> what is ahead, of what, and by how much on COCO in Ta
 
 
 def verdict(differences: list[float]) -> str:
-    """In a word, and the mean difference with its interval."""
+    """The verdict in a word, then the mean difference with its interval."""
     low, high = evidence.interval(differences)
     word = "undecided"
     if low > 0:
@@ -70,20 +70,17 @@ def claims() -> list[str]:
 def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add = parser.add_argument
-    add("csv", type=Path, nargs="?", metavar="FILE.csv", help="(the claims)")
+    text = "show this CSV as a table (without one: the paper's claims)"
+    add("csv", type=Path, nargs="?", metavar="FILE.csv", help=text)
     figures = ["mAP", "often", "middle", "rare"]
-    add(
-        "--figure",
-        default="mAP",
-        choices=figures,
-        help="of all labels, or of a third of them (mAP)",
-    )
-    add("--minus", default="", metavar="NAME", help="row the others are compared with (the first)")
+    text = "mAP of all labels, or of a third of them (mAP)"
+    add("--figure", default="mAP", choices=figures, help=text)
+    add("--minus", default="", metavar="NAME", help="row that others are compared with (the first)")
     return parser.parse_args(argv)
 
 
 def stored_table(args) -> list[str]:
-    """Lines of Markdown of a CSV, or a sentence: there is no such file, row or column."""
+    """Lines of Markdown for a CSV; an error if there is no such file, row or column."""
     if not args.csv.is_file():
         raise FileNotFoundError(
             f"no file {args.csv}; pass a CSV that a program of experiments/ wrote"

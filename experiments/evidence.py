@@ -1,10 +1,11 @@
-"""Table 3 fine-tuned, with seeds and spreads, and fair rivals; docs/evidence-tables.md has the
-commands.
+"""The paper's Table 3 with all weights trained, with seeds, spreads and fair rivals.
+
+docs/evidence-tables.md has the commands.
 
     python -m experiments.evidence --csv FILE.csv --out DIR [--epochs 40 40] -- OPTIONS-OF-RUN
 
-For every seed the direct model; then, each from its weights and in a folder of its own, a line of
-SETTINGS. A row of the CSV is a seed of one of them. Interrupted, the same command goes on.
+For every seed the direct model is trained first. The other SETTINGS start from its weights, each in
+a folder of its own. A row of the CSV is one setting with one seed. The same command resumes.
 
 Symbols: M images in a split, n labels.
 """
@@ -40,17 +41,17 @@ SETTINGS = {  # name -> options of run.py; the model that is measured is the las
 def parse_args(argv=None) -> argparse.Namespace:
     parser = parser_of(SETTINGS, [1, 2, 3])
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="of the runs")
-    text = "of the direct model and, from its weights, of every other (10 5)"
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    text = "epochs of the direct model, and of the others, which start from its weights (10 5)"
     add("--epochs", nargs=2, default=["10", "5"], metavar=("FIRST", "THEN"), help=text)
-    text = "options of the direct model, a text a row; the others go on from the first of them"
+    text = "more options of the direct model, one text per row; the others start from the first"
     add("--first", nargs="+", default=[""], metavar="TEXT", help=text)
-    add("--then", nargs="+", default=[""], metavar="TEXT", help="of the others, a text a row")
+    add("--then", nargs="+", default=[""], metavar="TEXT", help="the same for the others")
     return parser.parse_args(argv)
 
 
 def trained(args, setting: str, options: str, epochs: str, seed: int) -> dict:
-    """The figures of one run of run.py, which goes on where it was."""
+    """The figures of one run of run.py, which resumes if it was interrupted."""
 
     def folder(text: str) -> Path:
         return args.out / f"seed{seed}" / re.sub(r"[^\w.-]", "_", text)
@@ -87,10 +88,10 @@ def parser_of(settings: Collection[str], seeds: Iterable[int]) -> argparse.Argum
     """Their common options."""
     parser = argparse.ArgumentParser()
     add = parser.add_argument
-    add("--csv", type=Path, required=True, metavar="FILE", help="where the figures are added")
-    add("--settings", nargs="+", choices=settings, metavar="NAME", help="(all)", default=settings)
-    add("--seeds", type=int, nargs="+", default=[*seeds], help="(%(default)s)")
-    text = "run.py's options, --glove FILE among them"
+    add("--csv", type=Path, required=True, metavar="FILE", help="CSV that the figures are added to")
+    add("--settings", nargs="+", choices=settings, metavar="NAME", default=settings, help="(all)")
+    add("--seeds", type=int, nargs="+", default=[*seeds], help="seeds (%(default)s)")
+    text = "options of run.py, including --glove FILE"
     add("run_options", nargs="+", metavar="-- ...", help=text)
     return parser
 
@@ -101,8 +102,8 @@ def read(path: Path) -> list[dict]:
 
 
 def fill(path: Path, measured: Callable, **columns: Iterable) -> None:
-    """Add a row for each combination of the columns' values that the CSV has not yet, completed by
-    measured(**row)."""
+    """Add a row to the CSV for each combination of the columns' values that it does not have yet,
+    with the figures that measured(**row) returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for values in itertools.product(*columns.values()):
         row = dict(zip(columns, values, strict=True))
@@ -145,7 +146,7 @@ def with_interval(values: list[float]) -> str:
 
 
 def named(row: dict, others: list[dict]) -> str:
-    """A row's setting, and what else tells it from the others, all rows of the same setting."""
+    """A row's setting, and whatever tells it from `others`, the rows of the same setting."""
     parts = [row["setting"]]
     for key in ("options", "lr", "epochs", "photos"):
         if len({other.get(key) for other in others}) > 1:
@@ -159,9 +160,8 @@ def by_setting(rows: list[dict], figure: str = "mAP") -> dict[str, dict[str, flo
     for row in rows:
         rows_of.setdefault(row["setting"], []).append(row)
     for row in rows:
-        settings.setdefault(named(row, rows_of[row["setting"]]), {})[row["seed"]] = float(
-            row[figure]
-        )
+        name = named(row, rows_of[row["setting"]])
+        settings.setdefault(name, {})[row["seed"]] = float(row[figure])
     return settings
 
 

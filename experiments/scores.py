@@ -24,14 +24,16 @@ parse_args = evidence.parser_of(HEADS, range(3)).parse_args
 
 
 def expected_error(scores: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., ICML 2017): over bins of the score of all (M, n)
-    labels, the mean distance between the mean score and the share of labels that are right."""
-    gaps, _ = np.histogram(scores, bins, (0, 1), weights=scores - targets)  # (bins,), each times
-    return np.abs(gaps).sum() / scores.size  # its number of labels
+    """Expected calibration error (Guo et al., ICML 2017): all (M, n) labels are sorted into bins by
+    score; it is the mean distance, weighted by the labels in a bin, between the bin's mean score
+    and its share of right labels."""
+    # (bins,): this distance, with its sign, times the number of labels in the bin.
+    gaps, _ = np.histogram(scores, bins, (0, 1), weights=scores - targets)
+    return np.abs(gaps).sum() / scores.size
 
 
 def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
-    """Fitted on the photos `fit` (M,), measured on the others."""
+    """Figures of a calibration fitted on the photos `fit`, (M,) bool, measured on the others."""
     slope, offset = calibration.fit(logits[fit], targets[fit])
     scores, rest = calibration.scores(logits, slope, offset), ~fit
     shared = metrics.best_threshold(slope * logits[fit] + offset, targets[fit])
