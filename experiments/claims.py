@@ -16,8 +16,8 @@ from runtime import signals
 
 RESULTS = Path(__file__).with_name("results")
 
-# Column of the table -> its CSV; and for models that were run at more than one rate, the row to take:
-# the one at the rate and epochs that the search chose.
+# Column of the table -> its CSV; and for models that were run at more than one rate, the row to
+# take: the one at the rate and epochs that the search chose.
 COLUMNS = {
     "coco-mini, frozen": (
         "frozen-coco.csv",
