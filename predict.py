@@ -339,7 +339,7 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
         header = header_of(predictor.classes, args.columns)
         if args.csv.is_file() and not is_table_of_ours(args.csv):
             raise ValueError(
-                f"--csv {printable(args.csv, 200)} is there, and is no table of predict.py; choose "
+                f"--csv {printable(args.csv, 200)} exists and is not a table of predict.py; choose "
                 "another name, or remove it"
             )
     with contextlib.ExitStack() as files:
@@ -422,7 +422,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     keep_freed_memory()
     if args.json:
-        sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal has
+        sys.stdout.reconfigure(encoding="utf-8")  # as JSON has to be, whatever the terminal uses
     try:
         return signals.code_of(lambda: run(args))
     except KeyboardInterrupt:

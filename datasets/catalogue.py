@@ -123,18 +123,18 @@ def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
 def all_there(part: str, split: data.Split, skip_missing: bool) -> data.Split:
     """The split without its missing photos, which are named. An error if they are not to be
     skipped, or if no photo is there."""
-    there = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
-    missing = [split.paths[row] for row in np.flatnonzero(~there)]
+    present = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
+    missing = [split.paths[row] for row in np.flatnonzero(~present)]
     if not missing:
         return split
     note = f"{len(missing):,} of {len(split):,} {part} photos are missing{listed(missing)}"
-    if not skip_missing or not there.any():
+    if not skip_missing or not present.any():
         raise FileNotFoundError(
             f"{note}; correct the names, choose the folder that the photos are in, or leave them "
             "out with --skip-bad-images"
         )
     print(f"{note}; they are left out")
-    return split.select(np.flatnonzero(there))
+    return split.select(np.flatnonzero(present))
 
 
 def aligned(split: data.Split, classes: list[str]) -> data.Split:

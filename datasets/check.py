@@ -53,10 +53,11 @@ def most_frequent(split: data.Split, most: int = 20) -> str:
 
 def doubtful_labels(split: data.Split) -> list[str]:
     """Sentences about labels that may be one and the same, and about labels with few photos."""
-    sentences, alike = [], defaultdict(list)
+    sentences, names_by_letters = [], defaultdict(list)
     for name in split.classes:
-        alike[re.sub(r"[\W_]+", "", name).casefold()].append(printable(name, 40))
-    pairs = [" / ".join(names) for names in alike.values() if len(names) > 1]
+        letters = re.sub(r"[\W_]+", "", name).casefold()
+        names_by_letters[letters].append(printable(name, 40))
+    pairs = [" / ".join(names) for names in names_by_letters.values() if len(names) > 1]
     if pairs:
         sentences.append(f"labels of almost the same name: {len(pairs)}{listed(pairs)}")
     counts = split.targets.sum(0)  # (n,)
@@ -69,8 +70,8 @@ def doubtful_labels(split: data.Split) -> list[str]:
 def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
     """The paths of missing photos, and a sentence for each photo that cannot be read."""
     missing = [path for path in split.paths if not os.path.isfile(path)]
-    there = [path for path in split.paths if os.path.isfile(path)]
-    progress = Progress(f"opening {name}", len(there))
+    present = [path for path in split.paths if os.path.isfile(path)]
+    progress = Progress(f"opening {name}", len(present))
 
     def error_of(path: str) -> str:
         try:
@@ -81,7 +82,7 @@ def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
 
     broken = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for error in pool.map(error_of, there):
+        for error in pool.map(error_of, present):
             if error:
                 broken.append(error)
             if progress.due(1):

@@ -82,8 +82,10 @@ def needed(root: Path, year: str) -> tuple[float, float]:
         if part.is_there():
             continue
         zipped, unpacked = (size * GB for size in SIZES[Path(part.url).stem])
-        here = [path for path in (part.ours, part.ours.with_suffix(".part")) if path.is_file()]
-        have = here[0].stat().st_size if here else 0
+        have = 0  # bytes of our zip that are on disk
+        for path in (part.ours.with_suffix(".part"), part.ours):
+            if path.is_file():
+                have = path.stat().st_size
         missing = max(zipped - have, 0)
         if part.by_hand.is_file() or part.ours.is_file():
             missing = 0

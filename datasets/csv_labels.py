@@ -249,10 +249,10 @@ def holds_ticks(table: Table) -> bool:
     places = [(i, j) for i, j in places if table.rows[i][j] not in NOTHING]
     if not places:
         raise ValueError(f"{table.path} has no labels, all cells for them are empty; {FORM}")
-    other = [(i, j) for i, j in places if table.rows[i][j].lower() not in YES | NO]
-    if len(table.labels) > 1 and other:
-        raise table.doubt(*other[0], FORM)
-    if other:
+    not_ticks = [(i, j) for i, j in places if table.rows[i][j].lower() not in YES | NO]
+    if len(table.labels) > 1 and not_ticks:
+        raise table.doubt(*not_ticks[0], FORM)
+    if not_ticks:
         return False
     if table.header is None:
         problem = (

@@ -51,7 +51,7 @@ def check(path: str | None) -> None:
     try:
         font_of(CHECK_SIZE, path)
     except OSError as error:
-        raise ValueError(f"--font {path} is no TrueType font ({error})") from error
+        raise ValueError(f"--font {path} is not a TrueType font ({error})") from error
 
 
 def for_text(text: str, size: int, path: str | None = None) -> tuple[str, ImageFont.FreeTypeFont]:

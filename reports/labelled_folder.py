@@ -1,6 +1,6 @@
 """The folder of predict.py --save: a picture of every photo with its labels, and predictions.jsonl.
 
-Nothing outside the folder is written, and no file in it is replaced that predict.py did not make.
+Nothing outside the folder is written, and only files that predict.py made are replaced.
 pictures.py draws the pictures.
 """
 
@@ -43,7 +43,7 @@ class LabelledFolder:
         try:
             font_of(SMALLEST, self.font)
         except OSError as error:
-            raise ValueError(f"--font {self.font} is no TrueType font ({error})") from error
+            raise ValueError(f"--font {self.font} is not a TrueType font ({error})") from error
         others = any(path.iterdir()) if path.is_dir() else path.exists()
         if others and not is_list_of_ours(predictions):
             raise ValueError(

@@ -105,11 +105,11 @@ def to_collect(classes: list[str], training_photos: np.ndarray) -> str:
     names = [f"{printable(classes[j], 40)} {training_photos[j]}" for j in rare[:ENDS]]
     if len(rare) > ENDS:
         names.append("...")
-    have = "label has" if len(rare) == 1 else "labels have"
-    which = "this" if len(rare) == 1 else "these"
+    subject, pronoun = f"{len(rare)} labels have", "these"
+    if len(rare) == 1:
+        subject, pronoun = "1 label has", "this"
     return (
-        f"{len(rare)} {have} fewer than {FEW} training photos "
-        f"({', '.join(names)}): collect {which} first"
+        f"{subject} fewer than {FEW} training photos ({', '.join(names)}): collect {pronoun} first"
     )
 
 

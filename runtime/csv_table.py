@@ -43,7 +43,7 @@ def csv_table(path: Path, header: list[str]) -> Iterator[Callable[[list[str]], N
     path = Path(os.path.realpath(path))  # a link stays; the file behind it is replaced
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # no other process has this name
     if path.exists() and not path.is_file():
-        raise ValueError(f"{printable(path, 200)} is no file; choose another name for the table")
+        raise ValueError(f"{printable(path, 200)} is not a file; choose another name for the table")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(temporary, "w", encoding="utf-8-sig", newline="")

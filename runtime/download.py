@@ -114,7 +114,7 @@ class Download:
         self.promised = sha256  # by the caller
         self.stated = self.known.get("sha256")  # by the server
         self.resume = True  # ask for what `part` lacks, else for the whole file
-        self.answered = False  # any server has, whatever it said
+        self.answered = False  # whether a server has, with whatever
         self.received = 0  # bytes, in this run
         self.reading = False  # a thread is waiting for the server
 
@@ -183,8 +183,8 @@ class Download:
         headers, partial = response.headers, response.status == 206
         total = total_of(headers) if partial else response.length
         tag = headers.get("ETag") or headers.get("Last-Modified")
-        other = tag and self.known.get("tag") and tag != self.known["tag"]
-        if partial and (other or not starts_at(headers, have)):
+        changed = tag and self.known.get("tag") and tag != self.known["tag"]
+        if partial and (changed or not starts_at(headers, have)):
             if not self.resume:
                 raise Hopeless(f"asked for the whole file, it sent {headers.get('Content-Range')}")
             self.resume = False

@@ -227,7 +227,7 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
     by kind. Hidden files do not count. A folder that cannot be read is an OSError.
     """
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{printable(folder, 200)} is no folder of photos")
+        raise FileNotFoundError(f"{printable(folder, 200)} is not a folder of photos")
     photos, others = [], Counter()
     for path, kind in files_in(str(folder)):
         suffix = os.path.splitext(path)[1].lower()
@@ -336,4 +336,4 @@ def read_matrix(path: str | Path, rows: int) -> np.ndarray:
             matrix = matrix.astype(np.float64)
             if fits_float32(matrix):
                 return matrix
-    raise ValueError(f"{path} is no .npy file of finite numbers of shape ({rows}, d)")
+    raise ValueError(f"{path} is not a .npy file of finite numbers of shape ({rows}, d)")

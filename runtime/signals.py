@@ -1,5 +1,5 @@
-"""How a run ends: a signal that asks it to stop is noted and heeded at a good moment; and whatever
-goes wrong, it ends with one sentence and an exit code.
+"""How a run ends: a signal that asks it to stop is noted, and obeyed at a good moment; and an error
+that a user can cause ends it with one sentence and an exit code.
 
 Whoever checks `received` decides what is saved before it stops.
 """

@@ -96,7 +96,7 @@ def test_files_that_are_no_fonts_are_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(fonts, "FOLDERS", [str(tmp_path), str(tmp_path / "absent")])
     assert [path.rsplit("/")[-1] for path in fonts.system_files()] == ["broken.ttf", "empty.otf"]
     assert fonts.for_text("\u4eba", 14)[0] == "\\u4eba"
-    with pytest.raises(ValueError, match=r"--font .*broken.ttf is no TrueType font"):
+    with pytest.raises(ValueError, match=r"--font .*broken.ttf is not a TrueType font"):
         fonts.check(str(tmp_path / "broken.ttf"))
     fonts.check(None)
 

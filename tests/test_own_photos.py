@@ -45,7 +45,7 @@ def test_swapped_options_and_folders_of_splits_are_one_sentence(tmp_path, capsys
     write_photos(tmp_path, **{"val/a.png": 0, "Training/c.png": 2, "b.png": 1})
     (tmp_path / "tags.csv").write_text("b.png,cat\n")
     swapped = arguments(tmp_path / "out", tmp_path / "tags.csv", tmp_path)
-    assert "tags.csv is no folder of photos" in refused(capsys, swapped)
+    assert "tags.csv is not a folder of photos" in refused(capsys, swapped)
     sentence = refused(capsys, arguments(tmp_path / "out", tmp_path))
     assert "holds the folders Training and val, which are parts of a data set" in sentence
     (tmp_path / "Training").rename(tmp_path / "car")  # val may be a label where no train is

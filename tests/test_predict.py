@@ -589,7 +589,7 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({"classes": ["cat"] * 7}, "model.pt photo.png", "label 'cat' is there twice"),
     ({"classes": [*"a;bcdef"]}, "model.pt photo.png --csv out.csv", "holds a semicolon"),
     ({}, "model.pt photo.png --columns", "name a file for it: --csv"),
-    ({}, "model.pt photo.png --csv empty", "is no file; choose another name"),
+    ({}, "model.pt photo.png --csv empty", "is not a file; choose another name"),
     ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1"),
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
     ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),
@@ -604,7 +604,7 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt --export out.pt2 --json", "--export writes a model"),
     ({"pool": "max"}, "model.pt photo.png --save out --where", "--where needs a backbone"),
     ({}, "model.pt photo.png --where", "--where draws pictures"),
-    ({}, "model.pt photo.png --save out --font model.pt", "no TrueType font"),
+    ({}, "model.pt photo.png --save out --font model.pt", "not a TrueType font"),
 ]
 
 
