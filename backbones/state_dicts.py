@@ -91,7 +91,7 @@ def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
 def groups(checkpoint: dict) -> Iterator[tuple[str, dict]]:
     """Every dict in a checkpoint that holds tensors: the keys to it, and the tensors by name."""
     dicts, seen = [("", checkpoint, 0)], set()
-    for keys, tree, depth in dicts:  # which grows meanwhile
+    for keys, tree, depth in dicts:  # grows while it is read
         if id(tree) in seen or depth > DEPTH:  # a file can nest a dict in itself
             continue
         seen.add(id(tree))

@@ -215,7 +215,7 @@ def put_beside(unpacked: Path, part: Part) -> None:
 
 
 def check_count(photos: Path, labels: Path) -> None:
-    """A ValueError if there are fewer photos than the label file names, if that is there."""
+    """A ValueError if there are fewer photos than the label file names; no check without it."""
     if not labels.is_file() or not labels.stat().st_size:
         return
     with open(labels, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:

@@ -110,7 +110,8 @@ def read_rows(path: str | Path) -> Table:
     else:
         match = re.match(r'(?:"[^"]*"|[^\t,;"])*?([\t,;])', first)
         separator = match[1] if match else ","
-    text = re.sub(r'" +(?=[,;\t\r\n]|\Z)', '"', text)  # csv skips only those before quotes
+    # Blanks behind a closing quote; csv itself skips those in front of an opening one.
+    text = re.sub(r'" +(?=[,;\t\r\n]|\Z)', '"', text)
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     table = Table(path, None, [], [])

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 
 import data
-from reports.fonts import font_of
-from reports.pictures import JPEG, LABELS, OURS, SMALLEST, grid, labelled, lit, shortened
+from reports import fonts
+from reports.pictures import JPEG, LABELS, OURS, grid, labelled, lit, shortened
 from runtime.terminal import printable
 
 try:
@@ -40,10 +40,7 @@ class LabelledFolder:
 
     def __enter__(self) -> "LabelledFolder":
         path, predictions = self.path, self.path / PREDICTIONS
-        try:
-            font_of(SMALLEST, self.font)
-        except OSError as error:
-            raise ValueError(f"--font {self.font} is not a TrueType font ({error})") from error
+        fonts.check(self.font)
         others = any(path.iterdir()) if path.is_dir() else path.exists()
         if others and not is_list_of_ours(predictions):
             raise ValueError(

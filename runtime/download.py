@@ -114,7 +114,7 @@ class Download:
         self.promised = sha256  # by the caller
         self.stated = self.known.get("sha256")  # by the server
         self.resume = True  # ask for what `part` lacks, else for the whole file
-        self.answered = False  # whether a server has, with whatever
+        self.answered = False  # whether any answer has come, even an error
         self.received = 0  # bytes, in this run
         self.reading = False  # a thread is waiting for the server
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time uses it, and uses a file again only if it fits.
+"""The folder of a run: one run at a time, and its files are used again only where they fit.
 
 Every file of tensors has `classes` and `settings`: all that decided its numbers. Data, code and
 starting weights are in the settings by their content. The caller chooses the settings.

@@ -27,7 +27,7 @@ BY_FILE_NAME = "by the file name alone"
 WITHOUT_SUFFIX = "by a name without a suffix"
 UPLOADED = "by the name that Label Studio gives an upload"
 
-# The name of a folder that holds one part of a data set. Its photos are never taken for another's.
+# Names of folders that hold one part of a data set; their photos belong to no other part.
 PART = re.compile(r"(train|val|test)(ing|id|idation|\d*)", re.I)
 UPLOAD = re.compile(r"(?:^|/)upload/(?:\d+/)?([0-9a-f]{8}-[^/]+)$")  # where Label Studio keeps them
 SUFFIXES = reading.SUFFIXES | {".heic", ".heif", ".avif"}  # of photos, readable here or not
