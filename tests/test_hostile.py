@@ -228,7 +228,7 @@ def test_a_matrix_of_word_vectors_has_a_row_of_finite_numbers_a_label(tmp_path):
     np.save(path, rows)
     nodes, unknown = data.load_glove(path, ["label 0", "label 1", "label 2"])
     assert (nodes.tolist(), unknown) == (rows.tolist(), [])
-    with pytest.raises(ValueError, match=r"vectors\.npy is no .* of shape \(2, d\)"):
+    with pytest.raises(ValueError, match=r"vectors\.npy is not a .* of shape \(2, d\)"):
         data.load_glove(path, ["label 0", "label 1"])
     for number in (np.inf, np.nan, -1e39):  # the last is infinite in float32
         rows[1, 1] = number

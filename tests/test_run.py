@@ -3,6 +3,7 @@
 Oracles: loops, hand-worked schedules, published counts, another run; in `finished` a whole run.
 """
 
+import csv
 import functools
 import itertools
 import json
@@ -213,6 +214,13 @@ def test_a_released_file_or_one_of_ours_is_evaluated_as_it_stands(demo, finished
     names |= {"results-evaluated.md", "results-evaluated.jpg", "mistakes-evaluated.jpg"}
     names |= {"labels-evaluated.csv", "verdict-evaluated.json"}
     assert {path.name for path in out.iterdir()} == names
+    all_of_val = scores_of(finished, "backbone")[1].any(0).sum()
+    for threshold, count in ((0, all_of_val), (1, 0)):  # the ends are probabilities, too
+        checkpoint = torch.load(finished / "backbone.pt", weights_only=True)
+        torch.save(checkpoint | {"threshold": threshold}, tmp_path / "end.pt")
+        assert run.main(argv(demo, out, "--evaluate", tmp_path / "end.pt")) == 0
+        rows = csv.DictReader((out / "labels-evaluated.csv").open(encoding="utf-8-sig"))
+        assert sum(float(row["recall"] or 0) > 0 for row in rows) == count
 
 
 @pytest.mark.parametrize(("recipe", "peak", "last"), [("asl", 7, 39), ("cycle", 5.3, 20)])
