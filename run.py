@@ -43,7 +43,7 @@ from backbones import (
     load_weights,
     parameters_of,
 )
-from backbones.features import centred_and_scaled, id_of, part_for, with_features
+from backbones.features import id_of, part_for, unit_features, with_features
 from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load, to_check
 from datasets.check import check
@@ -213,7 +213,7 @@ def frozen(args, splits: Splits, folder: Folder) -> Splits:
                 )
             )
     if args.unit_features:
-        with_their_features = centred_and_scaled(*with_their_features)
+        with_their_features = unit_features(*with_their_features)
     return Splits(*with_their_features)
 
 
@@ -787,9 +787,9 @@ OPTIONS = {
                default_text="those from ImageNet", common=True),
         Option("--freeze", False, bool, "keep the backbone as it is and train only heads, on "
                "features computed once", "ours", decides=True, common=True),
-        Option("--unit-features", False, argparse.BooleanOptionalAction, "with --freeze: centre "
-               "features on the training photos and scale them to length 1", "difference 32",
-               decides=True),
+        Option("--unit-features", False, argparse.BooleanOptionalAction, "with --freeze: take "
+               "roots of the features, centre them on the training photos and scale them to "
+               "length 1", "difference 32", decides=True),
         Option("--gcn-from", "backbone", ["backbone", "weights"], "where phase gcn starts: from "
                "phase backbone's result, or from --weights", "difference 13"),
         Option("--adjacency", "paper", ["paper", "mlgcn", "none"], "label graph as in the paper, "

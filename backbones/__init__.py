@@ -185,7 +185,7 @@ def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]
     try:
         backbone = build(checkpoint["backbone"], checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])
-        if "backbone.mean" in state:
+        if "backbone.mean_root" in state:
             backbone = UnitFeatures(backbone)
         if "head.nodes" in state:
             nodes, A_hat = state["head.nodes"], state["head.A_hat"]

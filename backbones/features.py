@@ -10,10 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from backbones.unit_features import UnitFeatures
+from backbones.unit_features import UnitFeatures, signed_roots
 from data import Split
 from iml_gcn import Model
 from runtime import checkpoints, ranks
@@ -66,10 +65,10 @@ def with_features(
     return split.select_readable(np.flatnonzero(stored["read"]))
 
 
-def centred_and_scaled(train: Split, val: Split) -> tuple[Split, Split]:
-    """Both splits with unit features, centred on the training photos."""
-    backbone = UnitFeatures(train.backbone, train.features.mean(0))
+def unit_features(train: Split, val: Split) -> tuple[Split, Split]:
+    """Both splits with `UnitFeatures`, centred on the training photos."""
+    backbone = UnitFeatures(train.backbone, signed_roots(train.features).mean(0))
     return tuple(
-        replace(split, features=F.normalize(split.features - backbone.mean), backbone=backbone)
+        replace(split, features=backbone.scaled(split.features), backbone=backbone)
         for split in (train, val)
     )

@@ -1,4 +1,4 @@
-"""Features that are centred and of length 1, from a frozen backbone. Nothing of it is trained.
+"""Roots of features, centred and of length 1, from a frozen backbone. Nothing of it is trained.
 
 Symbols: B images in a batch, D feature size.
 """
@@ -10,25 +10,41 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class UnitFeatures(nn.Module):
-    """A frozen backbone with features (B, D) that are centred and of length 1 (difference 32).
+def signed_roots(features: torch.Tensor) -> torch.Tensor:
+    """sign(x) sqrt|x|, entry by entry: strong features count less."""
+    return features.sign() * features.abs().sqrt()
 
-    `mean` (D,) is that of the training photos. All features of a map are divided by one length,
-    that of their mean over the map, so that the mean of a linear head's map is still its logit.
+
+class UnitFeatures(nn.Module):
+    """A frozen backbone with features (B, D) whose roots are centred and scaled to length 1
+    (difference 32).
+
+    `mean_root` (D,) is that of the training photos. In a map, every place gets its share of the
+    root, and all are divided by the same length, so that the mean of a linear head's map is still
+    its logit.
     """
 
-    def __init__(self, backbone: nn.Module, mean: torch.Tensor | None = None):
+    def __init__(self, backbone: nn.Module, mean_root: torch.Tensor | None = None):
         super().__init__()
         self.backbone, self.num_features = backbone, backbone.num_features
         self.pool = getattr(backbone, "pool", "")
-        self.register_buffer("mean", torch.zeros(self.num_features) if mean is None else mean)
+        if mean_root is None:
+            mean_root = torch.zeros(self.num_features)
+        self.register_buffer("mean_root", mean_root)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.backbone(images) - self.mean)  # (B, D)
+        return self.scaled(self.backbone(images))  # (B, D)
+
+    def scaled(self, features: torch.Tensor) -> torch.Tensor:
+        """The backbone's features (B, D) as this one's."""
+        return F.normalize(signed_roots(features) - self.mean_root)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """The feature map (B, D, h, w). With mean pooling its mean over places is `forward`."""
-        centred = self.backbone.forward_features(images).float() - self.mean[:, None, None]
+        places = self.backbone.forward_features(images).float()  # (B, D, h, w)
+        pooled = places.mean((2, 3), keepdim=True)  # x (B, D, 1, 1), whose root is x / sqrt|x|
+        shares = places / pooled.abs().sqrt().clamp(min=1e-12)  # (B, D, h, w), their mean the root
+        centred = shares - self.mean_root[:, None, None]
         length = centred.mean((2, 3), keepdim=True).norm(dim=1, keepdim=True)  # (B, 1, 1, 1)
         return centred / length.clamp(min=1e-12)
 
@@ -38,4 +54,4 @@ class UnitFeatures(nn.Module):
             folded = self.backbone.fold()
         else:
             folded = copy.deepcopy(self.backbone)
-        return UnitFeatures(folded, self.mean.clone()).eval()
+        return UnitFeatures(folded, self.mean_root.clone()).eval()

@@ -25,6 +25,7 @@ import data
 import iml_gcn
 import metrics
 import run
+from backbones.unit_features import signed_roots
 from datasets.own_photos import stratified
 from experiments import evidence
 from runtime import signals
@@ -94,10 +95,6 @@ def kernel_ridge(split: data.Split, features: torch.Tensor, roots: bool = True) 
     left_out = Y - Y.mean(0) - weights / inverse.diagonal()[:, None]  # (M, n)
     next_place = Y.sum(0, keepdim=True).long().clamp(max=len(Y) - 1)  # (1, n)
     return k @ weights - left_out.sort(0, descending=True).values.gather(0, next_place)
-
-
-def signed_roots(features: torch.Tensor) -> torch.Tensor:
-    return features.sign() * features.abs().sqrt()
 
 
 class Sum(nn.ModuleList):
