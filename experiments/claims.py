@@ -4,8 +4,10 @@
     python -m experiments.claims FILE.csv                      # a CSV of experiments/ as a table
     python -m experiments.claims FILE.csv --figure rare --minus F_PCA
 
-Differences are taken seed by seed. A claim is "seen" if the 95% interval over the seeds is above 0,
-"not seen" if it is below 0, and "undecided" if 0 is in it. It trains nothing.
+Differences are taken seed by seed, and have a 95% interval over the seeds. Where the scores of the
+photos were kept, a second interval covers the luck of the photos too (`bootstrap.py`). A claim is
+"seen" if the wider interval is above 0, "not seen" if it is below 0, and "undecided" if 0 is in it.
+Nothing is trained here.
 """
 
 import argparse
@@ -42,15 +44,27 @@ CLAIMS = {  # the claim -> what is ahead, of what, and by how much on COCO in Ta
 }
 
 
-def verdict(differences: list[float]) -> str:
-    """The verdict in a word, then the mean difference with its interval."""
-    low, high = evidence.interval(differences)
+def verdict(differences: list[float], wider: tuple[float, float] | None = None) -> str:
+    """The verdict in a word, the mean difference with its interval over the seeds, and the `wider`
+    interval over photos and seeds, if there is one."""
+    low, high = wider or evidence.interval(differences)
     word = "undecided"
     if low > 0:
         word = "seen"
     elif high < 0:
         word = "not seen"
-    return f"{word}: {evidence.with_interval(differences)}"
+    text = f"{word}: {evidence.with_interval(differences)}"
+    return f"{text}; photos too [{low:.2f}, {high:.2f}]" if wider else text
+
+
+def over_photos(column: str, ahead: str, behind: str) -> tuple[float, float] | None:
+    """The stored interval over photos and seeds of a difference; None if it was not measured."""
+    for row in evidence.read(RESULTS / "photos-and-seeds.csv"):
+        heads = [row[key].split(", lr ")[0] for key in ("head", "minus")]
+        wanted = [name.replace("direct", "linear head") for name in (ahead, behind)]
+        if row["data"] == column and heads == wanted:
+            return float(row["low"]), float(row["high"])
+    return None
 
 
 def claims() -> list[str]:
@@ -59,10 +73,11 @@ def claims() -> list[str]:
     lines.append(f"| {' | '.join(['---'] * (2 + len(COLUMNS)))} |")
     for claim, (ahead, behind, paper) in CLAIMS.items():
         cells = [claim, paper]
-        for file, names in COLUMNS.values():
+        for column, (file, names) in COLUMNS.items():
             settings = evidence.by_setting(evidence.read(RESULTS / file))
             first, second = (settings[names.get(name, name)] for name in (ahead, behind))
-            cells.append(verdict(evidence.differences(first, second)))
+            differences = evidence.differences(first, second)
+            cells.append(verdict(differences, over_photos(column, ahead, behind)))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
