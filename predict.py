@@ -326,6 +326,8 @@ def find_photos(paths: list[str], save: Path | None) -> list[Photo]:
         for name in names:
             if own is None or own not in (path / name).resolve().parents:
                 photos.append(Photo(str(path), name))
+    if photos and not any(photo.path.exists() for photo in photos):
+        raise FileNotFoundError(f"there is no {printable(paths[0], 200)}; name photos or folders")
     if paths and not photos:
         raise FileNotFoundError(f"no photo in {', '.join(paths)}; name another folder")
     return photos
@@ -336,6 +338,11 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
     the number of photos that could be read."""
     threshold, count, any_label = predictor.threshold, 0, False
     if args.csv:
+        if args.csv.suffix.lower() in (".xlsx", ".xls", ".ods"):
+            raise ValueError(
+                f"--csv {printable(args.csv, 200)} would be text under a spreadsheet's name; call "
+                "it NAME.csv, which spreadsheets open too"
+            )
         header = header_of(predictor.classes, args.columns)
         if args.csv.is_file() and not is_table_of_ours(args.csv):
             raise ValueError(
@@ -356,8 +363,9 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
                 add_row(row_of(photo.photo.in_table(), photo.labels))
             if args.save:
                 folder.add(*photo.photo, captions(photo, threshold), json_of(photo), photo.maps)
-    if args.csv:
-        print(f"{printable(args.csv, 200)}: {count:,} photos", file=sys.stderr)
+    for written in (args.csv, args.save):
+        if written:
+            print(f"{printable(written, 200)}: {count:,} photos", file=sys.stderr)
     if count and not any_label:
         advice = "choose a lower --threshold, or --top 3"
         print(f"no label is above {threshold:g}; {advice}", file=sys.stderr)

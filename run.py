@@ -467,12 +467,14 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     folder = Folder(args.out, splits.train.classes)
     if ranks.rank() == 0:
         set_old_files_aside(args)
+    ranks.wait()  # for the files that were set aside
+    signals.fresh_is_done = args.fresh
+    check_old_backbone(args, splits, folder)
+    if ranks.rank() == 0:
         checkpoints.save_json(args.out / "args.json", vars(args))
         if args.phase != ["eval"]:
             path, classes = folder / "graph.png", splits.train.classes
             graph_picture.save(path, graph, classes, args.tau, args.font)
-    ranks.wait()  # for the files that were set aside
-    signals.fresh_is_done = True
     foretell(args, splits, folder)
     if args.freeze and not args.evaluate:
         splits = frozen(args, splits, folder)
@@ -542,6 +544,15 @@ def set_old_files_aside(args) -> None:
         patterns += REPORTS
     set_aside(args.out, patterns, ranks.launch())
     forget(args.out / "log.jsonl", models)
+
+
+def check_old_backbone(args, splits: Splits, folder: Folder) -> None:
+    """Refuse a backbone.pt of other photos or labels before features are computed or anything is
+    written. `train` compares everything else."""
+    photos = {PHOTOS: splits.train.id(), VAL_PHOTOS: splits.val.id()}
+    if "backbone" in args.phase and not args.evaluate:
+        for file in ("backbone.pt", "last-backbone.pt"):
+            folder.begun(file, photos)
 
 
 def trained_models(args) -> list[str]:

@@ -40,6 +40,10 @@ def check(splits: dict[str, data.Split]) -> int:
         for error in broken[:3]:
             print(f"    {error}")
     print(*copies(splits), sep="\n")
+    if bad:
+        print(f"{bad:,} photos cannot be used: mend them, or train with --skip-bad-images")
+    else:
+        print("all photos can be used; leave out --check to train")
     return bad
 
 

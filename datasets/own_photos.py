@@ -35,13 +35,19 @@ def load(
         return split, read(val_photos or photos, val_labels)
     names = [Path(path).relative_to(photos).as_posix() for path in split.paths]
     groups = groups_of_copies(split.paths)  # (M,)
+    present = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
     with ranks.in_turn():
         if kept.is_file():
             held = kept_before(kept, names, photos)  # (M,) bool
         else:
-            held = stratified(split.targets, HELD_OUT, groups=groups)
+            # A photo that is missing is not held out: the file would name what is not there.
+            held = np.zeros(len(split), bool)
+            held[present] = stratified(split.targets[present], HELD_OUT, groups=groups[present])
         if not split.targets[held].any() or held.all():
             advice = "add more, or pass --val-labels"
+            if not present.all():
+                missing = [split.paths[row] for row in np.flatnonzero(~present)]
+                advice = f"{len(missing):,} are missing{listed(missing)}; correct their names"
             if kept.is_file():
                 advice += f" and remove {kept}"
             raise ValueError(

@@ -113,6 +113,24 @@ def to_collect(classes: list[str], training_photos: np.ndarray) -> str:
     )
 
 
+def never_found(rows: list[list]) -> str:
+    """The advice about labels of enough training photos that one model never finds on val; empty
+    if there is none."""
+    names = []
+    for name, _, training_photos, val_photos, _, _, recall, *_ in rows:
+        if training_photos >= FEW and val_photos and not recall:
+            names.append(f"{printable(name, 40)} {training_photos}")
+    if not names:
+        return ""
+    more = ", ..." if len(names) > ENDS else ""
+    subject = "1 label is" if len(names) == 1 else f"{len(names)} labels are"
+    return (
+        f"{subject} never found on val, in spite of their training photos "
+        f"({', '.join(names[:ENDS])}{more}): look in mistakes.jpg whether they are labelled alike "
+        "everywhere, or choose a lower threshold"
+    )
+
+
 def best_and_worst(rows: list[list]) -> list[str]:
     """The labels of the highest and of the lowest AP in one model's rows, with their val photos.
 

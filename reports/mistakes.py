@@ -33,11 +33,12 @@ def save(
     wrong, missed = [], []
     for row, column in most_confident_wrong(scores, split.targets, threshold):
         name, score = split.classes[column], f"{scores[row, column]:.2f}"
-        labels = [(f"x {name}", score, WRONG), *truth(split, row)]
+        labels = [(f"x {name}", score, WRONG), *truth(split, row), pictures.file_name(split, row)]
         wrong.append(pictures.labelled(pictures.thumbnail(split, row), labels, font))
     for row, column in most_painful_missed(scores, split.targets, threshold):
         name, score = split.classes[column], f"{scores[row, column]:.2f}"
         labels = [(f"- {name}", score, MISSED), *highest(split, scores, row)]
+        labels.append(pictures.file_name(split, row))
         missed.append(pictures.labelled(pictures.thumbnail(split, row), labels, font))
     above = f"{model}: its most confident wrong labels (above {threshold:.2f})"
     below = f"{model}: the missed labels with its lowest scores"

@@ -2,6 +2,7 @@
 predict.py --save makes, and results.jpg."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from runtime import checkpoints
 from runtime.terminal import printable
 
 DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
+GREY = (150, 150, 150)  # names of files
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
 HEAD = round(1.2 * SMALLEST)  # px, of captions
@@ -125,12 +127,18 @@ def save_judged(
     tiles = []
     for row in np.unique(np.linspace(0, len(split) - 1, EXAMPLES).astype(int)):
         labels = judged(scores[row], split.targets[row], split.classes, threshold)
-        tiles.append(labelled(thumbnail(split, row), shortened(labels, EXAMPLE_LABELS), font))
+        labels = [*shortened(labels, EXAMPLE_LABELS), file_name(split, row)]
+        tiles.append(labelled(thumbnail(split, row), labels, font))
     across = math.ceil(math.sqrt(len(tiles)))  # about as many as down
     photos = grid(tiles, across, gap=SMALLEST)
     legend = [("+ right", "", RIGHT), ("x wrong", "", WRONG), ("- missed", "", MISSED)]
     head = strip([(caption, "", WHITE), *legend], photos.width, HEAD, font)
     save_sheet([head, photos], path)
+
+
+def file_name(split: data.Split, row: int) -> tuple[str, str, tuple]:
+    """The name of a photo's file, for `labelled`: so that it can be found and mended."""
+    return os.path.basename(split.paths[row]), "", GREY
 
 
 def thumbnail(split: data.Split, row: int) -> Image.Image:

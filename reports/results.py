@@ -132,6 +132,14 @@ def label_rows(evaluation: Evaluation, best: str) -> list[list]:
     return labels_table.what_needs_work_first(rows, evaluation.file(best))
 
 
+LEGEND = (
+    "mAP and AP: how far up the photos of a label are when all are ranked by its score; 100 is "
+    "perfect. OP: the share of predicted labels that are right; OR: the share of right labels that "
+    "are predicted; OF1: their harmonic mean; CF1: the same, taken label by label. Predicted is "
+    "what scores above the threshold."
+)
+
+
 def findings(
     evaluation: Evaluation, judgement: dict, best: str, rows: list[list]
 ) -> list[tuple[str, list[str]]]:
@@ -150,9 +158,11 @@ def findings(
     points = labels_table.best_and_worst(own_rows)
     if points:
         paragraphs.append((f"Labels of {model}, with their val photos:", points))
-    advice = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
-    if advice:
-        paragraphs.append((advice, []))
+    rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
+    for advice in (rare, labels_table.never_found(own_rows)):
+        if advice:
+            paragraphs.append((advice, []))
+    paragraphs.append((LEGEND, []))
     return paragraphs
 
 

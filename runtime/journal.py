@@ -126,7 +126,7 @@ class Journal:
         sums = ranks.total(torch.tensor([self.losses.sum().item(), self.seen], dtype=torch.float64))
         loss = float(sums[0] / sums[1])
         entry = {"model": self.name, "epoch": self.epoch + 1, "loss": loss, "lr": self.lr}
-        line = f"{self.where}  loss {loss:.2f} an image  lr {self.lr:.1e}"
+        line = f"{self.where}  loss {loss:.2f}  lr {self.lr:.1e}"
         if mAP is not None:
             entry["mAP"] = mAP
             line += f"  val mAP {mAP:.2f}"
@@ -213,7 +213,7 @@ class Pass:
                 read[rows] = 1
             if progress.due(len(rows) * ranks.size()):
                 progress.show()
-            signals.stop_if_asked(f"{self.what}, which starts again")
+            signals.stop_if_asked(self.what, resumes=False)
         self.read = ranks.total(read) > 0  # (M,)
         progress.close()
         count = int((~self.read).sum())

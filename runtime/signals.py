@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from runtime.terminal import printable
+from runtime.terminal import end_progress, printable
 
 STOPPING = [signal.SIGTERM, signal.SIGINT]
 if hasattr(signal, "SIGHUP"):  # a terminal that was closed; Windows has none
@@ -27,15 +27,16 @@ fresh_is_done = False  # whether a --fresh has set old files aside, and must not
 class Stopped(Exception):
     """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
 
-    def __init__(self, where: str):
+    def __init__(self, where: str, resumes: bool = True):
         hint = " (without --fresh)" if fresh_is_done else ""
-        super().__init__(f"stopped in {where}; the same command resumes it{hint}")
+        goes_on = "resumes it" if resumes else "begins this part again and keeps what came before"
+        super().__init__(f"stopped in {where}; the same command {goes_on}{hint}")
         self.code = 128 + (received or signal.SIGTERM)  # the latter if another rank received it
 
 
-def stop_if_asked(where: str) -> None:
+def stop_if_asked(where: str, resumes: bool = True) -> None:
     if received:
-        raise Stopped(where)
+        raise Stopped(where, resumes)
 
 
 def code_of(work: Callable[[], int | None]) -> int:
@@ -46,6 +47,7 @@ def code_of(work: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return code
     except Stopped as stop:
+        end_progress()
         print(stop, file=sys.stderr)
         return stop.code
     except BrokenPipeError:  # `| head` that has seen enough
@@ -60,6 +62,7 @@ def code_of(work: Callable[[], int | None]) -> int:
         sentence = sentence_for(error)
         if sentence is None:
             raise
+    end_progress()
     print("error:", sentence, file=sys.stderr)
     return 2
 
@@ -118,7 +121,7 @@ def note(number: int, frame: object) -> None:
             with contextlib.suppress(OSError):  # it has just ended
                 os.kill(child.pid, signal.SIGCONT)  # or the step would wait for a suspended one
     with contextlib.suppress(OSError):  # nobody reads it any more
-        os.write(2, b"\nstopping after this step; the same again stops at once\n")
+        os.write(2, b"\nstopping after this step; a second one stops at once\n")
 
 
 def ignore(worker: int) -> None:

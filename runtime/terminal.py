@@ -44,6 +44,12 @@ def counted(kinds: dict[str, int], most: int = 8) -> str:
     return text + ", ..." if len(present) > most else text
 
 
+def end_progress() -> None:
+    """Clear a line of progress that was interrupted, so that a sentence begins a line."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        print("\r\033[K", end="", flush=True)
+
+
 class Clock:
     """The time left of the whole run, from the work that is done so far.
 
@@ -62,8 +68,8 @@ class Clock:
         self.expected -= work
 
     def left(self) -> str:
-        """As "1:02:03"; "" where nothing is expected, or nothing is done yet."""
-        if not self.done or self.expected <= self.done:
+        """As "1:02:03"; "" where nothing is expected, or too little is done."""
+        if not self.done or not self.expected / 50 < self.done < self.expected:
             return ""
         seconds = (time.monotonic() - self.start) * (self.expected / self.done - 1)
         return str(timedelta(seconds=round(seconds)))
@@ -109,4 +115,6 @@ class Progress:
         if self.live:
             print("\r\033[K", end="")
         seconds = time.monotonic() - self.start
-        return f"{self.done / max(seconds, 1e-9):.1f} {self.unit}/s  {seconds:.1f} s"
+        rate = self.done / max(seconds, 1e-9)
+        digits = 1 if rate < 10 else 0
+        return f"{rate:.{digits}f} {self.unit}/s  {seconds:.0f} s"

@@ -356,7 +356,7 @@ def test_a_run_holds_out_one_photo_of_five_and_foretells_how_long_it_takes(whole
 
 
 def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(
-    whole, tmp_path, capsys
+    whole, tmp_path, capsys, monkeypatch
 ):
     photos, out, _ = whole
     again, grown, more = tmp_path / "again", tmp_path / "grown", "--phase backbone"
@@ -366,10 +366,29 @@ def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(
     shutil.copytree(photos, grown)
     write_photos(grown, **{"new.png": 20})
     (grown / "tags.csv").write_text("new.png,bird\n" + (photos / "tags.csv").read_text())
+    graph = (again / "graph.png").read_bytes()
+    monkeypatch.setattr(run, "foretell", None)  # the old model is refused before anything is done
+    sentence = refused(capsys, arguments(again, grown, grown / "tags.csv", more))
+    assert "again/backbone.pt was made with other training photos" in sentence
+    assert (again / "graph.png").read_bytes() == graph
+    monkeypatch.undo()
     capsys.readouterr()
     assert run.main(arguments(again, grown, grown / "tags.csv", more + " --fresh")) == 0
     assert re.search(r"val: 4 of the 21 .*\ntrain: 17 images", capsys.readouterr().out)
     assert (again / "val-photos.json").read_text() == kept
+
+
+def test_a_name_that_is_mended_after_a_first_start_is_no_trouble(whole, tmp_path, capsys):
+    photos, tags = whole[0], tmp_path / "tags.csv"
+    text = (photos / "tags.csv").read_text()
+    for held in json.loads((whole[1] / "val-photos.json").read_text()):
+        tags.write_text(re.sub(f"(?m)^{held},", f"gone-{held},", text))
+        out = tmp_path / held
+        options = arguments(out, photos, tags, "--phase backbone")
+        assert "1 of 16 train photos are missing" in refused(capsys, options)
+        assert "gone" not in (out / "val-photos.json").read_text()
+    tags.write_text(text)
+    assert run.main(options) == 0
 
 
 def test_photos_that_are_missing_or_damaged_are_named_and_left_out(whole, tmp_path, capsys):

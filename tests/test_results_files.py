@@ -57,6 +57,15 @@ def test_labels_with_few_training_photos_are_to_be_collected_first():
     assert labels_table.to_collect(CLASSES, np.array([5, 5, 5])) == ""
 
 
+def test_labels_that_are_never_found_are_named_if_they_have_training_photos():
+    rows = [["cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2]]
+    assert labels_table.never_found(rows) == ""
+    for name, training, val in (("cow", 6, 2), ("owl", 4, 2), ("emu", 6, 0)):
+        rows.append([name, "a.pt", training, val, 5.0, None, 0.0 if val else None, 0.0, None, None])
+    assert labels_table.never_found(rows).startswith("1 label is never found on val")
+    assert "(cow 6)" in labels_table.never_found(rows)
+
+
 def test_the_ladder_has_the_lowest_threshold_of_each_precision():
     # Above 0.04 are 10 labels, 2 a photo, and all 5 that are right: the first threshold with 50%.
     # 70% and 90% are not reached: of the highest two, 0.9, one is right. Above 0.5 are cat, dog,
