@@ -1,21 +1,24 @@
-"""Label photos with a trained model, or export it for other programs.  Typical use:
+"""Label photos with a trained model, or export it for other programs.
 
-    python predict.py runs/mine photos/                        # one line for each photo
-    python predict.py runs/mine photos/ --csv predictions.csv  # a table for a spreadsheet
-    python predict.py runs/mine photos/ --precision 0.8        # labels of which 80% are right
-    python predict.py runs/mine photos/ --save labelled        # pictures with their labels
-    ... --save labelled --where                                # and where each label is seen
-    python predict.py runs/mine --export model.onnx            # or model.pt2
+    python predict.py runs/mine photos/                   # one line per photo
+    python predict.py runs/mine photos/ --csv out.csv     # a spreadsheet
+    python predict.py runs/mine photos/ --precision 0.8   # 80% of them right
+    python predict.py runs/mine photos/ --save labelled   # pictures
+    ... --save labelled --where                           # where labels are
+    python predict.py runs/mine --export model.onnx       # or model.pt2
 
-The model is a backbone.pt or gcn-*.pt, or a folder of run.py, whose best model is used. The
-checkpoint says everything else: classes, image size, backbone. From Python: docs/python.md.
+The model is a backbone.pt or gcn-*.pt, or a folder of run.py, whose best model
+is used. The checkpoint says everything else: classes, image size, backbone.
+From Python: docs/python.md.
 
-Photos become pixels as in evaluation, and are always turned upright if EXIF says how the camera was
-held. run.py turns those of --photos, too, but not those of COCO and Visual Genome, as in ASL's code
-(docs/differences.md, 22).
+Photos become pixels as in evaluation, and are always turned upright if EXIF
+says how the camera was held. run.py turns those of --photos, too, but not those
+of COCO and Visual Genome, as in ASL's code (docs/differences.md, 22).
 
-Exit code 1: some photos could not be read; all others were labelled. 2: a wrong call or file.
-Symbols: B images in a batch, M photos, n labels, S the side images are squashed to.
+Exit code 1: some photos could not be read; all others were labelled. 2: a wrong
+call or file.
+
+Symbols: B images in a batch, M photos, n labels, S the side in pixels.
 """
 
 import argparse

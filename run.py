@@ -1,21 +1,23 @@
-"""Reproduce IML-GCN: train the backbone, embed the labels, train the GCN, evaluate.  Typical use:
+"""Reproduce IML-GCN: train the backbone, embed the labels, train the GCN,
+evaluate.  Typical use:
 
-    python run.py                                # demo scenes, drawn on the spot -> runs/demo
-    python run.py --photos DIR --labels FILE     # your own photos                -> runs/own
-    python run.py --dataset coco --data DIR      # the paper's Tables 1 and 3     -> runs/coco
-    python run.py --dataset coco --data DIR --limit 64 --epochs 1 --out runs/try  # a dry run
-    torchrun --nproc-per-node 8 run.py --dataset coco --data DIR                  # 8 GPUs
+    python run.py                              # demo scenes      -> runs/demo
+    python run.py --photos DIR --labels FILE   # your own photos  -> runs/own
+    python run.py --dataset coco --data DIR    # Tables 1 and 3   -> runs/coco
+    python run.py --dataset coco --data DIR --limit 64 --epochs 1 --out runs/try
+    torchrun --nproc-per-node 8 run.py --dataset coco --data DIR  # 8 GPUs
 
-Three phases (Section "Proposed Approach") and eval, which speak to each other only through files in
---out:
+Three phases (Section "Proposed Approach") and eval, which speak to each other
+only through files in --out:
 
-    backbone   TResNet + linear head, ASL     -> backbone.pt, the paper's "ASL (TResNetM)" row
-    embed      backbone.pt, training photos   -> embeddings.pt: F_I and F_PCA
-    gcn        backbone.pt, embeddings.pt     -> gcn-<nodes>.pt, one per kind of node feature
-    eval       every *.pt above, val photos   -> metrics-*.json, scores-*.npz, results.md, .jpg,
-                                                 verdict.json, labels.csv, mistakes.jpg
+    backbone   TResNet + linear head, ASL    -> backbone.pt, "ASL (TResNetM)"
+    embed      backbone.pt, training photos  -> embeddings.pt: F_I and F_PCA
+    gcn        backbone.pt, embeddings.pt    -> gcn-<nodes>.pt, per kind of node
+    eval       every *.pt above, val photos  -> results.md and .jpg, labels.csv,
+                                                mistakes.jpg, verdict.json,
+                                                metrics-*.json, scores-*.npz
 
-Symbols: B images in a batch, M images in a split, n labels, D image feature size.
+Symbols: B images in a batch, M images in a split, n labels, D feature size.
 """
 
 import argparse
@@ -699,9 +701,9 @@ def completed(args) -> dict:
 
 
 SHORT = """\
-    python run.py                                   a first look: demo scenes, 3 minutes
-    python run.py --photos DIR --labels FILE        your own photos
-    python run.py --dataset coco --data DIR         the paper's Tables 1 and 3"""
+    python run.py                              a first look: demo scenes, 3 min
+    python run.py --photos DIR --labels FILE   your own photos
+    python run.py --dataset coco --data DIR    the paper's Tables 1 and 3"""
 
 # What a recipe changes in the table below, whose defaults are the paper's ...
 RECIPES = {

@@ -125,9 +125,9 @@ def never_found(rows: list[list]) -> str:
     more = ", ..." if len(names) > ENDS else ""
     subject = "1 label is" if len(names) == 1 else f"{len(names)} labels are"
     return (
-        f"{subject} never found on val, in spite of their training photos "
-        f"({', '.join(names[:ENDS])}{more}): look in mistakes.jpg whether they are labelled alike "
-        "everywhere, or choose a lower threshold"
+        f"{subject} never found on val, in spite of training photos "
+        f"({', '.join(names[:ENDS])}{more}): see in mistakes.jpg whether every photo is labelled "
+        "right, or choose a lower threshold"
     )
 
 

@@ -86,6 +86,8 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     save_pictures(evaluation, judgement, best, folder, suffix, font)
     files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
     print(wrapped(f"written to {printable(folder.path, 200)}: {', '.join(files)}"))
+    if not suffix:
+        print(wrapped(f"to label photos: python predict.py {printable(folder.path, 200)} PHOTOS"))
 
 
 def save_pictures(

@@ -6,6 +6,7 @@ The program says which options there are, and what a recipe changes.
 import argparse
 import difflib
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,6 +60,13 @@ def nearest(name: str, names: tuple[str, ...]) -> str | None:
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal, at most 100 columns."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, 2, 27, min(shutil.get_terminal_size().columns, 100))
+
+
 def parser_of(table: Table, changes: dict[str, dict], short: str, description: str) -> Parser:
     """A parser whose result holds only what was typed: no defaults.
 
@@ -68,7 +76,7 @@ def parser_of(table: Table, changes: dict[str, dict], short: str, description: s
     parser = Parser(
         usage="python run.py [option ...]",
         description=description,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 27, 100),
+        formatter_class=HelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
