@@ -23,7 +23,7 @@ import predict
 import run
 import tresnet
 from datasets import label_files
-from experiments import claims, evidence, frozen, scores
+from experiments import bootstrap, claims, evidence, frozen, scores
 
 PAGES = [Path("README.md"), *(path.relative_to(ROOT) for path in sorted(ROOT.glob("docs/*.md")))]
 PAGES = {str(page): (ROOT / page).read_text() for page in PAGES}
@@ -84,6 +84,7 @@ def programs(monkeypatch):
         "-m experiments.claims": claims.parse_args,
         "-m experiments.evidence": evidence.parse_args,
         "-m experiments.frozen": frozen.parse_args,
+        "-m experiments.bootstrap": bootstrap.parse_args,
         "-m experiments.scores": scores.parse_args,
     }
 
