@@ -67,7 +67,7 @@ def doubtful_labels(split: data.Split) -> list[str]:
     counts = split.targets.sum(0)  # (n,)
     few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
     if few:
-        sentences.append(f"labels with fewer than {FEW} photos: {len(few)}{listed(few)}")
+        sentences.append(f"{len(few)} labels with fewer than {FEW} photos{listed(few)}")
     return sentences
 
 

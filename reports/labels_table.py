@@ -119,15 +119,14 @@ def never_found(rows: list[list]) -> str:
     names = []
     for name, _, training_photos, val_photos, _, _, recall, *_ in rows:
         if training_photos >= FEW and val_photos and not recall:
-            names.append(f"{printable(name, 40)} {training_photos}")
+            counts = f"0 of {val_photos} val photos, {training_photos} in training"
+            names.append(f"{printable(name, 40)} ({counts})")
     if not names:
         return ""
     more = ", ..." if len(names) > ENDS else ""
-    subject = "1 label is" if len(names) == 1 else f"{len(names)} labels are"
     return (
-        f"{subject} never found on val, in spite of training photos "
-        f"({', '.join(names[:ENDS])}{more}): see in mistakes.jpg whether every photo is labelled "
-        "right, or choose a lower threshold"
+        f"never found on val: {', '.join(names[:ENDS])}{more}; look whether these labels are "
+        "right, add photos, or choose a lower threshold"
     )
 
 

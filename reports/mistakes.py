@@ -40,8 +40,8 @@ def save(
         labels = [(f"- {name}", score, MISSED), *highest(split, scores, row)]
         labels.append(pictures.file_name(split, row))
         missed.append(pictures.labelled(pictures.thumbnail(split, row), labels, font))
-    above = f"{model}: its most confident wrong labels (above {threshold:.2f})"
-    below = f"{model}: the missed labels with its lowest scores"
+    above = f"{model}: wrong labels with the highest scores (above {threshold:.2f}), a few of each"
+    below = f"{model}: missed labels with the lowest scores, a few of each"
     parts = [*section(above, WRONG, wrong, font), *section(below, MISSED, missed, font)]
     pictures.save_sheet(parts, path)
 

@@ -66,7 +66,7 @@ class Folder:
         if not (self / name).is_file():
             return None
         checkpoint = checkpoints.read_checkpoint(self / name)
-        advice = "choose another --out, or use --fresh to train again"
+        advice = "add --fresh to train again, or choose another --out"
         check_settings(self / name, checkpoint, self.classes, settings, advice)
         return checkpoint
 

@@ -29,7 +29,7 @@ class Stopped(Exception):
 
     def __init__(self, where: str, resumes: bool = True):
         hint = " (without --fresh)" if fresh_is_done else ""
-        goes_on = "resumes it" if resumes else "begins this part again and keeps what came before"
+        goes_on = "resumes it" if resumes else "begins this part again"
         super().__init__(f"stopped in {where}; the same command {goes_on}{hint}")
         self.code = 128 + (received or signal.SIGTERM)  # the latter if another rank received it
 

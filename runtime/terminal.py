@@ -103,7 +103,7 @@ class Progress:
             parts.append(f"{rate:.1f}/s")
             parts.append(f"{max(self.total - self.done, 0) / rate:.0f} s left")
         if left := clock.left():
-            parts.append(f"of the run {left}")
+            parts.append(f"whole run {left}")
         if not self.live:
             print("  ".join(parts), flush=True)
             return

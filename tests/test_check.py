@@ -28,7 +28,7 @@ def test_check_finds_missing_broken_twin_and_doubtful_ones_and_writes_nothing(fa
     photos = faulty / "photos"
     assert "photos: 5 photos, 0 of them without a label; 3 labels" in lines
     assert "labels of almost the same name: 1: Cat / cat" in lines
-    assert "labels with fewer than 5 photos: 3: Cat 1, cat 2, dog 3" in lines
+    assert "3 labels with fewer than 5 photos: Cat 1, cat 2, dog 3" in lines
     assert f"missing photos: 1: {photos}/gone.jpg" in lines
     assert "photos that cannot be read: 1" in lines
     assert any(f"cannot read photo {photos}/broken.jpg" in line for line in lines)
