@@ -182,6 +182,9 @@ def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]
             "other timm models would download code and weights that the file chooses; if you trust "
             f"it, pass --backbone {printable(name)}"
         )
+    state = checkpoint.get("state_dict")
+    if isinstance(state, dict) and "backbone.mean" in state:  # without roots; difference 32
+        raise ValueError(f"{path} has unit features of an older version; train it again (--fresh)")
     try:
         backbone = build(checkpoint["backbone"], checkpoint["pool"])
         state, n = checkpoint["state_dict"], len(checkpoint["classes"])

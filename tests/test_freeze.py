@@ -129,6 +129,11 @@ def test_unit_features_are_centred_roots_of_length_1_from_photo_to_prediction(
             np.testing.assert_allclose(stored["logits"], logits, rtol=1e-3, atol=1e-3)
         folded = model.fold()
         torch.testing.assert_close(folded(images), model(images), rtol=1e-3, atol=1e-4)
+        old = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        old["state_dict"]["backbone.mean"] = old["state_dict"].pop("backbone.mean_root")
+        torch.save(old, tmp_path / "old.pth")
+        with pytest.raises(ValueError, match="of an older version; train it again"):
+            backbones.load_model(tmp_path / "old.pth")
         if name == "backbone":  # the mean of a map is the logit
             maps = pictures.activation_maps(model, images)
             torch.testing.assert_close(maps.mean((2, 3)), model(images), rtol=1e-3, atol=1e-4)
