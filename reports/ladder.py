@@ -11,7 +11,7 @@ def rungs(logits: np.ndarray, targets: np.ndarray, threshold: float) -> list[tup
     """(threshold, precision, recall, labels a photo) at `threshold`, predict.py's own, and at the
     lowest that reaches each of PRECISIONS on calibrated logits (M, n); from low to high.
 
-    There are none if no photo shows a label.
+    The list is empty if no photo shows a label.
     """
     if not targets.any():
         return []

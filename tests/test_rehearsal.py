@@ -296,17 +296,17 @@ def measured(folder: Path, starts: dict[str, list[Start]], drawn: dict) -> str:
     add("label graph", total("label graph", epoch))
     text = f"phase backbone, {embedded:,} photos, then val"
     add(text, total("phase backbone", epoch), "backbone  epoch 1/1")
-    add("of it threshold, calibration, operating points", total("thresholds", epoch))
+    add("of which threshold, calibration, operating points", total("thresholds", epoch))
     add(f"phase embed, {embedded:,} photos", total("phase embed", epoch), "embed")
     add("phase gcn, F_I and F_PCA", total("phase gcn", epoch), "gcn-pca  epoch 1/1")
     text = f"phase eval, 3 models, {evaluated:,} photos x 80 labels"
     add(text, total("phase eval", epoch), "eval gcn-pca")
     numbers = [total(f"numbers {name}", epoch) for name in ("backbone", "gcn-image", "gcn-pca")]
-    add("of it all metrics and scores-*.npz", np.array([*sum(numbers)[:2], numbers[-1][2]]))
+    add("of which all metrics and scores-*.npz", np.array([*sum(numbers)[:2], numbers[-1][2]]))
     results, verdict = (total(at, epoch) for at in ("results", "verdict"))
-    add("of it verdict.json", verdict)
+    add("of which verdict.json", verdict)
     rest = np.array([*(results - verdict)[:2], results[2]])
-    add("of it results.md, labels.csv and pictures", rest)
+    add("of which results.md, labels.csv and pictures", rest)
     for text, run in (("TResNet-M, few steps", few), ("tresnet_tiny, an epoch", epoch)):
         foretold = re.search(r"expected: about (\d+):(\d+):(\d+)", run.output)
         hours, minutes, seconds = (int(part) for part in foretold.groups())
