@@ -56,16 +56,20 @@ class Split:
         return len(self.paths)
 
     @functools.cached_property
+    def known_by_content(self) -> bool:
+        return self.by_content and sum(map(os.path.getsize, self.paths)) <= READ_FOR_ID
+
+    @functools.cached_property
     def photo_ids(self) -> torch.Tensor:
         """(M,) int64: a digest of each photo's content; of a data set that is not `by_content`, or
         of more than 2 GB, of its file name and size."""
-        sizes = [os.path.getsize(path) for path in self.paths]
-        by_content = self.by_content and sum(sizes) <= READ_FOR_ID
         ids = []
-        for path, size in zip(self.paths, sizes, strict=True):
-            known_by = reading.digest(path) if by_content else f"{os.path.basename(path)} {size}"
-            digest = hashlib.sha256(known_by.encode("utf-8", "surrogatepass"))
-            ids.append(int.from_bytes(digest.digest()[:8], "little", signed=True))
+        for path in self.paths:
+            if self.known_by_content:
+                known_by = reading.digest(path)
+            else:
+                known_by = f"{os.path.basename(path)} {os.path.getsize(path)}"
+            ids.append(number_of(known_by))
         return torch.tensor(ids, dtype=torch.int64)
 
     def id(self) -> str:
@@ -87,6 +91,12 @@ class Split:
         """The images of these row numbers; all others could not be read."""
         unreadable = self.unreadable + len(self) - len(rows)
         return replace(self.select(rows), unreadable=unreadable)
+
+
+def number_of(text: str) -> int:
+    """A digest of a text, as an int64."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def photos_named(

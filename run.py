@@ -45,7 +45,7 @@ from backbones import (
     load_weights,
     parameters_of,
 )
-from backbones.features import id_of, part_for, unit_features, with_features
+from backbones.features import FeatureStore, id_of, part_for, unit_features
 from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load, to_check
 from datasets.check import check
@@ -200,20 +200,27 @@ def starting_backbone(args, splits: Splits, folder: Folder) -> torch.nn.Module:
     return load_model(folder / "backbone.pt", args.backbone)[0].backbone
 
 
-def frozen(args, splits: Splits, folder: Folder) -> Splits:
-    """Adds to both splits the features (M, D) computed by the frozen backbone of --weights."""
+def feature_store(args, splits: Splits, folder: Folder) -> FeatureStore:
+    """The features that the frozen backbone of --weights computed in earlier runs."""
     torch.manual_seed(args.seed)
-    backbone = pretrained_backbone(args)
-    settings = {key: getattr(args, key) for key in ("image_size", "pool", "amp")} | {CODE: CODE_ID}
+    settings = {key: getattr(args, key) for key in ("image_size", "pool", "amp")}
+    settings |= {"upright": splits.train.upright, CODE: CODE_ID}
+    return FeatureStore(pretrained_backbone(args), folder, settings)
+
+
+def frozen(args, splits: Splits, store: FeatureStore) -> Splits:
+    """Adds to both splits the features (M, D) of their photos, computed once."""
     with_their_features = []
     for name, split in zip(("train", "val"), splits, strict=True):
-        batches = loader(args, split)
-        with autocast(args):
-            with_their_features.append(
-                with_features(
-                    name, split, backbone, batches, folder, settings, args.skip_bad_images
-                )
-            )
+        what, missing = f"features {name}", store.missing(split)
+        if known := len(split) - len(missing):
+            print(f"{what}: {known:,} of {len(split):,} computed before ({store.FILE})")
+        if len(missing):
+            skip_bad, save_every = args.skip_bad_images, args.save_every
+            photos = Pass(loader(args, missing), what, skip_bad, save_every)
+            with autocast(args):
+                store.compute(missing, photos, args.batch_size)
+        with_their_features.append(store.with_features(split))
     if args.unit_features:
         with_their_features = unit_features(*with_their_features)
     return Splits(*with_their_features)
@@ -477,9 +484,12 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
         if args.phase != ["eval"]:
             path, classes = folder / "graph.png", splits.train.classes
             graph_picture.save(path, graph, classes, args.tau, args.font)
-    foretell(args, splits, folder)
+    store = None
     if args.freeze and not args.evaluate:
-        splits = frozen(args, splits, folder)
+        store = feature_store(args, splits, folder)
+    foretell(args, splits, folder, store)
+    if store:
+        splits = frozen(args, splits, store)
     return args, splits, folder
 
 
@@ -599,26 +609,32 @@ def check_nodes(args, split: data.Split) -> None:
         print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
 
 
-def foretell(args, splits: Splits, folder: Folder) -> None:
+def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -> None:
     """Say how long training will take, and whether it is likely to be too short."""
     clock.begin(0)
     left = [name for name in trained_models(args) if not (folder / f"{name}.pt").is_file()]
     if not left:
         return
-    steps = len(loader(args, splits.train, train=True)) * args.epochs
-    if "backbone" in left and not args.freeze and args.dataset != "demo":
-        forecast.advise(steps, random_weights=args.weights == "none")
-    measured = math.ceil(args.epochs / args.eval_every) if args.eval_every else 1
-    photos = len(splits.train), len(splits.val)
-    work = forecast.work_left(*photos, len(left), args.epochs, measured, args.freeze)
+    train, val, models = len(splits.train), len(splits.val), len(left)
+    if store:
+        unseen = sum(len(store.missing(split)) for split in splits)
+        work = forecast.frozen_work(unseen, train, models, args.epochs)
+        cost = Loader.pass_cost
+        backbone = iml_gcn.Model(store.backbone, torch.nn.Identity()).fold().backbone
+    else:
+        measured = math.ceil(args.epochs / args.eval_every) if args.eval_every else 1
+        work = forecast.whole_work(train, val, models, args.epochs, measured)
+        cost = Loader.step_cost
+        backbone = build(args.backbone, args.pool)
+        steps = len(loader(args, splits.train, train=True)) * args.epochs
+        if "backbone" in left and args.dataset != "demo":
+            forecast.advise(steps, random_weights=args.weights == "none")
     clock.begin(work)
-    if args.freeze and (folder / "features-val.pt").is_file():
-        return
-    backbone = build(args.backbone, args.pool)
+    if store and not unseen:
+        return  # heads take seconds
     backbone = backbone.to(args.device, memory_format=torch.channels_last)
-    images = data.MultiLabelImages(splits.train, args.image_size, augment=not args.freeze)
+    images = data.MultiLabelImages(splits.train, args.image_size, augment=store is None)
     seconds = forecast.seconds_a_photo(backbone, images, args.workers, autocast(args))
-    cost = Loader.pass_cost if args.freeze else Loader.step_cost
     forecast.say(work * seconds / cost / ranks.size())
 
 

@@ -19,6 +19,7 @@ Channels and blocks are Lite0's; Lite2 has 1.1 times the channels and 1.2 times 
 input is RGB divided by 255, as for TResNet; `forward_features` normalises it.
 """
 
+import functools
 import math
 import re
 
@@ -40,13 +41,18 @@ STAGES = [  # channels, blocks, kernel, stride
 ]
 
 
+relu6 = functools.partial(F.relu6, inplace=True)  # one pass over memory less
+
+
 class Conv(nn.Conv2d):
     """A convolution padded as in TensorFlow's SAME: an odd pixel goes to the right and bottom."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         k, s = self.kernel_size[0], self.stride[0]
         H, W = (max((-(-side // s) - 1) * s + k - side, 0) for side in x.shape[2:])
-        return super().forward(F.pad(x, (W // 2, W - W // 2, H // 2, H - H // 2)))
+        if H % 2 or W % 2:
+            x = F.pad(x, (0, W % 2, 0, H % 2))  # a copy, so only where it must be
+        return F.conv2d(x, self.weight, self.bias, s, (H // 2, W // 2), 1, self.groups)
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -67,8 +73,10 @@ class MBConv(nn.Module):
         self.project_conv, self.bn2 = Conv(wide, c_out, 1, bias=False), norm(c_out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu6(self.bn0(self.expand_conv(x))) if self.expands else x  # (B, wide, h, w)
-        y = F.relu6(self.bn1(self.depthwise_conv(y)))  # (B, wide, h / stride, w / stride)
+        y = relu6(self.bn0(self.expand_conv(x))) if self.expands else x  # (B, wide, h, w)
+        y = F.relu6(
+            self.bn1(self.depthwise_conv(y)), inplace=True
+        )  # (B, wide, h / stride, w / stride)
         y = self.bn2(self.project_conv(y))  # (B, c_out, h / stride, w / stride)
         return y + x if self.adds else y
 
@@ -102,8 +110,8 @@ class EfficientNetLite(nn.Module):
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """The feature map before pooling, (B, D, H / 32, W / 32) rounded up."""
         x = (images * 255 - 127) / 128
-        x = F.relu6(self.bn0(self.conv_stem(x.to(self.conv_stem.weight.dtype))))
-        return F.relu6(self.bn1(self.conv_head(self.blocks(x))))
+        x = relu6(self.bn0(self.conv_stem(x.to(self.conv_stem.weight.dtype))))
+        return relu6(self.bn1(self.conv_head(self.blocks(x))))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return pooled(self.forward_features(images), self.pool)  # (B, D)

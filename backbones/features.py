@@ -6,6 +6,7 @@ decides between a whole model on photos and its head on features. `run.py` train
 Symbols: M images in a split, D feature size.
 """
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,11 @@ import torch
 from torch import nn
 
 from backbones.unit_features import UnitFeatures, signed_roots
-from data import Split
+from data import Split, number_of
 from iml_gcn import Model
 from runtime import checkpoints, ranks
-from runtime.folder import PHOTOS, START, Folder
+from runtime.folder import START, Folder
 from runtime.journal import Pass
-from runtime.loading import Loader
 
 
 def id_of(backbone: nn.Module) -> str:
@@ -34,35 +34,74 @@ def part_for(model: Model, split: Split) -> tuple[Model, Split]:
     return Model(nn.Identity(), model.head), split
 
 
-@torch.inference_mode()
-def with_features(
-    name: str,
-    split: Split,
-    backbone: nn.Module,
-    batches: Loader,
-    folder: Folder,
-    settings: dict,
-    skip_bad: bool,
-) -> Split:
-    """A split with F_GAP (M, D) of its photos, not augmented, from features-<name>.pt.
+class FeatureStore:
+    """features.pt: the features of each photo that this backbone has seen.
 
-    The file is used again if it was made by the same backbone from the same photos with the same
-    `settings`. Photos that cannot be read are left out with `skip_bad`, else they are a ValueError.
+    So an edit of the labels, another split or more photos do not compute them again. The whole file
+    is used only if it was made by the same backbone with the same `settings`. Photos are known by
+    their content; photos of a split that is not `known_by_content`, by their path and size.
     """
-    file, settings = f"features-{name}.pt", settings | {START: id_of(backbone), PHOTOS: split.id()}
-    stored = folder.reusable(file, settings)
-    if stored is None or not (skip_bad or stored["read"].all()):
-        model = Model(backbone, nn.Identity()).fold().to(batches.device)
-        F_GAP = torch.zeros(len(split), backbone.num_features)  # (M, D)
-        photos = Pass(batches, f"features {name}", skip_bad)
+
+    FILE = "features.pt"
+
+    def __init__(self, backbone: nn.Module, folder: Folder, settings: dict):
+        self.backbone, self.settings = backbone, settings | {START: id_of(backbone)}
+        self.folder = Folder(folder.path, classes=[])  # features do not depend on the labels
+        stored = self.folder.reusable(self.FILE, self.settings)
+        self.photos = stored["photos"] if stored else torch.zeros(0, dtype=torch.int64)  # (K,)
+        self.features = stored["features"] if stored else torch.zeros(0, backbone.num_features)
+
+    def places(self, split: Split) -> np.ndarray:
+        """(M,) the row of each photo in `features`, or -1 where it has none."""
+        place_of = {photo: place for place, photo in enumerate(self.photos.tolist())}
+        return np.array([place_of.get(photo, -1) for photo in keys_of(split)])
+
+    def missing(self, split: Split) -> Split:
+        """The photos of a split that have no features yet."""
+        return split.select(np.flatnonzero(self.places(split) < 0))
+
+    @torch.inference_mode()
+    def compute(self, split: Split, photos: Pass, batch_size: int) -> None:
+        """Add the features of a split's photos, not augmented, and keep them even if the pass over
+        the photos is stopped. `batch_size` is that of the whole batches of all ranks."""
+        model = Model(self.backbone, nn.Identity()).fold().to(photos.loader.device)
+        F_GAP = torch.zeros(len(split), self.backbone.num_features)  # (M, D)
+        keys = torch.tensor(keys_of(split))  # (M,)
+        photos_before, features_before = self.photos, self.features
+
+        def save(read: torch.Tensor) -> None:
+            of_all_ranks = ranks.total(F_GAP.clone())[read]
+            self.photos = torch.cat([photos_before, keys[read]])
+            self.features = torch.cat([features_before, of_all_ranks])
+            content = {"photos": self.photos, "features": self.features}
+            self.folder.save(self.FILE, content, self.settings)
+
+        photos.save = save
+        size = -(-batch_size // ranks.size())  # of this rank's part, rounded up
         for images, _, rows in photos:
-            F_GAP[rows] = model(images).float().cpu()
-        stored = {"features": ranks.total(F_GAP), "read": photos.read}
-        folder.save(file, stored, settings)
-    else:
-        print(f"features {name}: computed before ({file})")
-    split = replace(split, features=stored["features"], backbone=backbone)
-    return split.select_readable(np.flatnonzero(stored["read"]))
+            # A batch of another size may be computed in another order. So all have one size, and a
+            # photo's features are the same whichever others were missing.
+            filled = images.new_zeros(size, *images.shape[1:])  # (size, 3, S, S)
+            filled[: len(rows)] = images
+            F_GAP[rows] = model(filled)[: len(rows)].float().cpu()
+
+    def with_features(self, split: Split) -> Split:
+        """The split with its F_GAP (M, D), without photos that have none: they could not be
+        read."""
+        places = self.places(split)
+        read = np.flatnonzero(places >= 0)
+        if not len(read):
+            raise ValueError("no photo can be read; check the image folder")
+        with_features = split.select_readable(read)
+        features = self.features[places[read]]
+        return replace(with_features, features=features, backbone=self.backbone)
+
+
+def keys_of(split: Split) -> list[int]:
+    """What a photo is known by in features.pt; the same whichever split it is in."""
+    if split.known_by_content:
+        return split.photo_ids.tolist()
+    return [number_of(f"{os.path.abspath(path)} {os.path.getsize(path)}") for path in split.paths]
 
 
 def unit_features(train: Split, val: Split) -> tuple[Split, Split]:

@@ -226,7 +226,8 @@ def features(options, held_out: int | None = None) -> Task:
     options.out.mkdir(parents=True, exist_ok=True)
     splits = run.load_data(options)
     options = run.with_batch_size(options, splits.train)
-    train, val = run.frozen(options, splits, Folder(options.out, splits.train.classes))
+    folder = Folder(options.out, splits.train.classes)
+    train, val = run.frozen(options, splits, run.feature_store(options, splits, folder))
     if held_out is not None:
         held = stratified(train.targets, 0.2, held_out)
         train, val = train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))

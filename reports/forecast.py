@@ -33,15 +33,17 @@ def seconds_a_photo(
     return (reading + time.perf_counter() - start) / photos
 
 
-def work_left(train: int, val: int, models: int, epochs: int, measured: int, frozen: bool) -> float:
+def whole_work(train: int, val: int, models: int, epochs: int, measured: int) -> float:
     """The work of training and evaluating `models` models on these numbers of photos. A photo in a
     training step of the whole network is 1. Each training measures val `measured` times."""
-    if frozen:  # one pass over all photos, then heads
-        heads = models * epochs * train * FeatureLoader.step_cost
-        return (train + val) * Loader.pass_cost + heads
     training = epochs * train * Loader.step_cost + measured * val * Loader.pass_cost
     embed_and_eval = (train + models * val) * Loader.pass_cost
     return models * training + embed_and_eval
+
+
+def frozen_work(unseen: int, train: int, models: int, epochs: int) -> float:
+    """The same with a frozen backbone: a pass over the photos that have no features, then heads."""
+    return unseen * Loader.pass_cost + models * epochs * train * FeatureLoader.step_cost
 
 
 def say(seconds: float) -> None:

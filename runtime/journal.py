@@ -13,8 +13,9 @@ computes the same numbers. A loader yields images, targets, rows and errors, and
 """
 
 import json
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -194,26 +195,38 @@ class Pass:
     """One pass over all photos of a loader: images, targets and rows of every batch.
 
     Afterwards `read`, (M,) bool, says which photos could be read. Unless `skip_bad` is set, a photo
-    that cannot be read is a ValueError.
+    that cannot be read is a ValueError. Whoever sets `save` keeps what was computed: save(read) is
+    called with the photos read so far every `save_every` minutes, before the pass stops for any
+    reason, and at its end. Without it, a pass that was stopped begins again.
     """
 
-    def __init__(self, loader, what: str, skip_bad: bool):
+    def __init__(self, loader, what: str, skip_bad: bool, save_every: float = math.inf):
         self.loader, self.what, self.skip_bad = loader, what, skip_bad
+        self.save: Callable[[torch.Tensor], None] | None = None
+        self.save_every = save_every
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         read = torch.zeros(self.loader.rows.num_images)  # (M,)
         progress = Progress(self.what, len(read), cost=self.loader.pass_cost)
-        unreadable = []
+        unreadable, saved = [], time.monotonic()
         for images, targets, rows, errors in self.loader:
-            if errors and not self.skip_bad:
-                raise ValueError(f"{errors[0]}, or leave such photos out with --skip-bad-images")
-            unreadable += errors
             if len(rows):
                 yield images, targets, rows
                 read[rows] = 1
+            unreadable += errors
             if progress.due(len(rows) * ranks.size()):
                 progress.show()
-            signals.stop_if_asked(self.what, resumes=False)
+            failed, stop = bool(errors) and not self.skip_bad, signals.received is not None
+            if self.save:
+                time_to_save = time.monotonic() - saved > 60 * self.save_every
+                some_failed, stop, time_to_save = ranks.any_rank(failed, stop, time_to_save)
+                if some_failed or stop or time_to_save:
+                    self.save(ranks.total(read.clone()) > 0)
+                    saved = time.monotonic()
+            if failed:
+                raise ValueError(f"{errors[0]}, or leave such photos out with --skip-bad-images")
+            if stop:
+                raise signals.Stopped(self.what, resumes=self.save is not None)
         self.read = ranks.total(read) > 0  # (M,)
         progress.close()
         count = int((~self.read).sum())
@@ -221,5 +234,7 @@ class Pass:
             names = "\n    ".join(ranks.gather(unreadable)[:3])
             note = f"{count:,} of {len(read):,} photos cannot be read and are left out"
             print(f"{self.what}: {note}:\n    {names}")
-        if count == len(read):
+        if self.save:
+            self.save(self.read)
+        elif count == len(read):
             raise ValueError(f"{self.what}: no photo can be read; check the image folder")

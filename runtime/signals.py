@@ -34,9 +34,9 @@ class Stopped(Exception):
         self.code = 128 + (received or signal.SIGTERM)  # the latter if another rank received it
 
 
-def stop_if_asked(where: str, resumes: bool = True) -> None:
+def stop_if_asked(where: str) -> None:
     if received:
-        raise Stopped(where, resumes)
+        raise Stopped(where)
 
 
 def code_of(work: Callable[[], int | None]) -> int:

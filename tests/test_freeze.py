@@ -1,6 +1,8 @@
 """--freeze: heads trained on features that are computed once, against the whole model on photos."""
 
+import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from PIL import Image
 import backbones
 import iml_gcn
 import run
-from backbones import features
 from reports import pictures
+from runtime import signals, terminal
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +51,142 @@ def test_a_frozen_run_trains_the_head_of_a_whole_model(demo, frozen, weights, na
         np.testing.assert_allclose(stored["logits"], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_features_are_computed_once_and_again_for_another_size(
-    demo, frozen, weights, monkeypatch, capsys
-):
+@pytest.fixture
+def computed(monkeypatch):
+    """(what, photos) of each pass that computes features."""
     passes = []
 
-    class Counted(features.Pass):
-        def __init__(self, loader, what, skip_bad):
-            passes.append(what)
-            super().__init__(loader, what, skip_bad)
+    class Counted(run.Pass):
+        def __init__(self, loader, what, *others):
+            if what.startswith("features"):
+                passes.append((what, loader.rows.num_images))
+            super().__init__(loader, what, *others)
 
-    monkeypatch.setattr(features, "Pass", Counted)
+    monkeypatch.setattr(run, "Pass", Counted)
+    return passes
+
+
+def test_features_are_computed_once_and_again_for_another_size(demo, frozen, weights, computed):
     options = argv(demo, frozen, "--freeze --weights", weights, "--nodes random --phase gcn")
     assert run.main(options) == 0
-    assert passes == []
+    assert computed == []
     assert run.main([*options, "--image-size", "64", "--fresh"]) == 0
-    assert passes == ["features train", "features val"]
+    assert computed == [("features train", 24), ("features val", 12)]
+
+
+def own_photos(folder, numbers):
+    """Photos of one size in bytes, each with a name and a content of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(256, size=(9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.bmp")
+
+
+def labelled(path, numbers, labels):
+    rows = [f"{number}.bmp,{labels[number % len(labels)]}\n" for number in numbers]
+    path.write_text("file,label\n" + "".join(rows))
+
+
+def own_options(folder, out, weights):
+    text = f"--photos {folder / 'photos'} --labels {folder / 'train.csv'} --weights {weights}"
+    text += f" --val-labels {folder / 'val.csv'} --out {out} --recipe cycle --freeze --lr 1e-3"
+    text += " --backbone tresnet_tiny --image-size 32 --batch-size 4 --epochs 1 --workers 0"
+    return f"{text} --device cpu --phase backbone --fresh".split()
+
+
+def features_in(out):
+    """features.pt as {photo: its features}."""
+    stored = torch.load(out / "features.pt", weights_only=True)
+    return dict(zip(stored["photos"].tolist(), stored["features"], strict=True))
+
+
+def test_other_labels_another_split_and_more_photos_keep_the_features(weights, tmp_path, computed):
+    own_photos(tmp_path / "photos", range(12))
+    labelled(tmp_path / "train.csv", range(8), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(8, 12), ["cat", "dog"])
+    options = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == 0
+    assert computed == [("features train", 8), ("features val", 4)]
+    computed.clear()
+    own_photos(tmp_path / "photos", [12])
+    labelled(tmp_path / "train.csv", [*range(9), 12], ["cat", "fox", "dog"])
+    labelled(tmp_path / "val.csv", range(9, 12), ["cat", "fox", "dog"])
+    assert run.main(options) == 0
+    assert computed == [("features train", 1)]
+    assert run.main(own_options(tmp_path, tmp_path / "anew", weights)) == 0
+    kept, anew = features_in(tmp_path / "out"), features_in(tmp_path / "anew")
+    assert len(kept) == 13
+    assert kept.keys() == anew.keys()
+    assert all(torch.equal(kept[photo], anew[photo]) for photo in kept)
+    ours, theirs = (state_of(tmp_path / name / "backbone.pt") for name in ("out", "anew"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_photo_that_was_replaced_gets_new_features(weights, tmp_path, computed):
+    own_photos(tmp_path / "photos", range(8))
+    for name in ("train", "val"):
+        labelled(tmp_path / f"{name}.csv", range(4, 8) if name == "val" else range(4), ["a", "b"])
+    options = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == 0
+    own_photos(tmp_path, [8])
+    (tmp_path / "8.bmp").replace(tmp_path / "photos/2.bmp")
+    computed.clear()
+    assert run.main(options) == 0
+    assert computed == [("features train", 1)]
+
+
+def test_photos_of_one_name_and_size_do_not_share_features(weights, tmp_path):
+    document = {"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}
+    document["images"] = [{"id": i, "file_name": f"{i}.bmp"} for i in range(4)]
+    document["annotations"] = [{"image_id": i, "category_id": i % 2 + 1} for i in range(4)]
+    (tmp_path / "annotations").mkdir()
+    for name in ("train2014", "val2014"):
+        own_photos(tmp_path / name, range(4))
+        (tmp_path / f"annotations/instances_{name}.json").write_text(json.dumps(document))
+    own_photos(tmp_path / "other", range(4, 8))
+    for i in range(4):  # the photos of val are others, of the same names and sizes
+        (tmp_path / f"other/{i + 4}.bmp").replace(tmp_path / f"val2014/{i}.bmp")
+    out = tmp_path / "out"
+    options = argv(tmp_path, out, "--freeze --phase backbone --weights", weights)
+    assert run.main(options) == 0
+    stored = torch.stack([*features_in(out).values()])
+    assert len(stored.unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("reason", ["asked to stop", "a photo that cannot be read"])
+def test_features_that_were_computed_before_a_run_stopped_are_kept(
+    weights, tmp_path, computed, monkeypatch, reason
+):
+    own_photos(tmp_path / "photos", range(12))
+    labelled(tmp_path / "train.csv", range(12), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(8, 12), ["cat", "dog"])
+    good = (tmp_path / "photos/9.bmp").read_bytes()
+    if reason == "asked to stop":
+        due = terminal.Progress.due
+        monkeypatch.setattr(signals, "received", None)
+
+        def after_two_batches(progress, count):
+            if progress.done == 4:
+                signals.received = signal.SIGINT
+            return due(progress, count)
+
+        monkeypatch.setattr(terminal.Progress, "due", after_two_batches)
+        expected = 128 + signal.SIGINT
+    else:
+        (tmp_path / "photos/9.bmp").write_bytes(b"BM")
+        expected = 2
+    options = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == expected
+    monkeypatch.undo()
+    (tmp_path / "photos/9.bmp").write_bytes(good)
+    known = 8 if reason == "asked to stop" else 11
+    assert len(features_in(tmp_path / "out")) == known
+    left = features_in(tmp_path / "out")
+    assert run.main(options) == 0
+    assert run.main(own_options(tmp_path, tmp_path / "anew", weights)) == 0
+    ours, theirs = features_in(tmp_path / "out"), features_in(tmp_path / "anew")
+    assert left.keys() < ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[photo], theirs[photo]) for photo in theirs)
 
 
 def test_a_frozen_run_cut_off_ends_as_an_unbroken_one(demo, frozen, weights, tmp_path, monkeypatch):
