@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from runtime import photo_names, reading
 from runtime.photo_names import NAME, PhotoFolder
 from runtime.reading import LABEL, PHOTO, Kind, composed
-from runtime.terminal import brief
+from runtime.terminal import brief, tell
 
 READ_FOR_ID = 2 * 10**9  # bytes: photos of more than this are known by their sizes, to save minutes
 
@@ -118,7 +118,7 @@ def photos_named(
     for path, labels in zip(paths, targets, strict=True):
         united[row_of[path]] |= labels
     if twice := len(paths) - len(row_of):
-        print(f"{source}: rows that name a photo again: {twice:,}; their labels are united")
+        tell(f"{source}: rows that name a photo again: {twice:,}; their labels are united")
     return Split(list(row_of), united, classes)
 
 

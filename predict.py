@@ -337,8 +337,8 @@ def find_photos(paths: list[str], save: Path | None) -> list[Photo]:
 
 
 def label(args, predictor: Predictor, photos: list[Photo]) -> int:
-    """Print every photo's labels, and write the table and the pictures that were asked for. Returns
-    the number of photos that could be read."""
+    """Print every photo's labels, but not beside a table, which has them; write the table and the
+    pictures that were asked for. Returns the number of photos that could be read."""
     threshold, count, any_label = predictor.threshold, 0, False
     if args.csv:
         if args.csv.suffix.lower() in (".xlsx", ".xls", ".ods"):
@@ -359,7 +359,10 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
             add_row = files.enter_context(csv_table(args.csv, header))
         for photo in labelled(predictor, photos, args.top, args.where):
             count, any_label = count + 1, any_label or bool(photo.labels)
-            print(json_of(photo) if args.json else line_of(photo, threshold), flush=True)
+            if args.json:
+                print(json_of(photo), flush=True)
+            elif not args.csv:
+                print(line_of(photo, threshold), flush=True)
             if args.csv and args.columns:
                 add_row(row_of_scores(photo.photo.in_table(), photo.scores))
             elif args.csv:
@@ -388,8 +391,10 @@ def run(args) -> int:
     if args.precision is not None:
         point = predictor.operating_point(args.precision)
         predictor.threshold = point.threshold
+        count = round(point.labels_per_photo * predictor.checkpoint["val_photos"])
+        labels = f"{count:,} labels" if count else "labels"
         print(
-            f"at {point.threshold:g}: {100 * point.precision:.0f}% of labels right on val, "
+            f"at {point.threshold:g}: {100 * point.precision:.0f}% of {labels} right on val, "
             f"{100 * point.recall:.0f}% found, {point.labels_per_photo:.1f} a photo",
             file=sys.stderr,
         )

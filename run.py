@@ -70,7 +70,7 @@ from runtime.journal import Journal, Pass, forget
 from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.memory import keep_freed_memory
 from runtime.options import Option, between, defaults_of, or_auto, parser_of, whole
-from runtime.terminal import clock, listed
+from runtime.terminal import clock, listed, tell
 
 # The phases
 
@@ -88,7 +88,7 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
     """Phase 2: one pass over the training photos, not augmented, in eval mode. Eq. 5 and 6."""
     settings = embedding_settings(args, splits, folder)
     if folder.reusable("embeddings.pt", settings):
-        print("embed: done before (embeddings.pt)")
+        tell("embed: done before (embeddings.pt)")
         return
     model, _ = load_model(folder / "backbone.pt", args.backbone)
     part, split = part_for(model, splits.train)
@@ -100,7 +100,7 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
     ranks.total(means.sums, means.counts)  # each rank saw its part of the photos
     F_I = means.mean()  # (n, D), Eq. 5
     F_PCA = iml_gcn.pca(F_I, min(F_I.shape))  # (n, n), Eq. 6; fewer columns where D < n
-    print(f"embed: F_I {tuple(F_I.shape)}, F_PCA {tuple(F_PCA.shape)}")
+    tell(f"embed: F_I {tuple(F_I.shape)}, F_PCA {tuple(F_PCA.shape)}")
     folder.save("embeddings.pt", {"image": F_I, "pca": F_PCA}, settings)
 
 
@@ -214,7 +214,7 @@ def frozen(args, splits: Splits, store: FeatureStore) -> Splits:
     for name, split in zip(("train", "val"), splits, strict=True):
         what, missing = f"features {name}", store.missing(split)
         if known := len(split) - len(missing):
-            print(f"{what}: {known:,} of {len(split):,} computed before ({store.FILE})")
+            tell(f"{what}: {known:,} of {len(split):,} computed before ({store.FILE})")
         if len(missing):
             skip_bad, save_every = args.skip_bad_images, args.save_every
             photos = Pass(loader(args, missing), what, skip_bad, save_every)
@@ -310,6 +310,7 @@ def checkpoint_of(
         "calibration": [slope, offset],
         "threshold": metrics.best_threshold(calibrated, targets),
         "operating_points": metrics.operating_points(calibrated, targets).tolist(),
+        "val_photos": len(targets),
         "backbone_id": id_of(model.backbone),
         "state_dict": model.state_dict(),
     }
@@ -464,7 +465,8 @@ def run(args) -> int:
 
 def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     """Everything that comes before the first phase: checks, photos and labels, the forecast."""
-    print(f"{args.dataset} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
+    what = "your photos" if args.dataset == "own" else args.dataset
+    tell(f"{what} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
     with ranks.in_turn():
         check_beforehand(args)
     splits = load_data(args)
@@ -499,7 +501,7 @@ def on_device(args) -> argparse.Namespace:
     device.check(where)
     native = device.native_bfloat16(where)
     if args.amp and where.startswith("cuda") and not native:
-        print("--amp: this card only imitates bfloat16, which is slow; leave it out")
+        tell("--amp: this card only imitates bfloat16, which is slow; leave it out")
     amp = native if args.amp is None else args.amp
     return argparse.Namespace(**vars(args) | {"device": where, "amp": amp})
 
@@ -540,7 +542,8 @@ def check_beforehand(args) -> None:
 
 
 # Files about all models of a folder together. predict.py chooses a model by the verdict.
-REPORTS = ["results.md", "results.jpg", "verdict.json", "labels.csv", "mistakes.jpg", "curves.png"]
+REPORTS = ["results.md", "results.jpg", "verdict.json", "labels.csv", "mistakes.jpg"]
+REPORTS += ["curves.png", "graph.png"]
 
 
 def set_old_files_aside(args) -> None:
@@ -606,7 +609,7 @@ def check_nodes(args, split: data.Split) -> None:
     """Read the word vectors once before the hours of phase backbone, so that errors come now."""
     if "word" in args.nodes and "gcn" in args.phase:
         _, unknown = data.load_glove(args.glove, split.classes)
-        print(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
+        tell(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
 
 
 def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -> None:

@@ -24,7 +24,7 @@ from backbones.resnet import resnet101
 from backbones.unit_features import UnitFeatures
 from runtime import download
 from runtime.checkpoints import read_checkpoint
-from runtime.terminal import brief, printable
+from runtime.terminal import brief, printable, tell
 
 TIMM = "timm:"  # before the name of any model of the package timm
 BACKBONES = {  # name -> how to build it, given the pooling; the weights it starts from
@@ -160,7 +160,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
         text += f"; left out, the same network: {', '.join(left_out)}"
     if network.others:
         text += f"; left out: {network.others} tensors of something else"
-    print(text)
+    tell(text)
     return network.head
 
 

@@ -7,7 +7,7 @@ go through it.
 import torch
 from torch import nn
 
-from runtime.terminal import printable
+from runtime.terminal import printable, tell
 
 
 def create(name: str, pretrained: bool = False) -> nn.Module:
@@ -67,5 +67,5 @@ class TimmBackbone(nn.Module):
 def load_pretrained(backbone: TimmBackbone) -> dict:
     """The weights timm has for the model, from its hub or its cache."""
     backbone.net.load_state_dict(create(backbone.name, pretrained=True).state_dict())
-    print(f"timm:{backbone.name}: loaded timm's pretrained weights")
+    tell(f"timm:{backbone.name}: loaded timm's pretrained weights")
     return {}

@@ -18,7 +18,7 @@ from datasets import coco_download, demo, own_photos
 from datasets.check import doubtful_labels, most_frequent
 from datasets.label_files import read_labels
 from runtime import ranks
-from runtime.terminal import listed
+from runtime.terminal import listed, tell
 
 
 class Splits(NamedTuple):
@@ -78,9 +78,9 @@ def load(
     train, val = DATASETS[name](root, **where)
     train = described("train", train, keep_unlabelled, limit)
     if name == "own":
-        print(f"labels: {most_frequent(train)}")  # shows whether a table was misread
+        tell(f"labels: {most_frequent(train)}")  # shows whether a table was misread
         for sentence in doubtful_labels(train):
-            print(sentence)
+            tell(sentence)
     val = described("val", val, keep_unlabelled, limit)
     train = all_there("train", train, skip_missing)
     val = all_there("val", val, skip_missing)
@@ -114,7 +114,7 @@ def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
         note += f", {limit:,} of the others taken, evenly spaced"
     absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
     note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
-    print(f"{part}: {note}{listed(absent)}")
+    tell(f"{part}: {note}{listed(absent)}")
     if not len(split):
         raise ValueError(f"no {part} image is left; check the annotations")
     return split
@@ -133,7 +133,7 @@ def all_there(part: str, split: data.Split, skip_missing: bool) -> data.Split:
             f"{note}; correct the names, choose the folder that the photos are in, or leave them "
             "out with --skip-bad-images"
         )
-    print(f"{note}; they are left out")
+    tell(f"{note}; they are left out")
     return split.select(np.flatnonzero(present))
 
 
@@ -156,7 +156,7 @@ def aligned(split: data.Split, classes: list[str]) -> data.Split:
             "correct the names, or add training photos that show them"
         )
     if unused:
-        print(
+        tell(
             f"val: left out {len(unused):,} of {len(split.classes):,} labels, which no val photo "
             f"shows and the training photos do not have{listed(unused)}"
         )

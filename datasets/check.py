@@ -16,9 +16,10 @@ import numpy as np
 import data
 from datasets.own_photos import groups_of_copies
 from runtime.signals import stop_if_asked
-from runtime.terminal import Progress, listed, printable
+from runtime.terminal import Progress, listed, printable, tell
 
 FEW = 5  # photos of a label
+LONG = 5  # letters of a name; among shorter ones many words differ by a single letter
 
 
 def check(splits: dict[str, data.Split]) -> int:
@@ -26,24 +27,25 @@ def check(splits: dict[str, data.Split]) -> int:
     bad = 0
     for name, split in splits.items():
         labelled = split.targets.any(1).sum()
-        print(
+        tell(
             f"{name}: {len(split):,} photos, {len(split) - labelled:,} of them without a label; "
             f"{len(split.classes)} labels"
         )
-        print(f"labels: {most_frequent(split)}")
+        tell(f"labels: {most_frequent(split)}")
         for sentence in doubtful_labels(split):
-            print(sentence)
+            tell(sentence)
         missing, broken = unusable(name, split)
         bad += len(missing) + len(broken)
-        print(f"missing photos: {len(missing):,}{listed(missing)}")
-        print(f"photos that cannot be read: {len(broken):,}")
+        tell(f"missing photos: {len(missing):,}{listed(missing)}")
+        tell(f"photos that cannot be read: {len(broken):,}")
         for error in broken[:3]:
-            print(f"    {error}")
-    print(*copies(splits), sep="\n")
+            tell(f"    {error}")
+    for sentence in copies(splits):
+        tell(sentence)
     if bad:
-        print(f"{bad:,} photos cannot be used: mend them, or train with --skip-bad-images")
+        tell(f"{bad:,} photos cannot be used: mend them, or train with --skip-bad-images")
     else:
-        print("all photos can be used; leave out --check to train")
+        tell("all photos can be used; leave out --check to train")
     return bad
 
 
@@ -57,18 +59,57 @@ def most_frequent(split: data.Split, most: int = 20) -> str:
 
 def doubtful_labels(split: data.Split) -> list[str]:
     """Sentences about labels that may be one and the same, and about labels with few photos."""
-    sentences, names_by_letters = [], defaultdict(list)
-    for name in split.classes:
-        letters = re.sub(r"[\W_]+", "", name).casefold()
-        names_by_letters[letters].append(printable(name, 40))
-    pairs = [" / ".join(names) for names in names_by_letters.values() if len(names) > 1]
+    counts = split.targets.sum(0)  # (n,)
+    pairs = almost_equal_names(dict(zip(split.classes, counts.tolist(), strict=True)))
+    sentences = []
     if pairs:
         sentences.append(f"labels of almost the same name: {len(pairs)}{listed(pairs)}")
-    counts = split.targets.sum(0)  # (n,)
     few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
     if few:
         sentences.append(f"{len(few)} labels with fewer than {FEW} photos{listed(few)}")
     return sentences
+
+
+def almost_equal_names(photos_of: dict[str, int]) -> list[str]:
+    """Labels, with their photos, that differ only by case, signs, blanks or an s at the end; and
+    labels of few photos that differ from another by one letter, so that they may be misspelt."""
+    names_by_letters, names_by_part = defaultdict(list), defaultdict(set)
+    letters_of = {}
+    for name in photos_of:
+        letters = re.sub(r"[\W_]+", "", name).casefold()
+        letters_of[name] = re.sub("e?s$", "", letters) or letters
+        names_by_letters[letters_of[name]].append(name)
+    groups = [names for names in names_by_letters.values() if len(names) > 1]
+
+    for name, letters in letters_of.items():
+        for part in without_one_letter(letters):
+            names_by_part[part].add(name)
+    for name, count in photos_of.items():
+        letters = letters_of[name]
+        if count >= FEW or len(letters) < LONG or len(names_by_letters[letters]) > 1:
+            continue
+        others = set().union(*(names_by_part[part] for part in without_one_letter(letters)))
+        likely = [
+            other
+            for other in others
+            if photos_of[other] >= FEW * max(count, 1) and digits(other) == digits(name)
+        ]
+        if likely:
+            groups.append([name, max(likely, key=lambda other: (photos_of[other], other))])
+    return [
+        " / ".join(f"{printable(name, 40)} {photos_of[name]:,}" for name in names)
+        for names in groups
+    ]
+
+
+def without_one_letter(text: str) -> set[str]:
+    """The text, and what is left of it when a letter is taken away. Two words that differ by one
+    letter, or by two that were swapped, have one of these in common."""
+    return {text} | {text[:i] + text[i + 1 :] for i in range(len(text))}
+
+
+def digits(text: str) -> str:
+    return re.sub(r"\D", "", text)  # "zone 1" and "zone 2" are two labels
 
 
 def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:

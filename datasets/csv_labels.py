@@ -22,7 +22,7 @@ from pathlib import Path
 from datasets import predicted_labels
 from runtime import reading
 from runtime.photo_names import PhotoFolder, decoded, has_photo_suffix
-from runtime.terminal import brief, counted, printable
+from runtime.terminal import brief, counted, printable, tell
 
 YES, NO = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
 NUMBERS = {"0", "1", "0.0", "1.0"}  # ticks, or the numbers of two classes
@@ -88,7 +88,7 @@ def read(
     else:
         labels = tags(table)
     if table.nothing:
-        print(f"{path}: read as no label: {counted(table.nothing)}")
+        tell(f"{path}: read as no label: {counted(table.nothing)}")
     names = [row[table.photo] for row in table.rows]
     return list(zip(names, labels, strict=True)), classes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from runtime.reading import composed
-from runtime.terminal import counted, printable
+from runtime.terminal import counted, printable, tell
 
 
 def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], list[str]]:
@@ -33,6 +33,6 @@ def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], list[str]]:
         left_out["points of skeletons"] += len(image.findall("skeleton/*"))
         left_out["attributes"] += len(image.findall(".//attribute"))
     if any(left_out.values()):
-        print(f"{path}: left out, since they are no labels of photos: {counted(left_out)}")
+        tell(f"{path}: left out, since they are no labels of photos: {counted(left_out)}")
     undeclared = set().union(*(labels for _, labels in rows)) - classes.keys()
     return rows, [*classes, *sorted(undeclared)]

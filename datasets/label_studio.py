@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from runtime import reading
 from runtime.photo_names import decoded, has_photo_suffix
 from runtime.reading import ANY, LABEL
-from runtime.terminal import counted, printable
+from runtime.terminal import counted, printable, tell
 
 TASKS = [{"data": {...: ANY}, "annotations": [{"result": [{...: ANY}]}]}]
 
@@ -35,7 +35,7 @@ def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], None]:
         results = [result for annotation in done for result in annotation["result"]]
         photos.append((photo_of(task["data"], results, f"{path}: [{number}]"), ticks))
     if any(left_out.values()):
-        print(f"{path}: left out: {counted(left_out)}")
+        tell(f"{path}: left out: {counted(left_out)}")
     label_of = labels_of_ticks(set().union(*(ticks for _, ticks in photos)))
     return [(name, {label_of[tick] for tick in ticks}) for name, ticks in photos], None
 

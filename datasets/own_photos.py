@@ -19,7 +19,7 @@ from datasets.label_files import as_split, read_labels
 from runtime import checkpoints, ranks, reading
 from runtime.photo_names import PART, PhotoFolder
 from runtime.reading import PHOTO, composed
-from runtime.terminal import listed
+from runtime.terminal import listed, tell
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
 COPY = re.compile(r"(.+)\.rf\.[^./]+\.\w+")  # Roboflow's names of what it makes from one photo
@@ -55,10 +55,10 @@ def load(
             )
         if not kept.is_file():
             checkpoints.save_json(kept, [names[row] for row in np.flatnonzero(held)])
-    print(f"val: {held.sum():,} of the {len(held):,} photos, named in {kept}")
+    tell(f"val: {held.sum():,} of the {len(held):,} photos, named in {kept}")
     copies = np.isin(groups, groups[held]) & ~held  # added after the split was drawn
     if copies.any():
-        print(f"train: left out {copies.sum():,} of {(~held).sum():,} photos, copies of val photos")
+        tell(f"train: left out {copies.sum():,} of {(~held).sum():,} photos, copies of val photos")
     return split.select(np.flatnonzero(~held & ~copies)), split.select(np.flatnonzero(held))
 
 
@@ -66,13 +66,13 @@ def read(photos: str, labels: str | None) -> data.Split:
     """The photos of a folder that a label file names; without one, all, labelled by folder."""
     inside, left_out = reading.walk(photos)
     if left_out:
-        print(f"{photos}: left out {left_out}, which are not read as photos")
+        tell(f"{photos}: left out {left_out}, which are not read as photos")
     if labels:
         split = read_labels(labels, photos)
         named = set(split.paths)
         unnamed = [name for name in inside if os.path.join(photos, name) not in named]
         if unnamed:
-            print(
+            tell(
                 f"{photos}: {len(unnamed):,} of {len(inside):,} photos are not named in {labels} "
                 f"and are left out{listed(unnamed)}"
             )
@@ -92,7 +92,7 @@ def from_folders(photos: str, inside: list[str]) -> data.Split:
         labels_of_group.setdefault(group, set()).update(folders[:1])
     rows = [(name, labels_of_group[group]) for group, name in first_of_group.items()]
     if twice := len(inside) - len(rows):
-        print(
+        tell(
             f"{photos}: {twice:,} of {len(inside):,} photos are copies of others, byte for byte; "
             "their labels are united"
         )
@@ -195,7 +195,7 @@ def warn_of_copies(train: data.Split, val: data.Split) -> None:
     seen = np.isin(groups[len(train) :], groups[: len(train)])  # (photos of val,)
     copies = [val.paths[row] for row in np.flatnonzero(seen)]
     if copies:
-        print(
+        tell(
             f"{len(copies):,} of {len(val):,} val photos are copies of training photos (the same "
             "bytes, or made from one photo by Roboflow), which makes val's numbers too high"
             f"{listed(copies)}"

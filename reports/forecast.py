@@ -7,6 +7,7 @@ import torch
 
 from data import MultiLabelImages
 from runtime.loading import FeatureLoader, Loader
+from runtime.terminal import tell
 
 PIXELS = 2**20  # of the photos that are timed; small ones in a larger batch
 FEW_STEPS = {"random": 5000, "pretrained": 500}  # of training a whole network; ours
@@ -47,10 +48,10 @@ def frozen_work(unseen: int, train: int, models: int, epochs: int) -> float:
 
 
 def say(seconds: float) -> None:
-    print(f"expected: about {timedelta(seconds=round(seconds))} (h:mm:ss)")
+    tell(f"expected: about {timedelta(seconds=round(seconds))} (h:mm:ss)")
 
 
 def advise(steps: int, random_weights: bool) -> None:
     """Say, before hours are spent, if a whole network has so few steps that it learns little."""
     if steps < FEW_STEPS["random" if random_weights else "pretrained"]:
-        print("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")
+        tell("few steps: expect low mAP; --freeze and pretrained weights give more: docs/data.md")

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from reports import fonts, pictures
 from runtime import checkpoints
+from runtime.terminal import tell
 
 MOST, NAME_LETTERS, NAME_WIDTH = 100, 30, 240  # labels drawn; letters and px of their names
 CELL, FONT_SIZE, GAP = 28, 20, 8  # px
@@ -50,7 +51,7 @@ def save(
     image.paste(cells, (margin, top + margin))
     draw_lines(image, (margin, top + margin), len(labels))
     checkpoints.save_image(path, image, "PNG")
-    print(f"the label graph is drawn in {path}")
+    tell(f"the label graph is drawn in {path}")
 
 
 def colour_of(P: np.ndarray) -> np.ndarray:
@@ -149,4 +150,4 @@ def describe(A: torch.Tensor, tau: float, reading: str) -> None:
     edges, n = (A > 0).fill_diagonal_(False), len(A)  # (n, n)
     alone = n - (edges.any(0) | edges.any(1)).sum()
     count = f"{edges.sum():,} edges of {n * (n - 1):,}, {alone} isolated labels"
-    print(f"label graph ({reading}, tau {tau}): {count}")
+    tell(f"label graph ({reading}, tau {tau}): {count}")

@@ -3,6 +3,7 @@
 All numbers are of the val photos at predict.py's threshold; shares are in percent.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ HEADER = [
     "recall",
     "F1",
     "most often predicted instead",  # `predicted_instead`
-    "in photos",
+    "in val photos",
 ]
-FEW = 5  # training photos of a label
+FEW = 5  # photos of a label
 ENDS = 5  # labels that are named at either end of a list
 
 
@@ -85,14 +86,14 @@ def percent(part: int, whole: int) -> float | None:
 
 
 def what_needs_work_first(rows: list[list], model: str) -> list[list]:
-    """Rows of all models: labels without AP first, then by ascending AP of `model`.
+    """Rows of all models, by ascending AP of `model`; labels on no val photo come last.
 
     Of equal AP the one with fewer training photos is first. The rows of a label stay together.
     """
     place = {}
     for name, row_model, training_photos, _, ap, *_ in rows:
         if row_model == model:
-            place[name] = (-1.0 if ap is None else ap, training_photos, name)
+            place[name] = (math.inf if ap is None else ap, training_photos, name)
     return sorted(rows, key=lambda row: place[row[0]])  # the order of models stays
 
 
@@ -133,9 +134,11 @@ def never_found(rows: list[list]) -> str:
 def best_and_worst(rows: list[list]) -> list[str]:
     """The labels of the highest and of the lowest AP in one model's rows, with their val photos.
 
-    If they are few they are all in one list; if no label has an AP there is none.
+    Labels of fewer than FEW val photos are left out, where others are left: their AP is luck. If
+    they are few they are all in one list; if no label has an AP there is none.
     """
     known = [(-row[4], row[0], row[3]) for row in rows if row[4] is not None]
+    known = [each for each in known if each[2] >= FEW] or known
     in_words = [f"{printable(name, 40)} {-ap:.0f} ({count:,})" for ap, name, count in sorted(known)]
     if not in_words:
         return []

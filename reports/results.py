@@ -5,6 +5,7 @@ The numbers it starts from are in metrics-<model>.json and scores-<model>.npz (`
 Symbols: M val photos, n labels.
 """
 
+import json
 import textwrap
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from reports import (
     verdict,
 )
 from runtime import checkpoints
-from runtime.folder import Folder
+from runtime.folder import ASIDE, Folder
 from runtime.terminal import printable
 
 COLUMNS = 80  # of a terminal
@@ -33,6 +34,7 @@ WRITTEN = [
     ("results", "jpg"),
     ("mistakes", "jpg"),
 ]
+DRAWN_BEFORE = ["curves.png", "graph.png"]
 
 
 @dataclass
@@ -80,11 +82,14 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     checkpoints.save_json(folder / f"verdict{suffix}.json", judgement)
     labels_table.save(folder / f"labels{suffix}.csv", rows)
     paragraphs = findings(evaluation, judgement, best, rows)
+    if earlier := before_fresh(folder, judgement):
+        paragraphs.insert(1, (earlier, []))
     page = full_page(evaluation, judgement, paragraphs)
     checkpoints.save_text(folder / f"results{suffix}.md", page)
     print(for_terminal(evaluation, judgement, paragraphs))
     save_pictures(evaluation, judgement, best, folder, suffix, font)
     files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
+    files += [name for name in DRAWN_BEFORE if not suffix and (folder / name).is_file()]
     print(wrapped(f"written to {printable(folder.path, 200)}: {', '.join(files)}"))
     if not suffix:
         print(wrapped(f"to label photos: python predict.py {printable(folder.path, 200)} PHOTOS"))
@@ -116,7 +121,21 @@ def judge(evaluation: Evaluation) -> dict:
         logits[evaluation.file(name)] = evaluation.logits[name]
         names[evaluation.file(name)] = evaluation.short_name(name)
     split = evaluation.split
-    return verdict.judge(split.targets, logits, names, split.classes)
+    judgement = verdict.judge(split.targets, logits, names, split.classes)
+    return judgement | {"val_id": split.id()}
+
+
+def before_fresh(folder: Folder, judgement: dict) -> str:
+    """What --fresh set aside: the mAP of each model, and whether it can be compared; "" if there
+    is nothing."""
+    try:
+        earlier = json.loads((folder / ASIDE / "verdict.json").read_text(encoding="utf-8"))
+        models = [f"{model['name']} {model['mAP']:.1f}" for model in earlier["models"].values()]
+        comparable = earlier["val_id"] == judgement["val_id"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return ""
+    note = "the same val photos" if comparable else "other val photos or labels: do not compare"
+    return printable(f"before --fresh: mAP {', '.join(models)}, on {note}", 400)
 
 
 def label_rows(evaluation: Evaluation, best: str) -> list[list]:
@@ -159,7 +178,7 @@ def findings(
     own_rows = [row for row in rows if row[1] == evaluation.file(best)]
     points = labels_table.best_and_worst(own_rows)
     if points:
-        paragraphs.append((f"Labels of {model}, with their val photos:", points))
+        paragraphs.append((f"AP of labels, by {model}, in brackets their val photos:", points))
     rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
     for advice in (rare, labels_table.never_found(own_rows)):
         if advice:
@@ -175,9 +194,8 @@ def title(evaluation: Evaluation) -> str:
 def full_page(evaluation: Evaluation, judgement: dict, paragraphs: list) -> str:
     """results.md."""
     rows = table.full(evaluation.dataset, evaluation.reports, judgement["chance"])
-    parts = [f"{title(evaluation)}\n", rows]
-    parts += [markdown.paragraph(sentence, points) for sentence, points in paragraphs]
-    return "\n".join(parts)
+    first, *others = [markdown.paragraph(sentence, points) for sentence, points in paragraphs]
+    return "\n".join([f"{title(evaluation)}\n", first, rows, *others])
 
 
 def for_terminal(evaluation: Evaluation, judgement: dict, paragraphs: list) -> str:

@@ -35,8 +35,14 @@ SCHEMA = {
     "threshold": number(0, 1),
     "calibration": [number(-1e9, 1e9)],
     "operating_points": [[number(0, 1e9)]],
+    "val_photos": Kind("a whole number", lambda v: type(v) is int and v >= 0),
 }
-DEFAULTS = {"threshold": THRESHOLD, "calibration": [1.0, 0.0], "operating_points": []}
+DEFAULTS = {
+    "threshold": THRESHOLD,
+    "calibration": [1.0, 0.0],
+    "operating_points": [],
+    "val_photos": 0,  # not known
+}
 
 
 def load(path: Path) -> tuple[Model, dict]:

@@ -191,14 +191,13 @@ def sentence(use: str, models: dict, differences: list[dict], photos: int) -> st
     behind = [loser(pair) for pair in differences if pair["better"] == use]
     behind_names = [models[key]["name"] for key in behind]
     equal_names = [models[key]["name"] for key in models if key not in (use, *behind)]
+    named = f"{models[use]['name']} ({use})"
     if not behind:
-        judgement = "no difference beyond luck"
-    else:
-        ahead_of = " and ".join(behind_names)
-        judgement = f"{models[use]['name']} is ahead of {ahead_of} by more than luck"
-        if equal_names:
-            judgement += f", and about level with {' and '.join(equal_names)}"
-    return f"{text}: {judgement}; use {use}"
+        return f"{text}: no difference beyond luck; use the simplest, {named}"
+    judgement = f"{models[use]['name']} is ahead of {' and '.join(behind_names)} by more than luck"
+    if equal_names:
+        judgement += f", and about level with {' and '.join(equal_names)}"
+    return f"{text}: {judgement}; use {named}"
 
 
 def warnings(targets: np.ndarray, classes: list[str], models: dict, random_mAP: float) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime import checkpoints, ranks
 from runtime.reading import PHOTO, read_json
-from runtime.terminal import printable
+from runtime.terminal import printable, tell
 
 try:
     import fcntl
@@ -82,7 +82,7 @@ class Folder:
         """Whether a model with these settings is there, and no new training of it has begun."""
         if (self / f"last-{name}").is_file() or not self.begun(name, settings):
             return False
-        print(f"{Path(name).stem}: done before ({name}); --fresh does it again")
+        tell(f"{Path(name).stem}: done before ({name}); --fresh does it again")
         return True
 
     def save(self, name: str, content: dict, settings: dict) -> None:
@@ -104,7 +104,7 @@ def set_aside(folder: Path, names: list[str], launch: str) -> None:
     if present:
         checkpoints.save_json(folder / MARK, present)
         finish_setting_aside(folder)
-        print(f"--fresh: moved {len(present)} files of an earlier run into {folder / ASIDE}")
+        tell(f"--fresh: moved {len(present)} files of an earlier run into {folder / ASIDE}")
     if launch:
         (folder / ASIDE).mkdir(exist_ok=True)
         checkpoints.save_text(folder / ASIDE / LAUNCH, launch)
@@ -168,5 +168,5 @@ def lock(path: Path):
                 raise ValueError(
                     f"{path} is in use by another run; wait for its end, or choose another --out"
                 ) from None
-            print(f"{path}: its file system has no locks ({error.strerror}); start one run in it")
+            tell(f"{path}: its file system has no locks ({error.strerror}); start one run in it")
         yield

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from runtime import reading
 from runtime.reading import Kind, composed
-from runtime.terminal import printable
+from runtime.terminal import printable, tell
 
 # How a photo was found, as a message says it.
 EXACTLY = "by the exact path"
@@ -265,7 +265,7 @@ def tell_how(matches: dict[str, tuple[str, str]], source: str | Path) -> None:
             for how, names in names_by.items()
         ]
         count = sum(map(len, names_by.values()))
-        print(
+        tell(
             f"{source}: photos found by less than the exact path: {count:,} of {len(matches):,}; "
             f"{', '.join(ways)}"
         )
@@ -277,7 +277,7 @@ def tell_lookalikes(missing: list[str], folder: PhotoFolder, source: str | Path)
     pairs = [(name, photo) for name, photo in pairs if photo]
     if pairs:
         name, photo = pairs[0]
-        print(
+        tell(
             f"{source}: photos that count as missing, though one of that file name is in another "
             f"folder, or differs in upper and lower case: {len(pairs):,} ({printable(name)} is not "
             f"taken to be {printable(photo)})"

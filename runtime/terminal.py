@@ -5,6 +5,7 @@ The caller decides what is told, and when.
 
 import shutil
 import sys
+import textwrap
 import time
 from datetime import timedelta
 
@@ -42,6 +43,16 @@ def counted(kinds: dict[str, int], most: int = 8) -> str:
     present.sort(key=lambda item: -item[1])
     text = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in present[:most])
     return text + ", ..." if len(present) > most else text
+
+
+def tell(text: str) -> None:
+    """Print a sentence; on a terminal in lines that fit the window, the first one sticking out."""
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns - 1, 20)
+        text = textwrap.fill(
+            text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    print(text)
 
 
 def end_progress() -> None:

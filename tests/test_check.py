@@ -4,6 +4,7 @@ import pytest
 from conftest import drawn_photo
 
 import run
+from datasets.check import almost_equal_names
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_check_finds_missing_broken_twin_and_doubtful_ones_and_writes_nothing(fa
     lines = capsys.readouterr().out.splitlines()
     photos = faulty / "photos"
     assert "photos: 5 photos, 0 of them without a label; 3 labels" in lines
-    assert "labels of almost the same name: 1: Cat / cat" in lines
+    assert "labels of almost the same name: 1: Cat 1 / cat 2" in lines
     assert "3 labels with fewer than 5 photos: Cat 1, cat 2, dog 3" in lines
     assert f"missing photos: 1: {photos}/gone.jpg" in lines
     assert "photos that cannot be read: 1" in lines
@@ -46,3 +47,22 @@ def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys
     printed = capsys.readouterr().out
     assert f"photos with copies in both train and val: 1: {faulty}/photos/a.jpg" in printed
     assert "copies with different labels: 0\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("photos", "pairs"),
+    [
+        ({"giraffe": 30, "girafe": 2, "zebra": 9}, ["girafe 2 / giraffe 30"]),  # a letter too few
+        ({"giraffe": 30, "girrafe": 1}, ["girrafe 1 / giraffe 30"]),  # two letters swapped
+        ({"giraffe": 30, "geraffe": 0}, ["geraffe 0 / giraffe 30"]),  # another letter
+        ({"dog": 30, "dogs": 28, "boxes": 1, "box": 2}, ["dog 30 / dogs 28", "boxes 1 / box 2"]),
+        ({"fire hydrant": 9, "Fire-Hydrant": 9}, ["fire hydrant 9 / Fire-Hydrant 9"]),
+        ({"horse": 30, "house": 20}, []),  # both are frequent
+        ({"horse": 4, "house": 6}, []),  # neither is
+        ({"cat": 30, "cap": 1, "car": 2}, []),  # short
+        ({"zone 1": 30, "zone 2": 1, "zone 3": 2}, []),  # numbers
+        ({"ss": 9, "s": 9, "glass": 9}, ["ss 9 / s 9"]),
+    ],
+)
+def test_names_that_may_be_one_label(photos, pairs):
+    assert almost_equal_names(photos) == pairs

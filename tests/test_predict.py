@@ -338,6 +338,7 @@ def test_the_table_has_the_labels_or_the_scores_that_are_printed(predictor, tmp_
             expected = [f"{item['score']:.6f}" for item in line["labels"]]
             assert scores == "; ".join(expected)
     table.unlink()
+    assert predicted(capsys, *argv[:2], "--csv", table, code=1)[0] == []  # the table has them
     predicted(capsys, *argv, "--columns", "--csv", table, code=1)
     header, *rows = table_of(table)
     assert header == ["photo", *LABELS]
@@ -427,12 +428,13 @@ def test_precision_takes_the_threshold_that_found_most_with_it(predictor, tmp_pa
         [0.7, 0.00, 0.00, 0.0],  # nothing is above it
     ]
     model = tmp_path / "model.pt"
-    torch.save(torch.load(predictor[0]) | {"operating_points": points}, model)
+    changed = {"operating_points": points, "val_photos": 50}
+    torch.save(torch.load(predictor[0]) | changed, model)
     said = {
-        0.8: "at 0.2: 81% of labels right on val, 70% found, 3.0 a photo",
-        0.82: "at 0.4: 85% of labels right on val, 60% found, 2.2 a photo",
-        0.9: "at 0.5: 93% of labels right on val, 40% found, 1.5 a photo",
-        0: "at 0.1: 30% of labels right on val, 90% found, 6.0 a photo",
+        0.8: "at 0.2: 81% of 150 labels right on val, 70% found, 3.0 a photo",
+        0.82: "at 0.4: 85% of 110 labels right on val, 60% found, 2.2 a photo",
+        0.9: "at 0.5: 93% of 75 labels right on val, 40% found, 1.5 a photo",
+        0: "at 0.1: 30% of 300 labels right on val, 90% found, 6.0 a photo",
     }
     for precision, sentence in said.items():
         lines, errors = predicted(
@@ -464,7 +466,8 @@ def test_a_trained_model_reaches_on_val_what_precision_promises(demo, finished, 
     precision, recall = right / predictions.sum(), right / targets.sum()
     assert precision >= 0.4
     per_photo = predictions.sum() / len(photos)
-    assert f"{100 * precision:.0f}% of labels right on val, {100 * recall:.0f}% found" in errors
+    of_labels = f"{100 * precision:.0f}% of {predictions.sum()} labels right on val"
+    assert f"{of_labels}, {100 * recall:.0f}% found" in errors
     assert f"{per_photo:.1f} a photo" in errors
 
 

@@ -47,7 +47,7 @@ def test_rows_of_labels_by_hand():
     other = [[name, "b.pt", *rest] for name, _, *rest in rows]
     ordered = labels_table.what_needs_work_first([*rows, *other], "a.pt")
     names = [(name, model) for name, model, *_ in ordered]
-    assert names == [(name, model) for name in ("cow", "dog", "cat") for model in ("a.pt", "b.pt")]
+    assert names == [(name, model) for name in ("dog", "cat", "cow") for model in ("a.pt", "b.pt")]
 
 
 def test_labels_with_few_training_photos_are_to_be_collected_first():
@@ -64,6 +64,12 @@ def test_labels_that_are_never_found_are_named_if_they_have_training_photos():
         rows.append([name, "a.pt", training, val, 5.0, None, 0.0 if val else None, 0.0, None, None])
     expected = "never found on val: cow (0 of 2 val photos, 6 in training); "
     assert labels_table.never_found(rows).startswith(expected)
+
+
+def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
+    rows = [[name, "a.pt", 9, val, ap] for name, val, ap in (("cat", 5, 40.0), ("owl", 4, 100.0))]
+    assert labels_table.best_and_worst(rows) == ["AP: cat 40 (5)"]
+    assert labels_table.best_and_worst(rows[1:]) == ["AP: owl 100 (4)"]
 
 
 def test_the_ladder_has_the_lowest_threshold_of_each_precision():
@@ -180,6 +186,36 @@ def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
     with open(tmp_path / "labels.csv", encoding="utf-8-sig", newline="") as file:
         _, *labels = csv.reader(file)
     assert len(labels) == 2 * len(evaluation.split.classes)
+
+
+@pytest.mark.parametrize("same_val", [True, False])
+def test_what_fresh_set_aside_is_named_and_compared_only_on_the_same_val(
+    evaluation, tmp_path, capsys, same_val
+):
+    folder = Folder(tmp_path, evaluation.split.classes)
+    results.save(evaluation, folder)
+    assert "before --fresh" not in capsys.readouterr().out
+    earlier = json.loads((tmp_path / "verdict.json").read_text())
+    earlier["models"]["backbone.pt"]["mAP"] = 12.34
+    if not same_val:
+        earlier["val_id"] = "0123456789abcdef"
+    (tmp_path / "before-fresh").mkdir()
+    path = tmp_path / "before-fresh" / "verdict.json"
+    path.write_text(json.dumps(earlier))
+    results.save(evaluation, folder)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "before --fresh: mAP direct 12.3, " in printed
+    assert ("on the same val photos" in printed) == same_val
+    assert ("do not compare" in printed) != same_val
+    for damaged in (
+        "{",
+        "[]",
+        '{"models": {"a": 1}}',
+        json.dumps(earlier).replace("12.34", "null"),
+    ):
+        path.write_text(damaged)
+        results.save(evaluation, folder)
+        assert "before --fresh" not in capsys.readouterr().out
 
 
 def test_numbers_of_labels_csv_are_those_of_predicts_row(evaluation, tmp_path):

@@ -123,12 +123,12 @@ def test_a_clearly_better_model_is_named_and_equal_ones_leave_the_simplest():
     verdict_of_three = judged(targets, poor, good, good)
     assert verdict_of_three["use"] == "b.pt"  # c is as good, b is simpler
     assert (
-        "b is ahead of a by more than luck, and about level with c"
-        in (verdict_of_three["sentence"])
+        "b is ahead of a by more than luck, and about level with c; use b (b.pt)"
+        in verdict_of_three["sentence"]
     )
     level = judged(targets, good, drawn_scores(targets, 3, seed=2))
     assert level["use"] == "a.pt"
-    assert level["sentence"].endswith("no difference beyond luck; use a.pt")
+    assert level["sentence"].endswith("no difference beyond luck; use the simplest, a (a.pt)")
     assert judged(targets, good, poor)["use"] == "a.pt"
 
 
