@@ -68,7 +68,11 @@ def trained(args, setting: str, options: str, epochs: str, seed: int) -> dict:
     if code := run.main(command):
         sys.exit(code)
     with np.load(max(out.glob("scores-*.npz"))) as scores:  # -gcn-*, else -backbone
-        ap = metrics.average_precision(scores["logits"], scores["targets"])  # (n,)
+        logits, targets = scores["logits"], scores["targets"]  # (M, n) each
+    ap = metrics.average_precision(logits, targets)  # (n,)
+    if args.scores:
+        name = f"{setting}, {options.replace('--', '')}"
+        keep_scores(args.scores, name, seed, logits, targets)
     return {"mAP": round(metrics.mean_average_precision(ap), 3)}
 
 
@@ -91,9 +95,19 @@ def parser_of(settings: Collection[str], seeds: Iterable[int]) -> argparse.Argum
     add("--csv", type=Path, required=True, metavar="FILE", help="CSV that the figures are added to")
     add("--settings", nargs="+", choices=settings, metavar="NAME", default=settings, help="(all)")
     add("--seeds", type=int, nargs="+", default=[*seeds], help="seeds (%(default)s)")
+    text = "where logits are kept, for experiments.bootstrap; of rows that the CSV has not yet"
+    add("--scores", type=Path, metavar="DIR", help=text)
     text = "options of run.py, including --glove FILE"
     add("run_options", nargs="+", metavar="-- ...", help=text)
     return parser
+
+
+def keep_scores(
+    folder: Path, name: str, seed: int, logits: np.ndarray, targets: np.ndarray
+) -> None:
+    """Write what experiments.bootstrap reads of a row: logits and targets, (M, n) each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / f"{name}, seed {seed}.npz", logits=logits, targets=targets)
 
 
 def read(path: Path) -> list[dict]:

@@ -56,10 +56,9 @@ class Task:
         self.pairs, self.counts = iml_gcn.cooccurrence(Y)
 
     def gcn(self, nodes, length=1.0, hidden=1024, reading="paper", tau=0.1, p=0.2, rare=False):
-        """A GCN head, its nodes `length` long in the mean. `rare`: only the rarer half of labels
-        gets neighbours."""
-        norms = nodes.norm(dim=1)  # (n,)
-        nodes = nodes * (length / norms[norms > 0].mean())
+        """A GCN head, its nodes `length` long in the mean, or as they are if it is 0. `rare`: only
+        the rarer half of labels gets neighbours."""
+        nodes = run.scaled(nodes, length)
         A = iml_gcn.adjacency(self.pairs, self.counts, tau, p, reading)  # (n, n)
         A_hat = iml_gcn.normalise(A, reading)
         if rare:
@@ -117,6 +116,9 @@ SETTINGS = {
     "F_PCA, no graph": lambda t: t.gcn(t.pca, reading="none"),
     "F_W, no graph": lambda t: t.gcn(t.words, reading="none"),
     "random nodes, no graph": lambda t: t.gcn(torch.randn(t.n, t.n), reading="none"),
+    "F_W, not scaled": lambda t: t.gcn(t.words, length=0),  # the literal paper
+    "F_I, not scaled": lambda t: t.gcn(t.image, length=0),
+    "F_PCA, not scaled": lambda t: t.gcn(t.pca, length=0),
     "F_PCA, length 0.3": lambda t: t.gcn(t.pca, length=0.3),
     "F_PCA, length 3": lambda t: t.gcn(t.pca, length=3),
     "F_PCA, tau 0.05": lambda t: t.gcn(t.pca, tau=0.05),
@@ -201,9 +203,8 @@ def trained(
     threshold = options.threshold[0] if options.threshold else 0.5
     logits = logits_of(task, options, setting, epochs, seed)
     if scores:
-        scores.mkdir(parents=True, exist_ok=True)
-        name = f"{setting}, lr {lr}, epochs {epochs}, seed {seed}.npz"
-        np.savez_compressed(scores / name, logits=logits, targets=task.val.targets)
+        name = f"{setting}, lr {lr}, epochs {epochs}"
+        evidence.keep_scores(scores, name, seed, logits, task.val.targets)
     return figures(logits, task, threshold)
 
 
@@ -215,8 +216,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--lr", type=float, nargs="+", default=[1e-3], help="(1e-3)")
     add("--epochs", type=int, nargs="+", default=[20], help="(20)")
     add("--photos", type=int, nargs="+", default=[0], help="training photos, 0: all (0)")
-    text = "where logits are kept, for experiments.bootstrap; of rows that the CSV has not yet"
-    add("--scores", type=Path, metavar="DIR", help=text)
     return parser.parse_args(argv)
 
 
