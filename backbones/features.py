@@ -6,6 +6,7 @@ decides between a whole model on photos and its head on features. `run.py` train
 Symbols: M images in a split, D feature size.
 """
 
+import math
 import os
 from dataclasses import replace
 
@@ -77,7 +78,7 @@ class FeatureStore:
             self.folder.save(self.FILE, content, self.settings)
 
         photos.save = save
-        size = -(-batch_size // ranks.size())  # of this rank's part, rounded up
+        size = math.ceil(batch_size / ranks.size())  # of this rank's part
         for images, _, rows in photos:
             # A batch of another size may be computed in another order. So all have one size, and a
             # photo's features are the same whichever others were missing.

@@ -178,7 +178,7 @@ def findings(
     own_rows = [row for row in rows if row[1] == evaluation.file(best)]
     points = labels_table.best_and_worst(own_rows)
     if points:
-        paragraphs.append((f"AP of labels, by {model}, in brackets their val photos:", points))
+        paragraphs.append((f"AP of the labels with {model}, their val photos in brackets:", points))
     rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
     for advice in (rare, labels_table.never_found(own_rows)):
         if advice:
