@@ -50,7 +50,7 @@ from runtime.device import check as check_device
 from runtime.device import choose as choose_device
 from runtime.memory import keep_freed_memory
 from runtime.reading import walk
-from runtime.terminal import printable
+from runtime.terminal import Progress, end_progress, printable, tell
 
 # From photos to scores
 
@@ -221,7 +221,7 @@ def labelled(
     highest. The others are named on stderr."""
     for batch in predictor.batches((photo.path for photo in photos), where):
         for error in batch.errors:
-            print(f"{error}; skipped", file=sys.stderr)
+            tell(f"{error}; skipped", sys.stderr)
         for i, row in enumerate(batch.rows):
             # Logits are ranked, not scores, which round into ties.
             ranked = batch.logits[i].argsort(descending=True, stable=True).tolist()
@@ -352,6 +352,7 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
                 f"--csv {printable(args.csv, 200)} exists and is not a table of predict.py; choose "
                 "another name, or remove it"
             )
+    progress = Progress("labelling", len(photos), "photos")
     with contextlib.ExitStack() as files:
         if args.save:
             folder = files.enter_context(LabelledFolder(args.save, args.font))
@@ -362,13 +363,16 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
             if args.json:
                 print(json_of(photo), flush=True)
             elif not args.csv:
-                print(line_of(photo, threshold), flush=True)
+                tell(line_of(photo, threshold))
+            elif progress.due(1):
+                progress.show()
             if args.csv and args.columns:
                 add_row(row_of_scores(photo.photo.in_table(), photo.scores))
             elif args.csv:
                 add_row(row_of(photo.photo.in_table(), photo.labels))
             if args.save:
                 folder.add(*photo.photo, captions(photo, threshold), json_of(photo), photo.maps)
+    end_progress()
     for written in (args.csv, args.save):
         if written:
             print(f"{printable(written, 200)}: {count:,} photos", file=sys.stderr)

@@ -807,7 +807,7 @@ OPTIONS = {
         Option("--workers", CORES, whole(0), "processes per GPU that load photos", "ours",
                default_text="one per core"),
         Option("--skip-bad-images", False, bool, "leave out photos that are missing or cannot be "
-               "read, instead of stopping", "ours"),
+               "read, instead of stopping", "ours", common=True),
     ],
     "model": [
         Option("--backbone", "tresnet_m", "NAME", f"image network: {', '.join(BACKBONES)}, or "
@@ -874,7 +874,8 @@ OPTIONS = {
         Option("--compile", False, bool, "torch.compile the model", "ours"),
         Option("--font", None, "FILE", "TrueType font for the pictures; without it, a font of the "
                "system that has the letters of your labels", "ours"),
-        Option("--quiet", False, bool, "print only errors and, at the end, the results", "ours"),
+        Option("--quiet", False, bool, "print only errors and, at the end, the results", "ours",
+               common=True),
         Option("--threshold", [], between(0.001, 0.999), "thresholds of results.md, besides 0.5 "
                "and 0.8", "difference 6", several=True),
     ],

@@ -15,7 +15,7 @@ import numpy as np
 
 import data
 from datasets import coco_download, demo, own_photos
-from datasets.check import doubtful_labels, most_frequent
+from datasets.doubtful_labels import doubtful_labels, most_frequent
 from datasets.label_files import read_labels
 from runtime import ranks
 from runtime.terminal import listed, tell
@@ -104,7 +104,7 @@ def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
 def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
     """The part of a split that is used; prints a line that says what the split holds."""
     labelled = split.targets.any(1)  # (M,)
-    note = f"{len(split):,} images, {(~labelled).sum():,} of them without a label"
+    note = f"{len(split):,} photos, {(~labelled).sum():,} of them without a label"
     if not keep_unlabelled:
         split = split.select(np.flatnonzero(labelled))  # difference 7
         note += " dropped"
@@ -113,10 +113,12 @@ def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
         split = split.select(rows)
         note += f", {limit:,} of the others taken, evenly spaced"
     absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
-    note += f"; {len(split.classes)} labels, {len(absent)} of them in no image"
+    note += f"; {len(split.classes)} labels"
+    if absent:
+        note += f", {len(absent)} of them on no photo"
     tell(f"{part}: {note}{listed(absent)}")
     if not len(split):
-        raise ValueError(f"no {part} image is left; check the annotations")
+        raise ValueError(f"no {part} photo is left; check the annotations")
     return split
 
 

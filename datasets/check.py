@@ -6,7 +6,6 @@ Symbols: M photos in a split, n labels.
 """
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 import data
+from datasets.catalogue import aligned
+from datasets.doubtful_labels import doubtful_labels, most_frequent
 from datasets.own_photos import groups_of_copies
 from runtime.signals import stop_if_asked
 from runtime.terminal import Progress, listed, printable, tell
 
-FEW = 5  # photos of a label
-LONG = 5  # letters of a name; among shorter ones many words differ by a single letter
+MOST = 20  # names in a list
 
 
 def check(splits: dict[str, data.Split]) -> int:
-    """Print what is wrong in these splits, by name; returns how many photos cannot be used."""
+    """Print what is wrong in these splits, by name; returns how many photos cannot be used. Labels
+    that only val has are a ValueError, as in a run."""
     bad = 0
     for name, split in splits.items():
         labelled = split.targets.any(1).sum()
@@ -36,80 +37,20 @@ def check(splits: dict[str, data.Split]) -> int:
             tell(sentence)
         missing, broken = unusable(name, split)
         bad += len(missing) + len(broken)
-        tell(f"missing photos: {len(missing):,}{listed(missing)}")
+        tell(f"missing photos: {len(missing):,}{listed(missing, MOST)}")
         tell(f"photos that cannot be read: {len(broken):,}")
         for error in broken[:3]:
             tell(f"    {error}")
     for sentence in copies(splits):
         tell(sentence)
     if bad:
-        tell(f"{bad:,} photos cannot be used: mend them, or train with --skip-bad-images")
-    else:
+        photos = "1 photo" if bad == 1 else f"{bad:,} photos"
+        tell(f"{photos} cannot be used: mend that, or train with --skip-bad-images")
+    if "val" in splits:
+        aligned(splits["val"], splits["train"].classes)
+    if not bad:
         tell("all photos can be used; leave out --check to train")
     return bad
-
-
-def most_frequent(split: data.Split, most: int = 20) -> str:
-    """The labels that most photos show, and how many photos."""
-    counts = split.targets.sum(0)  # (n,)
-    order = np.argsort(-counts.astype(int), kind="stable")[:most]
-    text = ", ".join(f"{printable(split.classes[j])} {counts[j]:,}" for j in order)
-    return text + ", ..." if len(split.classes) > most else text
-
-
-def doubtful_labels(split: data.Split) -> list[str]:
-    """Sentences about labels that may be one and the same, and about labels with few photos."""
-    counts = split.targets.sum(0)  # (n,)
-    pairs = almost_equal_names(dict(zip(split.classes, counts.tolist(), strict=True)))
-    sentences = []
-    if pairs:
-        sentences.append(f"labels of almost the same name: {len(pairs)}{listed(pairs)}")
-    few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
-    if few:
-        sentences.append(f"{len(few)} labels with fewer than {FEW} photos{listed(few)}")
-    return sentences
-
-
-def almost_equal_names(photos_of: dict[str, int]) -> list[str]:
-    """Labels, with their photos, that differ only by case, signs, blanks or an s at the end; and
-    labels of few photos that differ from another by one letter, so that they may be misspelt."""
-    names_by_letters, names_by_part = defaultdict(list), defaultdict(set)
-    letters_of = {}
-    for name in photos_of:
-        letters = re.sub(r"[\W_]+", "", name).casefold()
-        letters_of[name] = re.sub("e?s$", "", letters) or letters
-        names_by_letters[letters_of[name]].append(name)
-    groups = [names for names in names_by_letters.values() if len(names) > 1]
-
-    for name, letters in letters_of.items():
-        for part in without_one_letter(letters):
-            names_by_part[part].add(name)
-    for name, count in photos_of.items():
-        letters = letters_of[name]
-        if count >= FEW or len(letters) < LONG or len(names_by_letters[letters]) > 1:
-            continue
-        others = set().union(*(names_by_part[part] for part in without_one_letter(letters)))
-        likely = [
-            other
-            for other in others
-            if photos_of[other] >= FEW * max(count, 1) and digits(other) == digits(name)
-        ]
-        if likely:
-            groups.append([name, max(likely, key=lambda other: (photos_of[other], other))])
-    return [
-        " / ".join(f"{printable(name, 40)} {photos_of[name]:,}" for name in names)
-        for names in groups
-    ]
-
-
-def without_one_letter(text: str) -> set[str]:
-    """The text, and what is left of it when a letter is taken away. Two words that differ by one
-    letter, or by two that were swapped, have one of these in common."""
-    return {text} | {text[:i] + text[i + 1 :] for i in range(len(text))}
-
-
-def digits(text: str) -> str:
-    return re.sub(r"\D", "", text)  # "zone 1" and "zone 2" are two labels
 
 
 def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
@@ -154,12 +95,17 @@ def copies(splits: dict[str, data.Split]) -> Iterable[str]:
     for rows in rows_of.values():
         if len(rows) == 1:
             continue
-        copied.append(paths[rows[0]])
+        others = [paths[row] for row in rows if paths[row] != paths[rows[0]]]
+        copied.append(" and ".join([paths[rows[0]], *others[:1]]))
         if len({parts[row] for row in rows}) > 1:
             in_both.append(paths[rows[0]])
-        if len({labels[row] for row in rows}) > 1:
-            differ.append(f"{paths[rows[0]]} and {paths[rows[1]]}")
-    yield f"photos that have copies: {len(copied):,}{listed(copied)}"
+        first = rows[0]
+        for row in rows[1:]:
+            if labels[row] != labels[first] and paths[row] != paths[first]:
+                differ.append(f"{paths[first]} and {paths[row]}")
+                break
+    yield f"photos that have copies: {len(copied):,}"
+    yield from (f"    {printable(pair, 400)}" for pair in copied[:3])
     if len(splits) > 1:
         yield f"photos with copies in both train and val: {len(in_both):,}{listed(in_both)}"
     yield f"copies with different labels: {len(differ):,}"

@@ -72,6 +72,7 @@ def read(
     if predicted_labels.holds_scores(table.rows):
         raise ValueError(f"{path} holds scores, no labels; write it without --columns")
     if table.rows[0] == predicted_labels.HEADER:
+        tell(f"{path}: a table of predict.py; its labels count as they are, its scores do not")
         rows = [predicted_labels.read_row(row) for row in table.rows[1:]]
         return [(name, {label for label in labels if label}) for name, labels in rows], None
     table = split_header(table, photos)

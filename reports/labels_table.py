@@ -118,33 +118,40 @@ def never_found(rows: list[list]) -> str:
     """The advice about labels of enough training photos that one model never finds on val; empty
     if there is none."""
     names = []
-    for name, _, training_photos, val_photos, _, _, recall, *_ in rows:
+    for name, _, training_photos, val_photos, ap, _, recall, *_ in rows:
         if training_photos >= FEW and val_photos and not recall:
-            counts = f"0 of {val_photos} val photos, {training_photos} in training"
+            counts = f"0 of {val_photos} val photos, {training_photos} in training, AP {ap:.0f}"
             names.append(f"{printable(name, 40)} ({counts})")
     if not names:
         return ""
     more = ", ..." if len(names) > ENDS else ""
     return (
-        f"never found on val: {', '.join(names[:ENDS])}{more}; look whether these labels are "
-        "right, add photos, or choose a lower threshold"
+        f"never found on val: {', '.join(names[:ENDS])}{more}; where the AP is high, a lower "
+        "threshold finds them; else look whether these labels are right, and add photos"
     )
 
 
-def best_and_worst(rows: list[list]) -> list[str]:
-    """The labels of the highest and of the lowest AP in one model's rows, with their val photos.
+def best_and_worst(rows: list[list]) -> tuple[str, list[str]]:
+    """The labels of the highest and of the lowest AP in one model's rows, with their val photos;
+    before them, which labels these are.
 
     Labels of fewer than FEW val photos are left out, where others are left: their AP is luck. If
     they are few they are all in one list; if no label has an AP there is none.
     """
     known = [(-row[4], row[0], row[3]) for row in rows if row[4] is not None]
-    known = [each for each in known if each[2] >= FEW] or known
-    in_words = [f"{printable(name, 40)} {-ap:.0f} ({count:,})" for ap, name, count in sorted(known)]
+    enough = [each for each in known if each[2] >= FEW]
+    which = (
+        f"the labels with {FEW} val photos or more" if 0 < len(enough) < len(known) else "labels"
+    )
+    in_words = [
+        f"{printable(name, 40)} {-ap:.0f} ({count:,})"
+        for ap, name, count in sorted(enough or known)
+    ]
     if not in_words:
-        return []
+        return which, []
     if len(in_words) <= 2 * ENDS:
-        return [f"AP: {', '.join(in_words)}"]
-    return [
+        return which, [f"AP: {', '.join(in_words)}"]
+    return which, [
         f"highest AP: {', '.join(in_words[:ENDS])}",
         f"lowest AP: {', '.join(in_words[-ENDS:])}",
     ]

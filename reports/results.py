@@ -5,8 +5,10 @@ The numbers it starts from are in metrics-<model>.json and scores-<model>.npz (`
 Symbols: M val photos, n labels.
 """
 
+import hashlib
 import json
 import textwrap
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +84,7 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     checkpoints.save_json(folder / f"verdict{suffix}.json", judgement)
     labels_table.save(folder / f"labels{suffix}.csv", rows)
     paragraphs = findings(evaluation, judgement, best, rows)
-    if earlier := before_fresh(folder, judgement):
+    if earlier := before_fresh(evaluation, folder, judgement, best):
         paragraphs.insert(1, (earlier, []))
     page = full_page(evaluation, judgement, paragraphs)
     checkpoints.save_text(folder / f"results{suffix}.md", page)
@@ -122,20 +124,39 @@ def judge(evaluation: Evaluation) -> dict:
         names[evaluation.file(name)] = evaluation.short_name(name)
     split = evaluation.split
     judgement = verdict.judge(split.targets, logits, names, split.classes)
-    return judgement | {"val_id": split.id()}
+    return judgement | {"val_id": val_id(split)}
 
 
-def before_fresh(folder: Folder, judgement: dict) -> str:
-    """What --fresh set aside: the mAP of each model, and whether it can be compared; "" if there
-    is nothing."""
+def val_id(split: data.Split) -> str:
+    """The same for the same photos in the same order with labels of the same names, whatever other
+    labels the data set has."""
+    digest = hashlib.sha256(split.photo_ids.numpy())
+    for row in split.targets:
+        names = sorted(split.classes[j] for j in np.flatnonzero(row))
+        digest.update(json.dumps(names).encode())
+    return digest.hexdigest()[:16]
+
+
+def before_fresh(evaluation: Evaluation, folder: Folder, judgement: dict, best: str) -> str:
+    """The model that --fresh set aside, beside the `best` of now: a sentence, or "" if there is
+    none. Only on the same val photos with the same labels are the two compared."""
+    old = folder.path / ASIDE
     try:
-        earlier = json.loads((folder / ASIDE / "verdict.json").read_text(encoding="utf-8"))
-        models = [f"{model['name']} {model['mAP']:.1f}" for model in earlier["models"].values()]
+        earlier = json.loads((old / "verdict.json").read_text(encoding="utf-8"))
+        mAP = float(earlier["models"][evaluation.file(best)]["mAP"])
         comparable = earlier["val_id"] == judgement["val_id"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        with np.load(old / f"scores-{best}.npz") as scores:
+            logits, classes = scores["logits"], scores["classes"].tolist()  # (M, old n)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
         return ""
-    note = "the same val photos" if comparable else "other val photos or labels: do not compare"
-    return printable(f"before --fresh: mAP {', '.join(models)}, on {note}", 400)
+    text = f"before --fresh, {evaluation.short_name(best)} had an mAP of {mAP:.1f}"
+    if not comparable:
+        return f"{text}, on other val photos or labels: do not compare"
+    targets = evaluation.split.targets
+    shown = np.flatnonzero(targets.any(0))  # labels of some val photo; then as now
+    columns = [classes.index(evaluation.split.classes[j]) for j in shown]
+    then, now = logits[:, columns], evaluation.logits[best][:, shown]
+    return f"{text}; {verdict.change_in_words(targets[:, shown], then, now)}"
 
 
 def label_rows(evaluation: Evaluation, best: str) -> list[list]:
@@ -176,9 +197,10 @@ def findings(
             (f"Thresholds of {model} on these photos (predict.py --threshold):", points)
         )
     own_rows = [row for row in rows if row[1] == evaluation.file(best)]
-    points = labels_table.best_and_worst(own_rows)
+    which, points = labels_table.best_and_worst(own_rows)
     if points:
-        paragraphs.append((f"AP of the labels with {model}, their val photos in brackets:", points))
+        heading = f"AP of {which}, by {model}; their val photos are in brackets:"
+        paragraphs.append((heading, points))
     rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
     for advice in (rare, labels_table.never_found(own_rows)):
         if advice:

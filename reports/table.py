@@ -199,7 +199,9 @@ def full(dataset: str, reports: dict, random_mAP: float) -> str:
 
 def all_metrics(report: dict) -> dict[str, dict]:
     """The metrics in a metrics-<model>.json, by what counts as predicted."""
-    rows = {f"p > {threshold}": values for threshold, values in report["thresholds"].items()}
+    rows = {}
+    for threshold, values in report["thresholds"].items():
+        rows[f"p > {threshold}, not calibrated"] = values
     rows["top 3"] = report["top3"]
     if "predict" in report:
         rows[f"predict.py, fitted on its val: {report['threshold']:.2f}"] = report["predict"]

@@ -20,6 +20,7 @@ DRAWS = 1000
 SURE = 98
 ENOUGH = 10  # photos, and labels in photos, below which no difference is claimed: too often wrong
 BLOCK = 1_000_000  # counts that are computed at once; more would not fit a processor's cache
+FEW = 5  # [ours] val photos of a label
 FEW_PHOTOS = 50  # [ours] below it the 95% interval of an mAP is 10 points wide or more
 
 
@@ -137,7 +138,7 @@ def judge(
         models[key] = {"name": names[key], "mAP": mAP, "interval": ends, "bias": bias}
 
     pairs = list(itertools.combinations(models, 2))
-    enough = len(targets) >= ENOUGH and (targets > 0).sum() >= ENOUGH
+    enough = is_enough(targets)
     differences = []
     for first, second in pairs:
         ends = percentiles(draws[second] - draws[first], 100 - (100 - SURE) / len(pairs))
@@ -157,6 +158,28 @@ def judge(
     verdict["sentence"] = sentence(use, models, differences, len(targets))
     verdict["warnings"] = warnings(targets, classes, models, random_mAP)
     return verdict | {"models": models, "differences": differences}
+
+
+def change_in_words(targets: np.ndarray, then: np.ndarray, now: np.ndarray) -> str:
+    """Whether logits `now` (M, n) are better than `then` on the same photos by more than luck."""
+    counts = photo_counts(len(targets))
+    draws = mAP_of_draws(now, targets, counts) - mAP_of_draws(then, targets, counts)  # (R,)
+    low, high = percentiles(draws, SURE)
+    now_mAP, then_mAP = (
+        metrics.mean_average_precision(metrics.average_precision(logits, targets))
+        for logits in (now, then)
+    )
+    text = f"on the same val photos it is now {now_mAP - then_mAP:+.1f}"
+    if is_enough(targets) and low > 0:
+        return f"{text}: better by more than luck"
+    if is_enough(targets) and high < 0:
+        return f"{text}: worse by more than luck"
+    return f"{text}: no difference beyond luck"
+
+
+def is_enough(targets: np.ndarray) -> bool:
+    """Whether there are so many val photos and labels on them that a difference may be claimed."""
+    return len(targets) >= ENOUGH and (targets > 0).sum() >= ENOUGH
 
 
 def loser(pair: dict) -> str:
@@ -214,6 +237,12 @@ def warnings(targets: np.ndarray, classes: list[str], models: dict, random_mAP: 
         sentences.append(
             f"{len(absent)} of {len(classes)} labels {are} on no val photo, and not in the mAP"
             f"{listed(absent)}"
+        )
+    few = int(((K > 0) & (K < FEW)).sum())
+    if 2 * few >= len(measured) > 1:
+        sentences.append(
+            f"{few} of the {len(measured)} labels in the mAP are on fewer than {FEW} val photos: "
+            "their AP is mostly luck"
         )
     if len(measured) == 1 and len(classes) > 1:
         sentences.append(f"the mAP is the AP of one label, {printable(measured[0], 40)}")

@@ -48,6 +48,10 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         if unknown and (meant := nearest(unknown[1], self.names)):
             message = f"there is no {unknown[1]}; did you mean {meant}?"
+        elif unknown := re.match(r"unrecognized arguments: ([^-].*)", message):
+            message = (
+                f"{unknown[1]} follows no option; see --help for the option that it belongs to"
+            )
         super().error(message)
 
 
@@ -161,7 +165,8 @@ def between(low: float, high: float, kind: type = float) -> Callable[[str], floa
     def convert(text: str) -> float:
         value = kind(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}")
+            hint = f"; write {value / 100:g} for {value:g}%" if high == 1 < value <= 100 else ""
+            raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}{hint}")
         return value
 
     convert.metavar = "N" if kind is int else "X"

@@ -186,7 +186,9 @@ def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> I
     except Exception as error:  # of a dozen kinds
         reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
         advice = "replace the file"
-        if "HEIF" not in FORMATS and is_heic(path):
+        if isinstance(error, FileNotFoundError):
+            advice = "correct the path"
+        elif "HEIF" not in FORMATS and is_heic(path):
             advice = HEIC
         raise ValueError(
             f"cannot read photo {printable(path, 200)} ({reason}); {advice}"

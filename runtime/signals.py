@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from runtime.terminal import end_progress, printable
+from runtime.terminal import end_progress, printable, tell
 
 STOPPING = [signal.SIGTERM, signal.SIGINT]
 if hasattr(signal, "SIGHUP"):  # a terminal that was closed; Windows has none
@@ -48,7 +48,7 @@ def code_of(work: Callable[[], int | None]) -> int:
         return code
     except Stopped as stop:
         end_progress()
-        print(stop, file=sys.stderr)
+        tell(str(stop), sys.stderr)
         return stop.code
     except BrokenPipeError:  # `| head` that has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not flushed
@@ -63,7 +63,7 @@ def code_of(work: Callable[[], int | None]) -> int:
         if sentence is None:
             raise
     end_progress()
-    print("error:", sentence, file=sys.stderr)
+    tell(f"error: {sentence}", sys.stderr)
     return 2
 
 

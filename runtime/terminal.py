@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from datetime import timedelta
+from typing import TextIO
 
 
 def printable(text: object, width: int = 80) -> str:
@@ -31,10 +32,10 @@ def brief(value: object) -> str:
     return printable(repr(value))
 
 
-def listed(names: list[str]) -> str:
-    """For the end of a sentence: ": " and the first three of some names or paths; "" for none."""
-    first = ", ".join(printable(name, 120) for name in names[:3])
-    return f": {first}{' ...' if len(names) > 3 else ''}" if names else ""
+def listed(names: list[str], most: int = 3) -> str:
+    """For the end of a sentence: ": " and the first of some names or paths; "" for none."""
+    first = ", ".join(printable(name, 120) for name in names[:most])
+    return f": {first}{' ...' if len(names) > most else ''}" if names else ""
 
 
 def counted(kinds: dict[str, int], most: int = 8) -> str:
@@ -45,14 +46,17 @@ def counted(kinds: dict[str, int], most: int = 8) -> str:
     return text + ", ..." if len(present) > most else text
 
 
-def tell(text: str) -> None:
-    """Print a sentence; on a terminal in lines that fit the window, the first one sticking out."""
-    if sys.stdout.isatty():
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Print text to stdout or another stream; on a terminal in lines that fit the window, those
+    that are continued indented."""
+    stream = stream or sys.stdout
+    if stream.isatty():
         width = max(shutil.get_terminal_size().columns - 1, 20)
-        text = textwrap.fill(
-            text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        fitted = textwrap.TextWrapper(
+            width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
-    print(text)
+        text = "\n".join(fitted.fill(line) for line in text.split("\n"))
+    print(text, file=stream, flush=True)
 
 
 def end_progress() -> None:
@@ -113,13 +117,15 @@ class Progress:
         if rate := self.done / max(self.last_line - self.start, 1e-9):  # 0 before the first item
             parts.append(f"{rate:.1f}/s")
             parts.append(f"{max(self.total - self.done, 0) / rate:.0f} s left")
-        if left := clock.left():
-            parts.append(f"whole run {left}")
+        left = f"  whole run {clock.left()}" if clock.left() else ""
+        line = "  ".join(parts)
         if not self.live:
-            print("  ".join(parts), flush=True)
+            print(line + left, flush=True)
             return
-        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
-        print(f"\r{line}\033[K", end="", flush=True)
+        width = shutil.get_terminal_size().columns - 1
+        if len(line + left) > width:  # a number that is cut off would be another number
+            left = ""
+        print(f"\r{(line + left)[:width]}\033[K", end="", flush=True)
 
     def close(self) -> str:
         """Clears the line; returns rate and time for the log."""

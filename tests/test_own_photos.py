@@ -351,7 +351,7 @@ def test_a_run_holds_out_one_photo_of_five_and_foretells_how_long_it_takes(whole
     assert sorted(int(name.removesuffix(".png")) % 4 for name in held) == [0, 1, 2, 3]
     targets = scores_of(out, "gcn-pca")[1]  # one of each; the photo without a label is kept
     assert sorted(targets.tolist()) == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
-    assert "train: 16 images, 4 of them without a label; 3 labels" in printed
+    assert "train: 16 photos, 4 of them without a label; 3 labels" in printed
     assert 0 < printed.index("expected: about") < printed.index("epoch")
 
 
@@ -374,7 +374,7 @@ def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(
     monkeypatch.undo()
     capsys.readouterr()
     assert run.main(arguments(again, grown, grown / "tags.csv", more + " --fresh")) == 0
-    assert re.search(r"val: 4 of the 21 .*\ntrain: 17 images", capsys.readouterr().out)
+    assert re.search(r"val: 4 of the 21 .*\ntrain: 17 photos", capsys.readouterr().out)
     assert (again / "val-photos.json").read_text() == kept
 
 

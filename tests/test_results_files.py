@@ -7,6 +7,7 @@ lines; the width of a terminal.
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,14 +63,15 @@ def test_labels_that_are_never_found_are_named_if_they_have_training_photos():
     assert labels_table.never_found(rows) == ""
     for name, training, val in (("cow", 6, 2), ("owl", 4, 2), ("emu", 6, 0)):
         rows.append([name, "a.pt", training, val, 5.0, None, 0.0 if val else None, 0.0, None, None])
-    expected = "never found on val: cow (0 of 2 val photos, 6 in training); "
+    expected = "never found on val: cow (0 of 2 val photos, 6 in training, AP 5); "
     assert labels_table.never_found(rows).startswith(expected)
 
 
 def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
     rows = [[name, "a.pt", 9, val, ap] for name, val, ap in (("cat", 5, 40.0), ("owl", 4, 100.0))]
-    assert labels_table.best_and_worst(rows) == ["AP: cat 40 (5)"]
-    assert labels_table.best_and_worst(rows[1:]) == ["AP: owl 100 (4)"]
+    which, points = labels_table.best_and_worst(rows)
+    assert (which, points) == ("the labels with 5 val photos or more", ["AP: cat 40 (5)"])
+    assert labels_table.best_and_worst(rows[1:]) == ("labels", ["AP: owl 100 (4)"])
 
 
 def test_the_ladder_has_the_lowest_threshold_of_each_precision():
@@ -189,33 +191,51 @@ def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
 
 
 @pytest.mark.parametrize("same_val", [True, False])
-def test_what_fresh_set_aside_is_named_and_compared_only_on_the_same_val(
+def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_labels(
     evaluation, tmp_path, capsys, same_val
 ):
-    folder = Folder(tmp_path, evaluation.split.classes)
+    split = evaluation.split
+    folder, old = Folder(tmp_path, split.classes), tmp_path / "before-fresh"
     results.save(evaluation, folder)
     assert "before --fresh" not in capsys.readouterr().out
+    old.mkdir()
     earlier = json.loads((tmp_path / "verdict.json").read_text())
     earlier["models"]["backbone.pt"]["mAP"] = 12.34
     if not same_val:
         earlier["val_id"] = "0123456789abcdef"
-    (tmp_path / "before-fresh").mkdir()
-    path = tmp_path / "before-fresh" / "verdict.json"
-    path.write_text(json.dumps(earlier))
+    (old / "verdict.json").write_text(json.dumps(earlier))
+    # Then the labels stood in another order, and one more was on no val photo.
+    logits = np.insert(evaluation.logits["backbone"][:, ::-1], 1, 7.0, axis=1)
+    classes = [*split.classes[:-1], "gone", split.classes[-1]][::-1]
+    np.savez(old / "scores-backbone.npz", logits=logits, classes=np.array(classes))
     results.save(evaluation, folder)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "before --fresh: mAP direct 12.3, " in printed
-    assert ("on the same val photos" in printed) == same_val
-    assert ("do not compare" in printed) != same_val
-    for damaged in (
-        "{",
-        "[]",
-        '{"models": {"a": 1}}',
-        json.dumps(earlier).replace("12.34", "null"),
-    ):
-        path.write_text(damaged)
+    sentence = "on the same val photos it is now +0.0: no difference beyond luck"
+    if not same_val:
+        sentence = "on other val photos or labels: do not compare"
+    assert (
+        f"before --fresh, direct had an mAP of 12.3{';' if same_val else ','} {sentence}" in printed
+    )
+    whole = json.dumps(earlier)
+    for damaged in ("{", "[]", '{"models": {"a": 1}}', whole.replace("12.34", "null")):
+        (old / "verdict.json").write_text(damaged)
         results.save(evaluation, folder)
         assert "before --fresh" not in capsys.readouterr().out
+    (old / "verdict.json").write_text(whole)
+    (old / "scores-backbone.npz").write_bytes(b"PK")
+    results.save(evaluation, folder)
+    assert "before --fresh" not in capsys.readouterr().out
+
+
+def test_the_id_of_val_is_that_of_its_photos_and_the_names_on_them(evaluation):
+    split = evaluation.split
+    same = replace(
+        split, classes=[*split.classes, "new"], targets=np.pad(split.targets, [(0, 0), (0, 1)])
+    )
+    renamed = replace(split, classes=[f"{name}s" for name in split.classes])
+    assert results.val_id(same) == results.val_id(split)
+    assert results.val_id(renamed) != results.val_id(split)
+    assert results.val_id(split.select(np.arange(len(split))[::-1])) != results.val_id(split)
 
 
 def test_numbers_of_labels_csv_are_those_of_predicts_row(evaluation, tmp_path):

@@ -132,6 +132,22 @@ def test_a_clearly_better_model_is_named_and_equal_ones_leave_the_simplest():
     assert judged(targets, good, poor)["use"] == "a.pt"
 
 
+def test_a_change_is_better_or_worse_only_beyond_luck():
+    targets = random_targets(100, 5, 0.2)
+    poor, good = drawn_scores(targets, 0.5), drawn_scores(targets, 3, seed=1)
+    mAPs = [
+        metrics.mean_average_precision(metrics.average_precision(logits, targets))
+        for logits in (poor, good)
+    ]
+    better = verdict.change_in_words(targets, poor, good)
+    assert better.endswith(f"now {mAPs[1] - mAPs[0]:+.1f}: better by more than luck")
+    worse = verdict.change_in_words(targets, good, poor)
+    assert worse.endswith(f"now {mAPs[0] - mAPs[1]:+.1f}: worse by more than luck")
+    level = verdict.change_in_words(targets, good, drawn_scores(targets, 3, seed=2))
+    assert level.endswith("no difference beyond luck")
+    assert verdict.change_in_words(targets[:9], poor[:9], good[:9]).endswith("beyond luck")
+
+
 def test_a_few_photos_or_labels_tell_no_model_from_another():
     targets = np.zeros((50, 1), np.uint8)
     for positives, use in ((9, "a.pt"), (10, "b.pt")):
