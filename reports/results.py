@@ -199,7 +199,7 @@ def findings(
     own_rows = [row for row in rows if row[1] == evaluation.file(best)]
     which, points = labels_table.best_and_worst(own_rows)
     if points:
-        heading = f"AP of {which}, by {model}; their val photos are in brackets:"
+        heading = f"AP of {model}, for {which} (in brackets: val photos):"
         paragraphs.append((heading, points))
     rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
     for advice in (rare, labels_table.never_found(own_rows)):

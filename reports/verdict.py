@@ -169,7 +169,7 @@ def change_in_words(targets: np.ndarray, then: np.ndarray, now: np.ndarray) -> s
         metrics.mean_average_precision(metrics.average_precision(logits, targets))
         for logits in (now, then)
     )
-    text = f"on the same val photos it is now {now_mAP - then_mAP:+.1f}"
+    text = f"on the same val photos it is now {now_mAP:.1f} ({now_mAP - then_mAP:+.1f})"
     if is_enough(targets) and low > 0:
         return f"{text}: better by more than luck"
     if is_enough(targets) and high < 0:

@@ -210,7 +210,8 @@ def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_l
     np.savez(old / "scores-backbone.npz", logits=logits, classes=np.array(classes))
     results.save(evaluation, folder)
     printed = " ".join(capsys.readouterr().out.split())
-    sentence = "on the same val photos it is now +0.0: no difference beyond luck"
+    now = evaluation.reports["backbone"]["mAP"]
+    sentence = f"on the same val photos it is now {now:.1f} (+0.0): no difference beyond luck"
     if not same_val:
         sentence = "on other val photos or labels: do not compare"
     assert (

@@ -140,9 +140,11 @@ def test_a_change_is_better_or_worse_only_beyond_luck():
         for logits in (poor, good)
     ]
     better = verdict.change_in_words(targets, poor, good)
-    assert better.endswith(f"now {mAPs[1] - mAPs[0]:+.1f}: better by more than luck")
+    assert better.endswith(
+        f"now {mAPs[1]:.1f} ({mAPs[1] - mAPs[0]:+.1f}): better by more than luck"
+    )
     worse = verdict.change_in_words(targets, good, poor)
-    assert worse.endswith(f"now {mAPs[0] - mAPs[1]:+.1f}: worse by more than luck")
+    assert worse.endswith(f"now {mAPs[0]:.1f} ({mAPs[0] - mAPs[1]:+.1f}): worse by more than luck")
     level = verdict.change_in_words(targets, good, drawn_scores(targets, 3, seed=2))
     assert level.endswith("no difference beyond luck")
     assert verdict.change_in_words(targets[:9], poor[:9], good[:9]).endswith("beyond luck")
