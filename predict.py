@@ -221,6 +221,7 @@ def labelled(
     highest. The others are named on stderr."""
     for batch in predictor.batches((photo.path for photo in photos), where):
         for error in batch.errors:
+            end_progress()
             tell(f"{error}; skipped", sys.stderr)
         for i, row in enumerate(batch.rows):
             # Logits are ranked, not scores, which round into ties.
@@ -277,7 +278,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "show the K labels with the highest scores"
     either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
     add("--json", action="store_true", help="print a line of JSON for each photo, in UTF-8")
-    text = "write a table for spreadsheets: photo, labels, scores [docs/scores.md]"
+    text = "write a table for spreadsheets: photo, labels, scores; in place of lines on the "
+    text += "terminal [docs/scores.md]"
     add("--csv", type=Path, metavar="FILE", help=text)
     text = "with --csv: a column for each label, with the scores of all photos"
     add("--columns", action="store_true", help=text)

@@ -216,10 +216,10 @@ def frozen(args, splits: Splits, store: FeatureStore) -> Splits:
         if known := len(split) - len(missing):
             tell(f"{what}: {known:,} of {len(split):,} computed before ({store.FILE})")
         if len(missing):
-            skip_bad, save_every = args.skip_bad_images, args.save_every
-            photos = Pass(loader(args, missing), what, skip_bad, save_every)
+            batches = loader(args, split.select(missing))
+            photos = Pass(batches, what, args.skip_bad_images, args.save_every)
             with autocast(args):
-                store.compute(missing, photos, args.batch_size)
+                store.compute(split, missing, photos, args.batch_size)
         with_their_features.append(store.with_features(split))
     if args.unit_features:
         with_their_features = unit_features(*with_their_features)
@@ -409,11 +409,16 @@ def code_files() -> list[Path]:
 CODE_ID = checkpoints.code_id(*code_files())  # read at once: files may change during a run
 
 
-def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
-    """The settings stored with a model, compared before reuse."""
+def run_settings(args, splits: Splits) -> dict:
+    """What decides the numbers of all models of a run."""
     decisive = [option for options in OPTIONS.values() for option in options if option.decides]
     settings = {option.name[2:]: getattr(args, option.key) for option in decisive}
-    settings |= {PHOTOS: splits.train.id(), VAL_PHOTOS: splits.val.id(), CODE: CODE_ID}
+    return settings | {PHOTOS: splits.train.id(), VAL_PHOTOS: splits.val.id(), CODE: CODE_ID}
+
+
+def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
+    """The settings stored with a model, compared before reuse."""
+    settings = run_settings(args, splits)
     settings[START] = id_of(model.backbone)
     if isinstance(model.head, iml_gcn.LabelGCN):
         settings[GRAPH] = checkpoints.content_id(model.head.A_hat)
@@ -466,7 +471,7 @@ def run(args) -> int:
 def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     """Everything that comes before the first phase: checks, photos and labels, the forecast."""
     what = "your photos" if args.dataset == "own" else args.dataset
-    tell(f"{what} on {args.device}, phases {', '.join(args.phase)}, into {args.out}")
+    tell(f"{what}, computed on {args.device}: phases {', '.join(args.phase)}, into {args.out}")
     with ranks.in_turn():
         check_beforehand(args)
     splits = load_data(args)
@@ -480,7 +485,7 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
         set_old_files_aside(args)
     ranks.wait()  # for the files that were set aside
     signals.fresh_is_done = args.fresh
-    check_old_backbone(args, splits, folder)
+    check_old_models(args, splits, folder)
     if ranks.rank() == 0:
         checkpoints.save_json(args.out / "args.json", vars(args))
         if args.phase != ["eval"]:
@@ -561,13 +566,16 @@ def set_old_files_aside(args) -> None:
     forget(args.out / "log.jsonl", models)
 
 
-def check_old_backbone(args, splits: Splits, folder: Folder) -> None:
-    """Refuse a backbone.pt of other photos or labels before features are computed or anything is
-    written. `train` compares everything else."""
-    photos = {PHOTOS: splits.train.id(), VAL_PHOTOS: splits.val.id()}
-    if "backbone" in args.phase and not args.evaluate:
-        for file in ("backbone.pt", "last-backbone.pt"):
-            folder.begun(file, photos)
+def check_old_models(args, splits: Splits, folder: Folder) -> None:
+    """Refuse models of other settings before features are computed again or anything is written.
+    `train` also compares the backbone, the graph and the nodes."""
+    settings = run_settings(args, splits)
+    if args.skip_bad_images:  # photos that cannot be read are not known yet
+        del settings[PHOTOS], settings[VAL_PHOTOS]
+    for name in trained_models(args):
+        if name == "backbone" or args.freeze:  # otherwise phase gcn looks at other files first
+            for file in (f"{name}.pt", f"last-{name}.pt"):
+                folder.begun(file, settings)
 
 
 def trained_models(args) -> list[str]:

@@ -41,7 +41,7 @@ STAGES = [  # channels, blocks, kernel, stride
 ]
 
 
-relu6 = functools.partial(F.relu6, inplace=True)  # one pass over memory less
+relu6 = functools.partial(F.relu6, inplace=True)  # saves a pass over memory
 
 
 class Conv(nn.Conv2d):
@@ -74,9 +74,7 @@ class MBConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = relu6(self.bn0(self.expand_conv(x))) if self.expands else x  # (B, wide, h, w)
-        y = F.relu6(
-            self.bn1(self.depthwise_conv(y)), inplace=True
-        )  # (B, wide, h / stride, w / stride)
+        y = relu6(self.bn1(self.depthwise_conv(y)))  # (B, wide, h / stride, w / stride)
         y = self.bn2(self.project_conv(y))  # (B, c_out, h / stride, w / stride)
         return y + x if self.adds else y
 

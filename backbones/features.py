@@ -48,26 +48,32 @@ class FeatureStore:
     def __init__(self, backbone: nn.Module, folder: Folder, settings: dict):
         self.backbone, self.settings = backbone, settings | {START: id_of(backbone)}
         self.folder = Folder(folder.path, classes=[])  # features do not depend on the labels
+        self.photos = torch.zeros(0, dtype=torch.int64)  # (K,)
+        self.features = torch.zeros(0, backbone.num_features)  # (K, D)
         stored = self.folder.reusable(self.FILE, self.settings)
-        self.photos = stored["photos"] if stored else torch.zeros(0, dtype=torch.int64)  # (K,)
-        self.features = stored["features"] if stored else torch.zeros(0, backbone.num_features)
+        if stored and is_sound(stored, backbone.num_features):
+            self.photos, self.features = stored["photos"], stored["features"]
 
     def places(self, split: Split) -> np.ndarray:
         """(M,) the row of each photo in `features`, or -1 where it has none."""
         place_of = {photo: place for place, photo in enumerate(self.photos.tolist())}
         return np.array([place_of.get(photo, -1) for photo in keys_of(split)])
 
-    def missing(self, split: Split) -> Split:
-        """The photos of a split that have no features yet."""
-        return split.select(np.flatnonzero(self.places(split) < 0))
+    def missing(self, split: Split) -> np.ndarray:
+        """The rows of a split's photos that have no features yet."""
+        return np.flatnonzero(self.places(split) < 0)
 
     @torch.inference_mode()
-    def compute(self, split: Split, photos: Pass, batch_size: int) -> None:
-        """Add the features of a split's photos, not augmented, and keep them even if the pass over
-        the photos is stopped. `batch_size` is that of the whole batches of all ranks."""
+    def compute(self, split: Split, missing: np.ndarray, photos: Pass, batch_size: int) -> None:
+        """Add the features of the `missing` rows of a split, not augmented, and keep those that are
+        computed even if the pass over these photos is stopped.
+
+        `batch_size` is that of the whole batches of all ranks.
+        """
         model = Model(self.backbone, nn.Identity()).fold().to(photos.loader.device)
-        F_GAP = torch.zeros(len(split), self.backbone.num_features)  # (M, D)
-        keys = torch.tensor(keys_of(split))  # (M,)
+        F_GAP = torch.zeros(len(missing), self.backbone.num_features)
+        # Keys of the whole split, since a part of it may be known by other ones.
+        keys = torch.tensor(keys_of(split))[torch.from_numpy(missing)]
         photos_before, features_before = self.photos, self.features
 
         def save(read: torch.Tensor) -> None:
@@ -87,15 +93,25 @@ class FeatureStore:
             F_GAP[rows] = model(filled)[: len(rows)].float().cpu()
 
     def with_features(self, split: Split) -> Split:
-        """The split with its F_GAP (M, D), without photos that have none: they could not be
-        read."""
+        """The split with its F_GAP (M, D). Photos without features are left out, since they could
+        not be read."""
         places = self.places(split)
         read = np.flatnonzero(places >= 0)
         if not len(read):
             raise ValueError("no photo can be read; check the image folder")
-        with_features = split.select_readable(read)
         features = self.features[places[read]]
-        return replace(with_features, features=features, backbone=self.backbone)
+        return replace(split.select_readable(read), features=features, backbone=self.backbone)
+
+
+def is_sound(stored: dict, D: int) -> bool:
+    """Whether a file has ids (K,) and finite features (K, D)."""
+    photos, features = stored.get("photos"), stored.get("features")
+    if not (isinstance(photos, torch.Tensor) and isinstance(features, torch.Tensor)):
+        return False
+    kinds = photos.dtype, features.dtype, photos.layout, features.layout
+    if kinds != (torch.int64, torch.float32, torch.strided, torch.strided) or photos.ndim != 1:
+        return False
+    return features.shape == (len(photos), D) and bool(features.isfinite().all())
 
 
 def keys_of(split: Split) -> list[int]:

@@ -1,6 +1,7 @@
 """run.py --check: what is wrong with photos and their labels, before anything is trained.
 
-Nothing is written. What `catalogue.load` refuses is only counted here.
+Nothing is written. What `catalogue.load` refuses is only counted here, except labels that only val
+has.
 
 Symbols: M photos in a split, n labels.
 """
@@ -39,13 +40,13 @@ def check(splits: dict[str, data.Split]) -> int:
         bad += len(missing) + len(broken)
         tell(f"missing photos: {len(missing):,}{listed(missing, MOST)}")
         tell(f"photos that cannot be read: {len(broken):,}")
-        for error in broken[:3]:
-            tell(f"    {error}")
+        for line in first_lines(broken):
+            tell(line)
     for sentence in copies(splits):
         tell(sentence)
     if bad:
         photos = "1 photo" if bad == 1 else f"{bad:,} photos"
-        tell(f"{photos} cannot be used: mend that, or train with --skip-bad-images")
+        tell(f"{photos} cannot be used: replace them, or train with --skip-bad-images")
     if "val" in splits:
         aligned(splits["val"], splits["train"].classes)
     if not bad:
@@ -95,8 +96,9 @@ def copies(splits: dict[str, data.Split]) -> Iterable[str]:
     for rows in rows_of.values():
         if len(rows) == 1:
             continue
-        others = [paths[row] for row in rows if paths[row] != paths[rows[0]]]
-        copied.append(" and ".join([paths[rows[0]], *others[:1]]))
+        different = list(dict.fromkeys(paths[row] for row in rows))
+        if len(different) > 1:
+            copied.append(" and ".join(different))
         if len({parts[row] for row in rows}) > 1:
             in_both.append(paths[rows[0]])
         first = rows[0]
@@ -105,11 +107,19 @@ def copies(splits: dict[str, data.Split]) -> Iterable[str]:
                 differ.append(f"{paths[first]} and {paths[row]}")
                 break
     yield f"photos that have copies: {len(copied):,}"
-    yield from (f"    {printable(pair, 400)}" for pair in copied[:3])
+    yield from first_lines(copied)
     if len(splits) > 1:
         yield f"photos with copies in both train and val: {len(in_both):,}{listed(in_both)}"
     yield f"copies with different labels: {len(differ):,}"
-    yield from (f"    {printable(pair, 400)}" for pair in differ[:3])
+    yield from first_lines(differ)
+
+
+def first_lines(texts: list[str]) -> list[str]:
+    """The first texts, indented, and how many more there are."""
+    lines = [f"    {printable(text, 400)}" for text in texts[:MOST]]
+    if len(texts) > MOST:
+        lines.append(f"    and {len(texts) - MOST:,} more")
+    return lines
 
 
 def labels_of(split: data.Split, row: int) -> frozenset[str]:

@@ -12,11 +12,15 @@ import data
 from runtime.terminal import listed, printable
 
 FEW = 5  # photos of a label
-SHORT, LONG = 5, 6  # letters of names: the fewer, the more words differ by a single letter
+# A rare name of at least LONG letters may be a misspelt other one. A shorter one only if the other
+# has many times its photos; one below SHORT never: too many short words differ by a letter.
+SHORT, LONG = 5, 6
 MOST = 20  # names in a list
+# With more labels, or in longer names, misspelt ones are not looked for: it would take seconds.
+MANY, LONGEST = 2000, 60
 
 
-def most_frequent(split: data.Split, most: int = 20) -> str:
+def most_frequent(split: data.Split, most: int = MOST) -> str:
     """The labels that most photos show, and how many photos."""
     counts = split.targets.sum(0)  # (n,)
     order = np.argsort(-counts.astype(int), kind="stable")[:most]
@@ -33,44 +37,53 @@ def doubtful_labels(split: data.Split) -> list[str]:
         sentences.append(f"labels of almost the same name: {len(pairs)}{listed(pairs, MOST)}")
     few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
     if few:
-        sentences.append(f"{len(few)} labels with fewer than {FEW} photos{listed(few, MOST)}")
+        labels = "1 label" if len(few) == 1 else f"{len(few)} labels"
+        sentences.append(f"{labels} with fewer than {FEW} photos{listed(few, MOST)}")
     return sentences
 
 
 def almost_equal_names(photos_of: dict[str, int]) -> list[str]:
-    """Labels, with their photos, that differ only by case, signs, blanks or an s at the end; and
-    labels of few photos that differ from another by one letter, so that they may be misspelt."""
-    names_by_letters, names_by_part = defaultdict(list), defaultdict(set)
-    letters_of = {}
+    """Labels, with their photos, that differ only by case, blanks, hyphens or an s at the end; and
+    labels of few photos that may be misspelt."""
+    letters_of, names_of = {}, defaultdict(list)
     for name in photos_of:
-        letters = re.sub(r"[\W_]+", "", name).casefold()
+        letters = re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name).casefold()
         letters_of[name] = re.sub("e?s$", "", letters) or letters
-        names_by_letters[letters_of[name]].append(name)
-    groups = [names for names in names_by_letters.values() if len(names) > 1]
-
-    for name, letters in letters_of.items():
-        for part in without_one_letter(letters):
-            names_by_part[part].add(name)
-    for name, count in photos_of.items():
-        letters = letters_of[name]
-        if count >= FEW or len(letters) < SHORT:
-            continue
-        least = max(count, 1) if len(letters) >= LONG else FEW * max(count, 1)
-        others = set().union(*(names_by_part[part] for part in without_one_letter(letters)))
-        likely = [
-            other
-            for other in others
-            if (photos_of[other], other) > (count, name)  # a pair is named once
-            and photos_of[other] >= least
-            and digits(other) == digits(name)
-            and letters_of[other] != letters
-        ]
-        if likely:
-            groups.append([name, max(likely, key=lambda other: (photos_of[other], other))])
+        names_of[letters_of[name]].append(name)
+    groups = [names for names in names_of.values() if len(names) > 1]
+    if len(photos_of) <= MANY:
+        groups += misspelt(photos_of, letters_of)
     return [
         " / ".join(f"{printable(name, 40)} {photos_of[name]:,}" for name in names)
         for names in groups
     ]
+
+
+def misspelt(photos_of: dict[str, int], letters_of: dict[str, str]) -> list[tuple[str, str]]:
+    """Pairs of a rare label and the most frequent one that differs from it by a letter. The last
+    word counts only if it is longer than two letters, since "type I" and "type II" are two labels,
+    and so do numbers."""
+    names_by_part = defaultdict(set)
+    for name, letters in letters_of.items():
+        if len(letters) <= LONGEST:
+            for part in without_one_letter(letters):
+                names_by_part[part].add(name)
+    pairs = []
+    for name, count in photos_of.items():
+        letters = letters_of[name]
+        if count >= FEW or not SHORT <= len(letters) <= LONGEST:
+            continue
+        least = max(count, 1) if len(letters) >= LONG else FEW * max(count, 1)
+        likely = []
+        for other in set().union(*(names_by_part[part] for part in without_one_letter(letters))):
+            comes_later = (photos_of[other], other) > (count, name)  # a pair is named once
+            same_marks = mark(other) == mark(name)
+            if comes_later and photos_of[other] >= least and same_marks:
+                likely.append(other)
+        likely = [other for other in likely if letters_of[other] != letters]
+        if likely:
+            pairs.append((name, max(likely, key=lambda other: (photos_of[other], other))))
+    return pairs
 
 
 def without_one_letter(text: str) -> set[str]:
@@ -79,5 +92,7 @@ def without_one_letter(text: str) -> set[str]:
     return {text} | {text[:i] + text[i + 1 :] for i in range(len(text))}
 
 
-def digits(text: str) -> str:
-    return re.sub(r"\D", "", text)  # "zone 1" and "zone 2" are two labels
+def mark(name: str) -> tuple[str, str]:
+    """What numbers a label: its digits, and its last word if that has one or two letters."""
+    short = re.search(r"[\W_](\w{1,2})$", name)
+    return re.sub(r"\D", "", name), short[1] if short else ""

@@ -66,7 +66,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add = parser.add_argument
     add("--csv", type=Path, required=True, metavar="FILE", help="where the intervals are added")
-    add("--scores", type=Path, required=True, metavar="DIR", help="what frozen --scores wrote")
+    add("--scores", type=Path, required=True, metavar="DIR", help="what --scores wrote")
     add("--data", required=True, metavar="NAME", help="what the CSV calls these photos")
     add("--minus", required=True, metavar="HEAD", help="the head that the others are compared with")
     add("heads", nargs="+", metavar="HEAD", help="with its rate and epochs, as its files have it")

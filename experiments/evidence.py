@@ -27,6 +27,7 @@ import run
 from runtime import signals
 
 FIRST = "direct"
+SCORES = "where logits are kept, for experiments.bootstrap; of rows that the CSV has not yet"
 SETTINGS = {  # name -> options of run.py; the model that is measured is the last one it evaluates
     FIRST: "--phase backbone embed eval",
     "direct, longer": "--phase backbone eval --weights FIRST/backbone.pt",
@@ -47,6 +48,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     text = "more options of the direct model, one text per row; the others start from the first"
     add("--first", nargs="+", default=[""], metavar="TEXT", help=text)
     add("--then", nargs="+", default=[""], metavar="TEXT", help="the same for the others")
+    add("--scores", type=Path, metavar="DIR", help=SCORES)
     return parser.parse_args(argv)
 
 
@@ -71,8 +73,8 @@ def trained(args, setting: str, options: str, epochs: str, seed: int) -> dict:
         logits, targets = scores["logits"], scores["targets"]  # (M, n) each
     ap = metrics.average_precision(logits, targets)  # (n,)
     if args.scores:
-        name = f"{setting}, {options.replace('--', '')}"
-        keep_scores(args.scores, name, seed, logits, targets)
+        name = re.sub(r"[^\w., -]", "_", f"{setting}, {options}".replace("--", ""))
+        keep_scores(args.scores, f"{name}, epochs {epochs}", seed, logits, targets)
     return {"mAP": round(metrics.mean_average_precision(ap), 3)}
 
 
@@ -95,8 +97,6 @@ def parser_of(settings: Collection[str], seeds: Iterable[int]) -> argparse.Argum
     add("--csv", type=Path, required=True, metavar="FILE", help="CSV that the figures are added to")
     add("--settings", nargs="+", choices=settings, metavar="NAME", default=settings, help="(all)")
     add("--seeds", type=int, nargs="+", default=[*seeds], help="seeds (%(default)s)")
-    text = "where logits are kept, for experiments.bootstrap; of rows that the CSV has not yet"
-    add("--scores", type=Path, metavar="DIR", help=text)
     text = "options of run.py, including --glove FILE"
     add("run_options", nargs="+", metavar="-- ...", help=text)
     return parser

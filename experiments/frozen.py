@@ -216,6 +216,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--lr", type=float, nargs="+", default=[1e-3], help="(1e-3)")
     add("--epochs", type=int, nargs="+", default=[20], help="(20)")
     add("--photos", type=int, nargs="+", default=[0], help="training photos, 0: all (0)")
+    add("--scores", type=Path, metavar="DIR", help=evidence.SCORES)
     return parser.parse_args(argv)
 
 

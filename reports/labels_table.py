@@ -131,27 +131,21 @@ def never_found(rows: list[list]) -> str:
     )
 
 
-def best_and_worst(rows: list[list]) -> tuple[str, list[str]]:
+def best_and_worst(rows: list[list]) -> tuple[list[str], bool]:
     """The labels of the highest and of the lowest AP in one model's rows, with their val photos;
-    before them, which labels these are.
+    and whether labels of fewer than FEW val photos were left out, as their AP is luck.
 
-    Labels of fewer than FEW val photos are left out, where others are left: their AP is luck. If
-    they are few they are all in one list; if no label has an AP there is none.
+    If they are few they are all in one list; if no label has an AP there is none.
     """
     known = [(-row[4], row[0], row[3]) for row in rows if row[4] is not None]
-    enough = [each for each in known if each[2] >= FEW]
-    which = (
-        f"the labels with {FEW} val photos or more" if 0 < len(enough) < len(known) else "labels"
-    )
+    enough = [each for each in known if each[2] >= FEW] or known
     in_words = [
-        f"{printable(name, 40)} {-ap:.0f} ({count:,})"
-        for ap, name, count in sorted(enough or known)
+        f"{printable(name, 40)} {-ap:.0f} ({count:,})" for ap, name, count in sorted(enough)
     ]
+    some_left_out = len(enough) < len(known)
     if not in_words:
-        return which, []
+        return [], some_left_out
     if len(in_words) <= 2 * ENDS:
-        return which, [f"AP: {', '.join(in_words)}"]
-    return which, [
-        f"highest AP: {', '.join(in_words[:ENDS])}",
-        f"lowest AP: {', '.join(in_words[-ENDS:])}",
-    ]
+        return [f"AP: {', '.join(in_words)}"], some_left_out
+    highest = f"highest AP: {', '.join(in_words[:ENDS])}"
+    return [highest, f"lowest AP: {', '.join(in_words[-ENDS:])}"], some_left_out

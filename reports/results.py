@@ -7,13 +7,16 @@ Symbols: M val photos, n labels.
 
 import hashlib
 import json
+import math
 import textwrap
 import zipfile
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 import data
+import metrics
 from reports import (
     calibration,
     labels_table,
@@ -26,6 +29,7 @@ from reports import (
 )
 from runtime import checkpoints
 from runtime.folder import ASIDE, Folder
+from runtime.reading import DAMAGED
 from runtime.terminal import printable
 
 COLUMNS = 80  # of a terminal
@@ -36,7 +40,7 @@ WRITTEN = [
     ("results", "jpg"),
     ("mistakes", "jpg"),
 ]
-DRAWN_BEFORE = ["curves.png", "graph.png"]
+DRAWN_WHILE_TRAINING = ["curves.png", "graph.png"]
 
 
 @dataclass
@@ -91,8 +95,9 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     print(for_terminal(evaluation, judgement, paragraphs))
     save_pictures(evaluation, judgement, best, folder, suffix, font)
     files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
-    files += [name for name in DRAWN_BEFORE if not suffix and (folder / name).is_file()]
-    print(wrapped(f"written to {printable(folder.path, 200)}: {', '.join(files)}"))
+    if not suffix:
+        files += [name for name in DRAWN_WHILE_TRAINING if (folder / name).is_file()]
+    print(wrapped(f"results are in {printable(folder.path, 200)}: {', '.join(files)}"))
     if not suffix:
         print(wrapped(f"to label photos: python predict.py {printable(folder.path, 200)} PHOTOS"))
 
@@ -140,23 +145,26 @@ def val_id(split: data.Split) -> str:
 def before_fresh(evaluation: Evaluation, folder: Folder, judgement: dict, best: str) -> str:
     """The model that --fresh set aside, beside the `best` of now: a sentence, or "" if there is
     none. Only on the same val photos with the same labels are the two compared."""
-    old = folder.path / ASIDE
+    split, old = evaluation.split, folder.path / ASIDE
+    shown = np.flatnonzero(split.targets.any(0))  # labels of some val photo
+    targets, now = split.targets[:, shown], evaluation.logits[best][:, shown]
     try:
         earlier = json.loads((old / "verdict.json").read_text(encoding="utf-8"))
-        mAP = float(earlier["models"][evaluation.file(best)]["mAP"])
-        comparable = earlier["val_id"] == judgement["val_id"]
+        mAP = earlier["models"][evaluation.file(best)]["mAP"]
+        if type(mAP) is not float or not math.isfinite(mAP):
+            return ""
+        text = f"before --fresh, {evaluation.short_name(best)} had an mAP of {mAP:.1f}"
+        if earlier["val_id"] != judgement["val_id"]:
+            return f"{text}, on other val photos or labels: do not compare"
         with np.load(old / f"scores-{best}.npz") as scores:
-            logits, classes = scores["logits"], scores["classes"].tolist()  # (M, old n)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
+            classes = scores["classes"].tolist()
+            then = scores["logits"][:, [classes.index(split.classes[j]) for j in shown]]
+        then_mAP = metrics.mean_average_precision(metrics.average_precision(then, targets))
+    except (*DAMAGED, RecursionError, zipfile.BadZipFile, zlib.error):
         return ""
-    text = f"before --fresh, {evaluation.short_name(best)} had an mAP of {mAP:.1f}"
-    if not comparable:
-        return f"{text}, on other val photos or labels: do not compare"
-    targets = evaluation.split.targets
-    shown = np.flatnonzero(targets.any(0))  # labels of some val photo; then as now
-    columns = [classes.index(evaluation.split.classes[j]) for j in shown]
-    then, now = logits[:, columns], evaluation.logits[best][:, shown]
-    return f"{text}; {verdict.change_in_words(targets[:, shown], then, now)}"
+    if then.shape != now.shape or abs(then_mAP - mAP) > 1e-6:
+        return ""  # the two files are of different runs
+    return f"{text}; {verdict.change_in_words(targets, then, now)}"
 
 
 def label_rows(evaluation: Evaluation, best: str) -> list[list]:
@@ -197,10 +205,12 @@ def findings(
             (f"Thresholds of {model} on these photos (predict.py --threshold):", points)
         )
     own_rows = [row for row in rows if row[1] == evaluation.file(best)]
-    which, points = labels_table.best_and_worst(own_rows)
+    points, some_left_out = labels_table.best_and_worst(own_rows)
     if points:
-        heading = f"AP of {model}, for {which} (in brackets: val photos):"
-        paragraphs.append((heading, points))
+        heading = f"AP of {model}, and in brackets the label's val photos"
+        if some_left_out:
+            heading += f" (labels with fewer than {labels_table.FEW} left out)"
+        paragraphs.append((f"{heading}:", points))
     rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
     for advice in (rare, labels_table.never_found(own_rows)):
         if advice:
@@ -221,7 +231,7 @@ def full_page(evaluation: Evaluation, judgement: dict, paragraphs: list) -> str:
 
 
 def for_terminal(evaluation: Evaluation, judgement: dict, paragraphs: list) -> str:
-    """The same with the short table, in lines that fit a terminal."""
+    """The short table and the same sentences, in lines that fit a terminal."""
     intervals = {}
     for name in evaluation.reports:
         intervals[name] = verdict.interval_in_words(judgement["models"][evaluation.file(name)])

@@ -35,7 +35,7 @@ SCHEMA = {
     "threshold": number(0, 1),
     "calibration": [number(-1e9, 1e9)],
     "operating_points": [[number(0, 1e9)]],
-    "val_photos": Kind("a whole number", lambda v: type(v) is int and v >= 0),
+    "val_photos": Kind("a whole number", lambda v: type(v) is int and 0 <= v <= 10**9),
 }
 DEFAULTS = {
     "threshold": THRESHOLD,

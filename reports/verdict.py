@@ -239,7 +239,7 @@ def warnings(targets: np.ndarray, classes: list[str], models: dict, random_mAP: 
             f"{listed(absent)}"
         )
     few = int(((K > 0) & (K < FEW)).sum())
-    if 2 * few >= len(measured) > 1:
+    if few > 1 and few >= len(measured) / 2:
         sentences.append(
             f"{few} of the {len(measured)} labels in the mAP are on fewer than {FEW} val photos: "
             "their AP is mostly luck"

@@ -196,8 +196,8 @@ class Pass:
 
     Afterwards `read`, (M,) bool, says which photos could be read. Unless `skip_bad` is set, a photo
     that cannot be read is a ValueError. Whoever sets `save` keeps what was computed: save(read) is
-    called with the photos read so far every `save_every` minutes, before the pass stops for any
-    reason, and at its end. Without it, a pass that was stopped begins again.
+    called with the photos read so far every `save_every` minutes, when a signal or a photo that
+    cannot be read stops the pass, and at its end. Without it, a stopped pass begins again.
     """
 
     def __init__(self, loader, what: str, skip_bad: bool, save_every: float = math.inf):

@@ -48,10 +48,8 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         if unknown and (meant := nearest(unknown[1], self.names)):
             message = f"there is no {unknown[1]}; did you mean {meant}?"
-        elif unknown := re.match(r"unrecognized arguments: ([^-].*)", message):
-            message = (
-                f"{unknown[1]} follows no option; see --help for the option that it belongs to"
-            )
+        elif stray := re.match(r"unrecognized arguments: ([^-].*)", message):
+            message = f"{stray[1]} follows no option; see --help for the option that it belongs to"
         super().error(message)
 
 
@@ -165,7 +163,9 @@ def between(low: float, high: float, kind: type = float) -> Callable[[str], floa
     def convert(text: str) -> float:
         value = kind(text)
         if not low <= value <= high:
-            hint = f"; write {value / 100:g} for {value:g}%" if high == 1 < value <= 100 else ""
+            hint = ""
+            if high == 1 and 2 <= value <= 100:
+                hint = f"; write {value / 100:g} for {value:g}%"
             raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}{hint}")
         return value
 

@@ -65,6 +65,8 @@ def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys
         ({"horse": 30, "house": 20}, []),  # both are frequent
         ({"horse": 4, "house": 6}, []),  # neither is
         ({"cat": 30, "cap": 1, "car": 2}, []),  # short
+        ({"class A": 30, "class B": 1, "Type I": 30, "Type II": 1, "stage_a": 9, "stage_b": 1}, []),
+        ({"+": 9, "-": 9, "😀": 9, "😡": 9}, []),
         ({"zone 1": 30, "zone 2": 1, "zone 3": 2}, []),  # numbers
         ({"ss": 9, "s": 9, "glass": 9}, ["ss 9 / s 9"]),
     ],

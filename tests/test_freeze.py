@@ -11,6 +11,7 @@ from conftest import argv, demo_split, state_of
 from PIL import Image
 
 import backbones
+import data
 import iml_gcn
 import run
 from reports import pictures
@@ -151,6 +152,72 @@ def test_photos_of_one_name_and_size_do_not_share_features(weights, tmp_path):
     assert run.main(options) == 0
     stored = torch.stack([*features_in(out).values()])
     assert len(stored.unique(dim=0)) == 8
+
+
+def test_photos_known_by_path_get_their_features_as_well(weights, tmp_path, computed, monkeypatch):
+    monkeypatch.setattr(data, "READ_FOR_ID", 1000)  # of ten photos, not of the two that are added
+    own_photos(tmp_path / "photos", range(12))
+    labelled(tmp_path / "train.csv", range(8), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(8, 10), ["cat", "dog"])
+    options = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == 0
+    computed.clear()
+    labelled(tmp_path / "train.csv", [*range(8), 10, 11], ["cat", "dog"])
+    assert run.main(options) == 0
+    assert computed == [("features train", 2)]
+    checkpoint = torch.load(tmp_path / "out/backbone.pt", weights_only=True)
+    assert len(checkpoint["training_photos"]) == 10
+
+
+def test_a_run_that_skips_a_broken_photo_can_be_repeated(weights, tmp_path, capsys):
+    own_photos(tmp_path / "photos", range(8))
+    (tmp_path / "photos/2.bmp").write_bytes(b"BM")
+    labelled(tmp_path / "train.csv", range(6), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(6, 8), ["cat", "dog"])
+    *options, fresh = own_options(tmp_path, tmp_path / "out", weights)
+    assert fresh == "--fresh"
+    for _ in range(2):
+        assert run.main([*options, "--skip-bad-images"]) == 0
+    assert "backbone: done before" in capsys.readouterr().out
+
+
+def test_a_run_that_is_refused_leaves_the_features_as_they_are(weights, tmp_path, capsys):
+    own_photos(tmp_path / "photos", range(8))
+    labelled(tmp_path / "train.csv", range(6), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(6, 8), ["cat", "dog"])
+    *options, _ = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == 0
+    content = (tmp_path / "out/features.pt").read_bytes()
+    assert run.main([*options, "--image-size", "64"]) == 2
+    assert "made with image-size 32, now it is 64" in capsys.readouterr().err
+    assert (tmp_path / "out/features.pt").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"photos": None},
+        {"photos": torch.zeros(3, dtype=torch.int64)},
+        {"features": torch.zeros(8, 3)},
+        {"features": torch.full((8, 512), torch.nan)},
+        {"features": torch.zeros(8, 512).half()},
+        {"features": torch.zeros(8, 512).to_sparse()},
+    ],
+)
+def test_features_that_cannot_be_right_are_computed_again(weights, tmp_path, computed, change):
+    own_photos(tmp_path / "photos", range(8))
+    labelled(tmp_path / "train.csv", range(6), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(6, 8), ["cat", "dog"])
+    options = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == 0
+    path, right = tmp_path / "out/features.pt", features_in(tmp_path / "out")
+    stored = torch.load(path, weights_only=True)
+    assert stored["features"].shape == (8, 512)
+    torch.save(stored | change, path)
+    assert run.main(options) == 0
+    again = features_in(tmp_path / "out")
+    assert all(torch.equal(again[photo], right[photo]) for photo in right)
+    assert computed == [("features train", 6), ("features val", 2)] * 2
 
 
 @pytest.mark.parametrize("reason", ["asked to stop", "a photo that cannot be read"])

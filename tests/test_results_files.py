@@ -15,6 +15,7 @@ from conftest import drawn_photo
 from PIL import Image
 
 import data
+import metrics
 from reports import labels_table, ladder, markdown, mistakes, results, table
 from runtime.folder import Folder
 
@@ -69,9 +70,8 @@ def test_labels_that_are_never_found_are_named_if_they_have_training_photos():
 
 def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
     rows = [[name, "a.pt", 9, val, ap] for name, val, ap in (("cat", 5, 40.0), ("owl", 4, 100.0))]
-    which, points = labels_table.best_and_worst(rows)
-    assert (which, points) == ("the labels with 5 val photos or more", ["AP: cat 40 (5)"])
-    assert labels_table.best_and_worst(rows[1:]) == ("labels", ["AP: owl 100 (4)"])
+    assert labels_table.best_and_worst(rows) == (["AP: cat 40 (5)"], True)
+    assert labels_table.best_and_worst(rows[1:]) == (["AP: owl 100 (4)"], False)
 
 
 def test_the_ladder_has_the_lowest_threshold_of_each_precision():
@@ -190,42 +190,70 @@ def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
     assert len(labels) == 2 * len(evaluation.split.classes)
 
 
-@pytest.mark.parametrize("same_val", [True, False])
-def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_labels(
-    evaluation, tmp_path, capsys, same_val
-):
+@pytest.fixture
+def earlier(evaluation, tmp_path, capsys):
+    """A run's folder with another model in before-fresh/, whose labels stood in another order, with
+    one more that was on no val photo; what its verdict.json holds; and save(), which returns what
+    is printed."""
     split = evaluation.split
-    folder, old = Folder(tmp_path, split.classes), tmp_path / "before-fresh"
-    results.save(evaluation, folder)
-    assert "before --fresh" not in capsys.readouterr().out
+
+    def save():
+        results.save(evaluation, Folder(tmp_path, split.classes))
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "before --fresh" not in save()
+    logits = np.random.default_rng(0).normal(size=evaluation.logits["backbone"].shape)
+    mAP = metrics.mean_average_precision(metrics.average_precision(logits, split.targets))
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    verdict["models"]["backbone.pt"]["mAP"] = mAP
+    old = tmp_path / "before-fresh"
     old.mkdir()
-    earlier = json.loads((tmp_path / "verdict.json").read_text())
-    earlier["models"]["backbone.pt"]["mAP"] = 12.34
-    if not same_val:
-        earlier["val_id"] = "0123456789abcdef"
-    (old / "verdict.json").write_text(json.dumps(earlier))
-    # Then the labels stood in another order, and one more was on no val photo.
-    logits = np.insert(evaluation.logits["backbone"][:, ::-1], 1, 7.0, axis=1)
+    (old / "verdict.json").write_text(json.dumps(verdict))
     classes = [*split.classes[:-1], "gone", split.classes[-1]][::-1]
+    logits = np.insert(logits[:, ::-1], 1, 7.0, axis=1)
     np.savez(old / "scores-backbone.npz", logits=logits, classes=np.array(classes))
-    results.save(evaluation, folder)
-    printed = " ".join(capsys.readouterr().out.split())
+    return old, verdict, save
+
+
+def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_labels(
+    evaluation, earlier
+):
+    old, verdict, save = earlier
+    then = verdict["models"]["backbone.pt"]["mAP"]
     now = evaluation.reports["backbone"]["mAP"]
-    sentence = f"on the same val photos it is now {now:.1f} (+0.0): no difference beyond luck"
-    if not same_val:
-        sentence = "on other val photos or labels: do not compare"
-    assert (
-        f"before --fresh, direct had an mAP of 12.3{';' if same_val else ','} {sentence}" in printed
-    )
-    whole = json.dumps(earlier)
-    for damaged in ("{", "[]", '{"models": {"a": 1}}', whole.replace("12.34", "null")):
-        (old / "verdict.json").write_text(damaged)
-        results.save(evaluation, folder)
-        assert "before --fresh" not in capsys.readouterr().out
-    (old / "verdict.json").write_text(whole)
-    (old / "scores-backbone.npz").write_bytes(b"PK")
-    results.save(evaluation, folder)
-    assert "before --fresh" not in capsys.readouterr().out
+    change = f"on the same val photos it is now {now:.1f} ({now - then:+.1f}): "
+    assert f"before --fresh, direct had an mAP of {then:.1f}; {change}" in save()
+    (old / "verdict.json").write_text(json.dumps(verdict | {"val_id": "0123456789abcdef"}))
+    other = "on other val photos or labels: do not compare"
+    assert f"before --fresh, direct had an mAP of {then:.1f}, {other}" in save()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda old, text: (old / "verdict.json").write_text("{"),
+        lambda old, text: (old / "verdict.json").write_text("[]"),
+        lambda old, text: (old / "verdict.json").write_text("[" * 200_000),
+        lambda old, text: (old / "verdict.json").write_text(
+            re.sub(r'"mAP": [\d.]+', '"mAP": NaN', text)
+        ),
+        # Of another run than the scores: the model was not in the last --fresh.
+        lambda old, text: (old / "verdict.json").write_text(
+            re.sub(r'"mAP": [\d.]+', '"mAP": 9.9', text)
+        ),
+        lambda old, text: (old / "scores-backbone.npz").write_bytes(b""),
+        lambda old, text: (old / "scores-backbone.npz").write_bytes(b"PK"),
+        lambda old, text: np.savez(old / "scores-backbone.npz", logits=np.zeros(3), classes=["a"]),
+        lambda old, text: np.savez(
+            old / "scores-backbone.npz", logits=np.zeros((3, 1)), classes=["a"]
+        ),
+        lambda old, text: (old / "scores-backbone.npz").unlink(),
+    ],
+)
+def test_files_before_fresh_that_are_damaged_or_of_two_runs_are_not_compared(earlier, damage):
+    old, verdict, save = earlier
+    damage(old, json.dumps(verdict))
+    assert "before --fresh" not in save()
 
 
 def test_the_id_of_val_is_that_of_its_photos_and_the_names_on_them(evaluation):

@@ -334,7 +334,7 @@ def test_quiet_prints_the_results_and_nothing_else(demo, tmp_path, capsys):
     assert run.main(argv(demo, tmp_path, more)) == 0
     printed = capsys.readouterr().out
     assert printed.lstrip().startswith("coco, ")  # the table's title
-    assert "written to" in printed
+    assert "results are in" in printed
     assert "epoch" not in printed
 
 
