@@ -370,7 +370,10 @@ def test_the_other_figures_in_the_text_of_docs_evidence_are_those_of_the_csvs():
     text = re.sub(r"(-?\d+\.\d\d|photos too)\s\[.*?\]", "", page("evidence.md"), flags=re.S)
     points = re.findall(r"\+(\d+\.\d\d) \|$", page("evidence-tables.md"), re.M)
     closest = {"2.14": [], "1.67": []}  # as printed: what is behind the linear head by at least it
-    for file, linear in (("coco", "linear head, lr 0.0003, epochs 24"), ("corel", "linear head, lr 0.0003, epochs 24")):
+    for file, linear in (
+        ("coco", "linear head, lr 0.0003, epochs 24"),
+        ("corel", "linear head, lr 0.0003, epochs 24"),
+    ):
         settings = evidence.by_setting(evidence.read(RESULTS / f"frozen-{file}.csv"))
         for name, values in settings.items():
             kind = re.sub(r", lr .*", "", name)

@@ -593,7 +593,7 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({"classes": [*"a;bcdef"]}, "model.pt photo.png --csv out.csv", "holds a semicolon"),
     ({}, "model.pt photo.png --columns", "name a file for it: --csv"),
     ({}, "model.pt photo.png --csv empty", "is not a file; choose another name"),
-    ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1"),
+    ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1; write 0.8 for 80%"),
     ({}, "model.pt photo.png --csv out.xlsx", "call it NAME.csv"),
     ({}, "model.pt nowhere", "there is no nowhere"),
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),

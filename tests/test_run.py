@@ -5,6 +5,7 @@ Oracles: loops, hand-worked schedules, published counts, another run; in `finish
 
 import csv
 import functools
+import io
 import itertools
 import json
 import math
@@ -34,6 +35,7 @@ import run
 import tresnet
 from backbones import resnet
 from datasets.catalogue import Splits
+from runtime import terminal
 from runtime.folder import Folder
 
 
@@ -310,6 +312,28 @@ def test_an_option_that_does_not_exist_is_answered_with_the_one_that_was_meant(c
         with pytest.raises(SystemExit):
             run.parse_args([typed, "1"])
         assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_a_word_that_follows_no_option_is_named(capsys):
+    with pytest.raises(SystemExit):
+        run.parse_args(["photos", "--epochs", "3"])
+    assert "error: photos follows no option; see --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [30, 80])
+def test_sentences_fit_the_window_of_a_terminal_and_are_whole_elsewhere(monkeypatch, columns):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = f"two lines of {'many words and ' * 20}\n  a/path/{'x' * 99}/that-is-long"
+    screen, file = Screen(), io.StringIO()
+    terminal.tell(text, screen)
+    terminal.tell(text, file)
+    assert file.getvalue() == text + "\n"
+    assert screen.getvalue().split() == text.split()
+    assert max(len(line) for line in screen.getvalue().splitlines() if "/" not in line) < columns
 
 
 def test_the_help_says_what_a_recipe_and_a_data_set_change(capsys):
