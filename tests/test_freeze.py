@@ -14,8 +14,10 @@ import backbones
 import data
 import iml_gcn
 import run
+from backbones import features
 from reports import pictures
 from runtime import signals, terminal
+from runtime.folder import Folder
 
 
 @pytest.fixture(scope="module")
@@ -193,31 +195,30 @@ def test_a_run_that_is_refused_leaves_the_features_as_they_are(weights, tmp_path
     assert (tmp_path / "out/features.pt").read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"photos": None},
-        {"photos": torch.zeros(3, dtype=torch.int64)},
-        {"features": torch.zeros(8, 3)},
-        {"features": torch.full((8, 512), torch.nan)},
-        {"features": torch.zeros(8, 512).half()},
-        {"features": torch.zeros(8, 512).to_sparse()},
-    ],
-)
-def test_features_that_cannot_be_right_are_computed_again(weights, tmp_path, computed, change):
-    own_photos(tmp_path / "photos", range(8))
-    labelled(tmp_path / "train.csv", range(6), ["cat", "dog"])
-    labelled(tmp_path / "val.csv", range(6, 8), ["cat", "dog"])
-    options = own_options(tmp_path, tmp_path / "out", weights)
-    assert run.main(options) == 0
-    path, right = tmp_path / "out/features.pt", features_in(tmp_path / "out")
-    stored = torch.load(path, weights_only=True)
-    assert stored["features"].shape == (8, 512)
-    torch.save(stored | change, path)
-    assert run.main(options) == 0
-    again = features_in(tmp_path / "out")
-    assert all(torch.equal(again[photo], right[photo]) for photo in right)
-    assert computed == [("features train", 6), ("features val", 2)] * 2
+def test_features_that_cannot_be_right_are_not_used(tmp_path):
+    folder = Folder(tmp_path, ["cat"])
+    backbone = torch.nn.Identity()
+    backbone.num_features = 4
+    content = {"photos": torch.arange(3), "features": torch.ones(3, 4)}
+    store = features.FeatureStore(backbone, folder, {})
+
+    def kept(change):
+        store.folder.save(store.FILE, content | change, store.settings)
+        return len(features.FeatureStore(backbone, folder, {}).photos)
+
+    assert kept({}) == 3
+    for photos in (None, torch.arange(2), torch.arange(3.0), torch.arange(3)[None]):
+        assert kept({"photos": photos}) == 0
+    right = content["features"]
+    for wrong in (
+        None,
+        right[:, :3],
+        right[:2],
+        right * torch.nan,
+        right.half(),
+        right.to_sparse(),
+    ):
+        assert kept({"features": wrong}) == 0
 
 
 @pytest.mark.parametrize("reason", ["asked to stop", "a photo that cannot be read"])

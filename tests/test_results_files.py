@@ -191,41 +191,42 @@ def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
 
 
 @pytest.fixture
-def earlier(evaluation, tmp_path, capsys):
-    """A run's folder with another model in before-fresh/, whose labels stood in another order, with
-    one more that was on no val photo; what its verdict.json holds; and save(), which returns what
-    is printed."""
-    split = evaluation.split
+def earlier(evaluation, tmp_path):
+    """Another model in before-fresh/, whose labels stood in another order, with one more that was
+    on no val photo; what its verdict.json holds; and say(), what is said of it."""
+    split, folder = evaluation.split, Folder(tmp_path, evaluation.split.classes)
+    judgement = results.judge(evaluation)
 
-    def save():
-        results.save(evaluation, Folder(tmp_path, split.classes))
-        return " ".join(capsys.readouterr().out.split())
+    def say():
+        return results.before_fresh(evaluation, folder, judgement, "backbone")
 
-    assert "before --fresh" not in save()
+    assert say() == ""
     logits = np.random.default_rng(0).normal(size=evaluation.logits["backbone"].shape)
     mAP = metrics.mean_average_precision(metrics.average_precision(logits, split.targets))
-    verdict = json.loads((tmp_path / "verdict.json").read_text())
-    verdict["models"]["backbone.pt"]["mAP"] = mAP
+    models = {"backbone.pt": {"name": "direct", "mAP": mAP}}
+    verdict = {"models": models, "val_id": judgement["val_id"]}
     old = tmp_path / "before-fresh"
     old.mkdir()
     (old / "verdict.json").write_text(json.dumps(verdict))
     classes = [*split.classes[:-1], "gone", split.classes[-1]][::-1]
     logits = np.insert(logits[:, ::-1], 1, 7.0, axis=1)
     np.savez(old / "scores-backbone.npz", logits=logits, classes=np.array(classes))
-    return old, verdict, save
+    return old, verdict, say
 
 
 def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_labels(
-    evaluation, earlier
+    evaluation, earlier, tmp_path, capsys
 ):
-    old, verdict, save = earlier
+    old, verdict, say = earlier
     then = verdict["models"]["backbone.pt"]["mAP"]
     now = evaluation.reports["backbone"]["mAP"]
     change = f"on the same val photos it is now {now:.1f} ({now - then:+.1f}): "
-    assert f"before --fresh, direct had an mAP of {then:.1f}; {change}" in save()
+    assert say().startswith(f"before --fresh, direct had an mAP of {then:.1f}; {change}")
+    results.save(evaluation, Folder(tmp_path, evaluation.split.classes))
+    assert say() in " ".join(capsys.readouterr().out.split())
     (old / "verdict.json").write_text(json.dumps(verdict | {"val_id": "0123456789abcdef"}))
     other = "on other val photos or labels: do not compare"
-    assert f"before --fresh, direct had an mAP of {then:.1f}, {other}" in save()
+    assert say() == f"before --fresh, direct had an mAP of {then:.1f}, {other}"
 
 
 @pytest.mark.parametrize(
@@ -251,9 +252,9 @@ def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_l
     ],
 )
 def test_files_before_fresh_that_are_damaged_or_of_two_runs_are_not_compared(earlier, damage):
-    old, verdict, save = earlier
+    old, verdict, say = earlier
     damage(old, json.dumps(verdict))
-    assert "before --fresh" not in save()
+    assert say() == ""
 
 
 def test_the_id_of_val_is_that_of_its_photos_and_the_names_on_them(evaluation):
