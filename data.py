@@ -57,6 +57,7 @@ class Split:
 
     @functools.cached_property
     def known_by_content(self) -> bool:
+        """Whether photos are known by what is in their files, rather than by names and sizes."""
         return self.by_content and sum(map(os.path.getsize, self.paths)) <= READ_FOR_ID
 
     @functools.cached_property

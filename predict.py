@@ -417,7 +417,8 @@ def run(args) -> int:
 
 
 def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
-    """Write the model for other programs, checked on the photos, or on noise if there are none.
+    """Write the model for other programs. Its scores are checked on the photos; without photos, on
+    noise.
 
     Returns the number of photos that could be read.
     """

@@ -40,7 +40,6 @@ STAGES = [  # channels, blocks, kernel, stride
     (320, 1, 3, 1),
 ]
 
-
 relu6 = functools.partial(F.relu6, inplace=True)  # saves a pass over memory
 
 

@@ -71,7 +71,7 @@ class FeatureStore:
         `batch_size` is that of the whole batches of all ranks.
         """
         model = Model(self.backbone, nn.Identity()).fold().to(photos.loader.device)
-        F_GAP = torch.zeros(len(missing), self.backbone.num_features)
+        F_GAP = torch.zeros(len(missing), self.backbone.num_features)  # (m, D), m photos missing
         # Keys of the whole split, since a part of it may be known by other ones.
         keys = torch.tensor(keys_of(split))[torch.from_numpy(missing)]
         photos_before, features_before = self.photos, self.features

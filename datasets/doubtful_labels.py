@@ -1,5 +1,7 @@
 """What the names and counts of labels tell: the most frequent, the rare, and those that may be one.
 
+Nothing is refused here, and no photo is opened.
+
 Symbols: n labels.
 """
 
@@ -20,12 +22,12 @@ MOST = 20  # names in a list
 MANY, LONGEST = 2000, 60
 
 
-def most_frequent(split: data.Split, most: int = MOST) -> str:
+def most_frequent(split: data.Split) -> str:
     """The labels that most photos show, and how many photos."""
     counts = split.targets.sum(0)  # (n,)
-    order = np.argsort(-counts.astype(int), kind="stable")[:most]
+    order = np.argsort(-counts.astype(int), kind="stable")[:MOST]
     text = ", ".join(f"{printable(split.classes[j])} {counts[j]:,}" for j in order)
-    return text + ", ..." if len(split.classes) > most else text
+    return text + ", ..." if len(split.classes) > MOST else text
 
 
 def doubtful_labels(split: data.Split) -> list[str]:
@@ -77,10 +79,9 @@ def misspelt(photos_of: dict[str, int], letters_of: dict[str, str]) -> list[tupl
         likely = []
         for other in set().union(*(names_by_part[part] for part in without_one_letter(letters))):
             comes_later = (photos_of[other], other) > (count, name)  # a pair is named once
-            same_marks = mark(other) == mark(name)
-            if comes_later and photos_of[other] >= least and same_marks:
+            differs = letters_of[other] != letters and mark(other) == mark(name)
+            if comes_later and differs and photos_of[other] >= least:
                 likely.append(other)
-        likely = [other for other in likely if letters_of[other] != letters]
         if likely:
             pairs.append((name, max(likely, key=lambda other: (photos_of[other], other))))
     return pairs

@@ -166,7 +166,7 @@ def logit_of(p: float) -> float:
 def short_name(report: dict) -> str:
     """A model's name within a sentence: direct, F_I, F_PCA, or the path of another file."""
     label = report["label"].removeprefix("IML-GCN, ").removesuffix(" (ASL)")
-    return printable(label, 22)
+    return printable(label, 40)
 
 
 def title(dataset: str, image_size: int, reports: dict) -> str:
@@ -227,9 +227,8 @@ def short(dataset: str, reports: dict, random_mAP: float, intervals: dict[str, s
     for name, report in reports.items():
         threshold, values = predicted_by_default(report)
         cells = [two_decimals(report["mAP"]), intervals[name], f"{threshold:.2f}"]
-        rows.append(
-            [short_name(report), *cells, *(two_decimals(values[column]) for column in columns)]
-        )
+        label = printable(short_name(report), 22)
+        rows.append([label, *cells, *(two_decimals(values[column]) for column in columns)])
     for label, _, mAP, values in published(dataset):
         cells = [str(values.get(column, "")) for column in columns]
         rows.append([f"paper: {label}", str(mAP), "", "", *cells])

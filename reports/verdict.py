@@ -12,6 +12,7 @@ import itertools
 import numpy as np
 
 import metrics
+from reports.labels_table import FEW
 from runtime.terminal import Progress, listed, printable
 
 DRAWS = 1000
@@ -20,7 +21,6 @@ DRAWS = 1000
 SURE = 98
 ENOUGH = 10  # photos, and labels in photos, below which no difference is claimed: too often wrong
 BLOCK = 1_000_000  # counts that are computed at once; more would not fit a processor's cache
-FEW = 5  # [ours] val photos of a label
 FEW_PHOTOS = 50  # [ours] below it the 95% interval of an mAP is 10 points wide or more
 
 

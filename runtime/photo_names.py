@@ -109,8 +109,8 @@ class Index:
         return self.whole.get(composed("/".join(parts)), [])
 
     def by_end(self, parts: list[str]) -> tuple[list[str], str]:
-        """The photos whose paths end with this whole path; if there are none, those whose own path
-        is the longest end of it. And how they were found."""
+        """The photos whose paths end with all of this path; or else those whose own path is an end
+        of it, the longest one. Also how they were found."""
         photos = self.ends.get(composed("/".join(parts)), [])
         if photos:
             return photos, BY_FILE_NAME if len(parts) == 1 else BY_END
