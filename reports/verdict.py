@@ -77,7 +77,7 @@ def mAP_of_draws(logits: np.ndarray, targets: np.ndarray, counts: np.ndarray) ->
         ap = average_precision_of_draws(logits[:, j], targets[:, j], counts)  # (R,)
         totals += np.nan_to_num(ap)
         labels += ~np.isnan(ap)
-        if progress.due(1):
+        if progress.advance(1):
             progress.show()
     progress.close()
     return np.where(labels, 100 * totals / np.maximum(labels, 1), np.nan)
@@ -127,7 +127,8 @@ def judge(
 
     `logits` (M, n) and short `names` are by model, the simplest model first. A model beats another
     if the interval of their difference in the same draws is above 0, at a level that allows for the
-    number of pairs. The model to use is the simplest one that no other model beats.
+    number of pairs. The model to use is the simplest, unless others beat it; then the simplest of
+    those, unless others beat that one, and so on.
     """
     counts = photo_counts(len(targets))
     models, draws = {}, {}
@@ -151,8 +152,9 @@ def judge(
         pair = {"first": first, "second": second, "better": better}
         differences.append(pair | {"second minus first": difference, "interval": ends})
 
-    beaten = {loser(pair) for pair in differences if pair["better"]}
-    use = next((key for key in models if key not in beaten), next(iter(models)))
+    use = next(iter(models))
+    while ahead_of_it := [key for key in models if is_ahead(key, use, differences)]:
+        use = ahead_of_it[0]
     random_mAP = chance(targets)
     verdict = {"use": use, "photos": len(targets), "chance": random_mAP, "draws": DRAWS}
     verdict["sentence"] = sentence(use, models, differences, len(targets))
@@ -182,9 +184,10 @@ def is_enough(targets: np.ndarray) -> bool:
     return len(targets) >= ENOUGH and (targets > 0).sum() >= ENOUGH
 
 
-def loser(pair: dict) -> str:
-    """The model of a pair that is not the better one."""
-    return pair["first"] if pair["better"] == pair["second"] else pair["second"]
+def is_ahead(key: str, other: str, differences: list[dict]) -> bool:
+    """Whether a model beats another one, by the pairs of `judge`."""
+    pairs = [pair for pair in differences if {pair["first"], pair["second"]} == {key, other}]
+    return any(pair["better"] == key for pair in pairs)
 
 
 def in_words(number: float) -> str:
@@ -211,12 +214,15 @@ def sentence(use: str, models: dict, differences: list[dict], photos: int) -> st
     text = f"mAP on {in_photos(photos)}: {', '.join(measured)}"
     if len(models) == 1:
         return text
-    behind = [loser(pair) for pair in differences if pair["better"] == use]
+    behind = [key for key in models if is_ahead(use, key, differences)]
     behind_names = [models[key]["name"] for key in behind]
     equal_names = [models[key]["name"] for key in models if key not in (use, *behind)]
     named = f"{models[use]['name']} ({use})"
-    if not behind:
+    if not any(pair["better"] for pair in differences):
         return f"{text}: no difference beyond luck; use the simplest, {named}"
+    if not behind:
+        judgement = "no model is ahead of the simplest by more than luck"
+        return f"{text}: {judgement}; use that one, {named}"
     judgement = f"{models[use]['name']} is ahead of {' and '.join(behind_names)} by more than luck"
     if equal_names:
         judgement += f", and about level with {' and '.join(equal_names)}"

@@ -132,6 +132,33 @@ def test_a_clearly_better_model_is_named_and_equal_ones_leave_the_simplest():
     assert judged(targets, good, poor)["use"] == "a.pt"
 
 
+@pytest.mark.parametrize(
+    ("better", "use", "words"),
+    [
+        # c is ahead of a, and b of nobody: a is the simplest, but not as good as c.
+        (
+            {("a", "c"): "c"},
+            "c",
+            "c is ahead of a by more than luck, and about level with b; use c",
+        ),
+        ({("b", "c"): "c"}, "a", "no model is ahead of the simplest by more than luck; use that"),
+        ({("a", "b"): "b", ("b", "c"): "c"}, "c", "c is ahead of b by more than luck, and about"),
+    ],
+)
+def test_the_model_to_use_is_ahead_of_the_simplest_or_is_it(monkeypatch, better, use, words):
+    # Percentiles of each pair's differences, in the order of the pairs, as if they had been drawn.
+    ends = []
+    for first, second in itertools.combinations("abc", 2):
+        winner = better.get((first, second))
+        ends.append({second: (1, 2), first: (-2, -1)}.get(winner, (-1, 1)))
+    monkeypatch.setattr(verdict, "interval", lambda draws, mAP: ([mAP, mAP], 0.0))
+    monkeypatch.setattr(verdict, "percentiles", lambda draws, part: ends.pop(0))
+    targets = random_targets(40, 4, 0.3)
+    found = judged(targets, *(drawn_scores(targets, seed=k) for k in range(3)))
+    assert found["use"] == f"{use}.pt"
+    assert words in found["sentence"]
+
+
 def test_a_change_is_better_or_worse_only_beyond_luck():
     targets = random_targets(100, 5, 0.2)
     poor, good = drawn_scores(targets, 0.5), drawn_scores(targets, 3, seed=1)
