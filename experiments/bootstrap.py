@@ -84,7 +84,7 @@ def work(args) -> None:
         row = {"seeds": len(seeds), "photos": len(targets), "difference": round(mean, 3)}
         return row | {"low": round(low, 3), "high": round(high, 3)}
 
-    evidence.fill(args.csv, measured, data=[args.data], head=args.heads, minus=[args.minus])
+    evidence.fill(args.csv, measured, [], data=[args.data], head=args.heads, minus=[args.minus])
 
 
 if __name__ == "__main__":

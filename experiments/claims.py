@@ -11,6 +11,7 @@ Nothing is trained here.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from experiments import evidence
@@ -125,4 +126,4 @@ def work(args) -> None:
 
 
 if __name__ == "__main__":
-    signals.run(lambda: signals.code_of(lambda: work(parse_args())))
+    sys.exit(signals.code_of(lambda: work(parse_args())))

@@ -13,6 +13,7 @@ Symbols: M images in a split, n labels.
 import argparse
 import csv
 import functools
+import hashlib
 import itertools
 import re
 import shutil
@@ -83,7 +84,7 @@ def work(args) -> None:
     stages = zip(([FIRST], others), (args.first, args.then), args.epochs, strict=True)
     for seed, (settings, options, epochs) in itertools.product(args.seeds, stages):
         columns = {"setting": settings, "options": options, "epochs": [epochs], "seed": [seed]}
-        fill(args.csv, functools.partial(trained, args), **columns)
+        fill(args.csv, functools.partial(trained, args), args.run_options, **columns)
     print(*table(read(args.csv)), sep="\n")
 
 
@@ -115,22 +116,39 @@ def read(path: Path) -> list[dict]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def fill(path: Path, measured: Callable, **columns: Iterable) -> None:
+def fill(path: Path, measured: Callable, run_options: list[str], **columns: Iterable) -> None:
     """Add a row to the CSV for each combination of the columns' values that it does not have yet,
-    with the figures that measured(**row) returns."""
+    with the figures that measured(**row) returns. A CSV that was filled with other `run_options` is
+    a ValueError: its rows may be of other photos, or of another network."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    inputs = digest_of(run_options)
+    if any(not {*columns, "inputs"} <= row.keys() or row["inputs"] != inputs for row in read(path)):
+        raise ValueError(
+            f"{path} has rows of another program, or of other options after --; choose another "
+            "--csv, or move the file away"
+        )
     for values in itertools.product(*columns.values()):
+        signals.stop_if_asked(f"before a row of {path}")
         row = dict(zip(columns, values, strict=True))
         texts = {name: str(value) for name, value in row.items()}
         if any(texts.items() <= known.items() for known in read(path)):
             continue
-        row |= measured(**row)
+        row |= measured(**row) | {"inputs": inputs}
         with open(path, "a", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, row, lineterminator="\n")
             if not file.tell():
                 writer.writeheader()
             writer.writerow(row)
         print(*row.values(), sep="  ", flush=True)
+
+
+def digest_of(run_options: list[str]) -> str:
+    """The same for the same options of run.py, whatever their --out."""
+    options = list(run_options)
+    if "--out" in options:
+        place = options.index("--out")
+        del options[place : place + 2]
+    return hashlib.sha256(" ".join(options).encode()).hexdigest()[:8]
 
 
 def spread(values: list[float]) -> str:

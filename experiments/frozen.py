@@ -12,7 +12,6 @@ Symbols: M images of a split, B others, n labels, D feature size.
 
 import argparse
 import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,9 +238,11 @@ def work(args) -> None:
     task = features(options, args.held_out)
     columns = {"setting": args.settings, "lr": args.lr, "epochs": args.epochs}
     columns |= {"photos": args.photos, "seed": args.seeds}
-    evidence.fill(args.csv, functools.partial(trained, task, options, args.scores), **columns)
+    measured = functools.partial(trained, task, options, args.scores)
+    inputs = [*args.run_options, f"held out: {args.held_out}"]
+    evidence.fill(args.csv, measured, inputs, **columns)
     print(*evidence.table(evidence.read(args.csv)), sep="\n")
 
 
 if __name__ == "__main__":
-    sys.exit(signals.code_of(lambda: work(parse_args())))
+    signals.run(lambda: signals.code_of(lambda: work(parse_args())))

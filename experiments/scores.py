@@ -8,8 +8,6 @@ on one half of the val photos and measured on the other, and the other way round
 Symbols: M images, n labels.
 """
 
-import sys
-
 import numpy as np
 
 import metrics
@@ -55,8 +53,10 @@ def work(args) -> None:
         half = stratified(task.val.targets, 0.5, seed)  # (M,)
         return measured(logits, task.val.targets, ~half if fold else half)
 
-    evidence.fill(args.csv, trained, head=args.settings, seed=args.seeds, fold=(0, 1))
+    evidence.fill(
+        args.csv, trained, args.run_options, head=args.settings, seed=args.seeds, fold=(0, 1)
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(signals.code_of(lambda: work(parse_args())))
+    signals.run(lambda: signals.code_of(lambda: work(parse_args())))
