@@ -1,7 +1,7 @@
 """run.py --check: what is wrong with photos and their labels, before anything is trained.
 
-Nothing is written. What `catalogue.load` refuses is only counted here, except labels that only val
-has.
+Nothing is written, except the demo's scenes. What `catalogue.load` refuses is only counted here,
+except labels that only val has.
 
 Symbols: M photos in a split, n labels.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import data
 from datasets.catalogue import aligned
 from datasets.doubtful_labels import doubtful_labels, most_frequent
-from datasets.own_photos import groups_of_copies
+from datasets.own_photos import groups_of_copies, names_of
 from runtime.signals import stop_if_asked
 from runtime.terminal import Progress, listed, printable, tell
 
@@ -72,9 +72,9 @@ def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
         for error in pool.map(error_of, present):
             if error:
                 broken.append(error)
-            if progress.due(1):
+            if progress.advance(1):
                 progress.show()
-            stop_if_asked(f"the check of {name}")
+            stop_if_asked(f"in the check of {name}")
     progress.close()
     return missing, broken
 
@@ -82,14 +82,15 @@ def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
 def copies(splits: dict[str, data.Split]) -> Iterable[str]:
     """Sentences about photos that are there twice, byte for byte or as copies by Roboflow, in all
     splits together."""
-    paths, labels, parts = [], [], []  # of each photo: its path, its labels, the name of its split
+    paths, names, labels, parts = [], [], [], []  # of each photo; `parts` are names of splits
     for name, split in splits.items():
+        names += names_of(split)
         for row, path in enumerate(split.paths):
             paths.append(path)
             labels.append(labels_of(split, row))
             parts.append(name)
     rows_of = defaultdict(list)  # group -> rows
-    for row, group in enumerate(groups_of_copies(paths)):
+    for row, group in enumerate(groups_of_copies(paths, names)):
         rows_of[group].append(row)
 
     copied, in_both, differ = [], [], []

@@ -34,7 +34,7 @@ def load(
     if val_photos or val_labels:
         return split, read(val_photos or photos, val_labels)
     names = [Path(path).relative_to(photos).as_posix() for path in split.paths]
-    groups = groups_of_copies(split.paths)  # (M,)
+    groups = groups_of_copies(split.paths, names)  # (M,)
     present = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
     with ranks.in_turn():
         if kept.is_file():
@@ -84,7 +84,7 @@ def read(photos: str, labels: str | None) -> data.Split:
 def from_folders(photos: str, inside: list[str]) -> data.Split:
     """A photo's label is the top-level folder it is in; a photo outside every folder has no label.
     Photos of the same bytes are one photo with the labels of all their folders."""
-    groups = groups_of_copies([os.path.join(photos, name) for name in inside], by_name=False)
+    groups = groups_of_copies([os.path.join(photos, name) for name in inside])
     first_of_group, labels_of_group = {}, {}
     for name, group in zip(inside, groups, strict=True):
         *folders, _ = name.split("/")
@@ -109,9 +109,15 @@ def from_folders(photos: str, inside: list[str]) -> data.Split:
 # Which photos are held out
 
 
-def groups_of_copies(paths: list[str], by_name: bool = True) -> np.ndarray:
-    """(M,) numbers from 0 to G - 1, equal for copies of one photo: files of the same bytes and,
-    `by_name`, what Roboflow makes from one photo, NAME.rf.HASH.jpg. Only files that share
+def names_of(split: data.Split) -> list[str]:
+    """(M,) the names of a split's photos below the folder that all of them are in."""
+    folder = os.path.commonpath([os.path.dirname(path) for path in split.paths])
+    return [Path(path).relative_to(folder).as_posix() for path in split.paths]
+
+
+def groups_of_copies(paths: list[str], names: list[str] | None = None) -> np.ndarray:
+    """(M,) numbers from 0 to G - 1, equal for copies of one photo: files of the same bytes and, if
+    their `names` are given, what Roboflow makes from one photo (`made_from`). Only files that share
     their size with another are hashed."""
     sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
     count = Counter(sizes)
@@ -129,13 +135,23 @@ def groups_of_copies(paths: list[str], by_name: bool = True) -> np.ndarray:
         if size is not None and count[size] > 1:
             content = reading.digest(path)
             common.append((size, path if content == "unreadable" else content))
-        if by_name and (copy := COPY.fullmatch(os.path.basename(path))):
-            common.append(copy[1])
+        if names and (original := made_from(names[row])):
+            common.append(original)
         for each in common:
             one, other = first_of_group(first_with.setdefault(each, row)), first_of_group(row)
             before[max(one, other)] = min(one, other)
     firsts = [first_of_group(row) for row in range(len(paths))]
     return np.unique(firsts, return_inverse=True)[1]  # in order of the first photo of each
+
+
+def made_from(name: str) -> str:
+    """The photo that Roboflow made a file from, by the file's name: NAME of NAME.rf.HASH.jpg. With
+    a folder per label, there are photos of one NAME in several: these are others. "" for a name of
+    another form."""
+    *folders, file = name.split("/")
+    copy = COPY.fullmatch(file)
+    labels = [folder for folder in folders if not PART.fullmatch(folder)]  # train, valid and so on
+    return "/".join([*labels, copy[1]]) if copy else ""
 
 
 def stratified(
@@ -191,7 +207,7 @@ def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
 
 def warn_of_copies(train: data.Split, val: data.Split) -> None:
     """Say which val photos are copies of training photos: they make val's numbers too high."""
-    groups = groups_of_copies([*train.paths, *val.paths])
+    groups = groups_of_copies([*train.paths, *val.paths], [*names_of(train), *names_of(val)])
     seen = np.isin(groups[len(train) :], groups[: len(train)])  # (photos of val,)
     copies = [val.paths[row] for row in np.flatnonzero(seen)]
     if copies:

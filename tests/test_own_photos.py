@@ -197,22 +197,25 @@ def test_groups_of_one_photo_each_are_split_as_photos_are():
 
 def test_copies_are_known_by_their_bytes_and_by_roboflows_names(tmp_path, monkeypatch):
     seeds = {"a.png": 0, "b.png": 1, "x/copy of a.png": 0, "IMG_jpg.rf.0f9a.png": 2}
-    seeds |= {"x/IMG_jpg.rf.77bb.png": 3, "IMG.png": 4, "copy of IMG 77bb.png": 3, "c.png": 5}
+    seeds |= {"train/IMG_jpg.rf.77bb.png": 3, "IMG.png": 4, "copy of IMG 77bb.png": 3, "c.png": 5}
+    seeds["dog/IMG_jpg.rf.0f9a.png"] = 6  # another label's photo of the same name
     write_photos(tmp_path, **seeds)
     paths = [*(tmp_path / name for name in seeds), tmp_path / "gone.png", tmp_path / "gone 2.png"]
+    names = [*seeds, "gone.png", "gone 2.png"]
+    groups = own_photos.groups_of_copies([str(path) for path in paths], names)
+    assert groups.tolist() == [0, 1, 0, 2, 2, 3, 2, 4, 5, 6, 7]
     groups = own_photos.groups_of_copies([str(path) for path in paths])
-    assert groups.tolist() == [0, 1, 0, 2, 2, 3, 2, 4, 5, 6]
-    groups = own_photos.groups_of_copies([str(path) for path in paths], by_name=False)
-    assert groups.tolist() == [0, 1, 0, 2, 3, 4, 3, 5, 6, 7]
+    assert groups.tolist() == [0, 1, 0, 2, 3, 4, 3, 5, 6, 7, 8]
     monkeypatch.setattr(reading, "digest", lambda path: "unreadable")  # without permission
-    groups = own_photos.groups_of_copies([str(path) for path in paths], by_name=False)
-    assert len(set(groups.tolist())) == 10
+    groups = own_photos.groups_of_copies([str(path) for path in paths])
+    assert len(set(groups.tolist())) == 11
 
 
 def test_a_drawn_split_keeps_copies_on_one_side_now_and_later(tmp_path, capsys):
-    names = {
-        f"{'cat' if i < 6 else 'dog'}/{i}_jpg.rf.{k}.png": 2 * i for i in range(12) for k in "ab"
-    }
+    def name_of(i, k):
+        return f"{'cat' if i < 6 else 'dog'}/{i}_jpg.rf.{k}.png"
+
+    names = {name_of(i, k): 2 * i for i in range(12) for k in "ab"}
     write_photos(tmp_path, **{name: seed + name.count(".b.") for name, seed in names.items()})
 
     def load():
@@ -224,7 +227,7 @@ def test_a_drawn_split_keeps_copies_on_one_side_now_and_later(tmp_path, capsys):
     train, val = load()
     assert (len(train), len(val)) == (20, 4)
     assert photos(train) & photos(val) == set()
-    write_photos(tmp_path, **{f"dog/{i}_jpg.rf.c.png": 99 + int(i) for i in photos(val)})
+    write_photos(tmp_path, **{name_of(int(i), "c"): 99 + int(i) for i in photos(val)})
     again, kept = load()
     assert (again.paths, kept.paths) == (train.paths, val.paths)
     assert "train: left out 2 of 22 photos, copies of val photos" in capsys.readouterr().out
@@ -249,6 +252,12 @@ def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 of 3 val photos are copies of training photos (the same bytes, or" in printed
     assert told in printed
+
+
+def test_labels_of_val_photos_are_asked_for_where_the_others_have_a_file(tmp_path, capsys):
+    options = ["--labels", f"{tmp_path}/tags.csv", "--val-photos", f"{tmp_path}/val"]
+    sentence = refused(capsys, ["--photos", f"{tmp_path}/train", *options])
+    assert "pass the label file of --val-photos as --val-labels" in sentence
 
 
 def test_val_photos_are_known_however_their_accents_are_spelled(tmp_path):
@@ -308,7 +317,7 @@ def test_the_id_of_own_photos_is_of_their_content_up_to_two_gigabytes(tmp_path, 
     by_content, by_size = zip(*(id_of(*each) for each in swapped), strict=True)
     assert (len(set(by_content)), len(set(by_size))) == (3, 1)
     assert id_of("one", "two")[0] == by_content[0]
-    monkeypatch.setattr(data, "READ_FOR_ID", 5)  # of 6 bytes
+    monkeypatch.setattr(data, "MOST_READ_FOR_ID", 5)  # of 6 bytes
     assert {id_of(*each)[0] for each in swapped} == set(by_size)
 
 
