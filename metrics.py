@@ -98,7 +98,7 @@ def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def operating_points(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(99, 4): a threshold from 0.01 to 0.99, and above it OP and OR (0 to 1) and labels a photo.
+    """(99, 4): a threshold from 0.01 to 0.99, and above it OP and OR (0 to 1) and labels per photo.
 
     For whoever chooses between few wrong labels and few missed ones, on calibrated logits (M, n).
     """

@@ -42,6 +42,7 @@ import data
 from datasets.predicted_labels import header_of, is_table_of_ours, row_of, row_of_scores
 from reports import export
 from reports.labelled_folder import LabelledFolder
+from reports.ladder import point_for
 from reports.pictures import activation_maps, maps_exist
 from reports.trained_model import THRESHOLD, load, model_file, models_in
 from runtime import options, signals
@@ -113,26 +114,23 @@ class Predictor:
         return maps.mean((2, 3)), maps
 
     def operating_point(self, precision: float) -> "OperatingPoint":
-        """Of the thresholds that reached this precision on val, the one that found most labels.
-
-        Precision is not monotone in the threshold, so all of these are compared. A precision that
-        no threshold reached is a ValueError, which names the highest one.
-        """
-        points = [OperatingPoint(*row) for row in self.checkpoint["operating_points"]]
-        if not points:
+        """Of the thresholds that reached this precision on val, the one that found most labels. A
+        precision that no threshold reached is a ValueError, which names the highest one."""
+        points = np.array(self.checkpoint["operating_points"])  # (99, 4)
+        if not len(points):
             raise ValueError(
                 f"{self.path} does not say which precision its thresholds reached: it is from an "
                 "older version; train again, or choose a threshold yourself"
             )
-        reached = [point for point in points if point.precision >= precision]
-        if not reached:
-            best = max(points, key=lambda point: (point.precision, point.recall))
+        point = point_for(points, precision)
+        if point is None:
+            best = OperatingPoint(*max(points, key=lambda point: (point[1], point[2])))
             highest = math.floor(1000 * best.precision) / 1000
             raise ValueError(
                 f"{self.path}: no threshold reached a precision of {precision:g} on val; the "
                 f"highest was {highest:g}, at the threshold {best.threshold:g}"
             )
-        return max(reached, key=lambda point: (point.recall, point.precision))
+        return OperatingPoint(*point.tolist())
 
 
 @dataclass
@@ -366,7 +364,7 @@ def label(args, predictor: Predictor, photos: list[Photo]) -> int:
                 print(json_of(photo), flush=True)
             elif not args.csv:
                 tell(line_of(photo, threshold))
-            elif progress.due(1):
+            elif progress.advance(1):
                 progress.show()
             if args.csv and args.columns:
                 add_row(row_of_scores(photo.photo.in_table(), photo.scores))
@@ -401,7 +399,7 @@ def run(args) -> int:
         labels = f"{count:,} labels" if count else "labels"
         print(
             f"at {point.threshold:g}: {100 * point.precision:.0f}% of {labels} right on val, "
-            f"{100 * point.recall:.0f}% found, {point.labels_per_photo:.1f} a photo",
+            f"{100 * point.recall:.0f}% found, {point.labels_per_photo:.1f} per photo",
             file=sys.stderr,
         )
     if args.export:

@@ -431,10 +431,10 @@ def test_precision_takes_the_threshold_that_found_most_with_it(predictor, tmp_pa
     changed = {"operating_points": points, "val_photos": 50}
     torch.save(torch.load(predictor[0]) | changed, model)
     said = {
-        0.8: "at 0.2: 81% of 150 labels right on val, 70% found, 3.0 a photo",
-        0.82: "at 0.4: 85% of 110 labels right on val, 60% found, 2.2 a photo",
-        0.9: "at 0.5: 93% of 75 labels right on val, 40% found, 1.5 a photo",
-        0: "at 0.1: 30% of 300 labels right on val, 90% found, 6.0 a photo",
+        0.8: "at 0.2: 81% of 150 labels right on val, 70% found, 3.0 per photo",
+        0.82: "at 0.4: 85% of 110 labels right on val, 60% found, 2.2 per photo",
+        0.9: "at 0.5: 93% of 75 labels right on val, 40% found, 1.5 per photo",
+        0: "at 0.1: 30% of 300 labels right on val, 90% found, 6.0 per photo",
     }
     for precision, sentence in said.items():
         lines, errors = predicted(
@@ -468,7 +468,7 @@ def test_a_trained_model_reaches_on_val_what_precision_promises(demo, finished, 
     per_photo = predictions.sum() / len(photos)
     of_labels = f"{100 * precision:.0f}% of {predictions.sum()} labels right on val"
     assert f"{of_labels}, {100 * recall:.0f}% found" in errors
-    assert f"{per_photo:.1f} a photo" in errors
+    assert f"{per_photo:.1f} per photo" in errors
 
 
 # A run's folder in place of a checkpoint

@@ -75,16 +75,27 @@ def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
 
 
 def test_the_ladder_has_the_lowest_threshold_of_each_precision():
-    # Above 0.04 are 10 labels, 2 a photo, and all 5 that are right: the first threshold with 50%.
+    # Above 0.04 are 10 labels, 2 per photo, and all 5 that are right: the first threshold with 50%.
     # 70% and 90% are not reached: of the highest two, 0.9, one is right. Above 0.5 are cat, dog,
     # dog, dog and cow, of which cat and the dog of photo 2 are right.
     rungs = ladder.rungs(logits_of(SCORES), TARGETS, 0.5)
     assert [rung[0] for rung in rungs] == pytest.approx([0.04, 0.5])
     assert rungs[0][1:] == pytest.approx((5 / 10, 5 / 5, 10 / 5))
     assert rungs[1][1:] == pytest.approx((2 / 5, 2 / 5, 5 / 5))
-    assert ladder.in_words(rungs[0], 0.5) == "at 0.04: 50% of labels right, 100% found, 2.0 a photo"
-    assert ladder.in_words(rungs[1], 0.5).endswith("1.0 a photo (predict.py's own)")
+    assert (
+        ladder.in_words(rungs[0], 0.5) == "at 0.04: 50% of labels right, 100% found, 2.0 per photo"
+    )
+    assert ladder.in_words(rungs[1], 0.5).endswith("1.0 per photo (predict.py's own)")
     assert ladder.rungs(logits_of(SCORES), TARGETS * 0, 0.5) == []
+
+
+def test_of_thresholds_that_find_as_many_labels_the_most_precise_is_used():
+    points = np.array(
+        [[0.1, 0.6, 0.9, 3], [0.2, 0.7, 0.6, 2], [0.3, 0.8, 0.6, 1], [0.4, 0.7, 0.5, 1]]
+    )
+    chosen = [ladder.point_for(points, precision)[0] for precision in (0.5, 0.7, 0.8)]
+    assert chosen == [0.1, 0.3, 0.3]
+    assert ladder.point_for(points, 0.9) is None
 
 
 HOSTILE = ["=1+1", "+a", "-b", "@c", "\td", " =e", "＝f", 'g"h', "i,j;k", "l\nm", "\ud800", "人 é"]
@@ -167,7 +178,7 @@ def evaluation(tmp_path):
             about | {"label": label, "calibration": [2.0, -1.0], "threshold": 0.37},
             [0.5, 0.8],
         )
-    return results.Evaluation("coco", 64, split, logits, reports, np.arange(len(names)))
+    return results.Evaluation("COCO 2014", 64, split, logits, reports, np.arange(len(names)))
 
 
 def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
