@@ -29,7 +29,8 @@ from runtime.photo_names import NAME, PhotoFolder
 from runtime.reading import LABEL, PHOTO, Kind, composed
 from runtime.terminal import brief, tell
 
-READ_FOR_ID = 2 * 10**9  # bytes: photos of more than this are known by their sizes, to save minutes
+# Bytes: a split of more is known by the names and sizes of its photos, which saves minutes.
+MOST_READ_FOR_ID = 2 * 10**9
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Split:
     """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names.
 
     `upright`: photos are turned upright where EXIF says how the camera was held (difference 22).
-    `by_content`: they are known by the content of their files, rather than by their sizes.
+    `by_content`: they are known by the content of their files, rather than by names and sizes.
     `features`, where the backbone is frozen, are its F_GAP (M, D) of the photos, and `backbone` is
     the network that made them. `unreadable` counts the photos that were left out because they could
     not be read.
@@ -57,21 +58,14 @@ class Split:
 
     @functools.cached_property
     def known_by_content(self) -> bool:
-        """Whether photos are known by what is in their files, rather than by names and sizes."""
-        return self.by_content and sum(map(os.path.getsize, self.paths)) <= READ_FOR_ID
+        """Whether `photo_ids` are digests of the photos' content: not in a data set that is not
+        `by_content`, nor in a split of more than 2 GB."""
+        return self.by_content and sum(map(os.path.getsize, self.paths)) <= MOST_READ_FOR_ID
 
     @functools.cached_property
     def photo_ids(self) -> torch.Tensor:
-        """(M,) int64: a digest of each photo's content; of a data set that is not `by_content`, or
-        of more than 2 GB, of its file name and size."""
-        ids = []
-        for path in self.paths:
-            if self.known_by_content:
-                known_by = reading.digest(path)
-            else:
-                known_by = f"{os.path.basename(path)} {os.path.getsize(path)}"
-            ids.append(number_of(known_by))
-        return torch.tensor(ids, dtype=torch.int64)
+        """(M,) int64, a number for each photo; see `known_by_content`."""
+        return ids_of(self.paths, self.known_by_content)
 
     def id(self) -> str:
         """The same for the same photos, by `photo_ids` and file names, with the same labels."""
@@ -92,6 +86,18 @@ class Split:
         """The images of these row numbers; all others could not be read."""
         unreadable = self.unreadable + len(self) - len(rows)
         return replace(self.select(rows), unreadable=unreadable)
+
+
+def ids_of(paths: list[str], by_content: bool) -> torch.Tensor:
+    """(M,) int64: digests of the photos' content, or of their file names and sizes."""
+    ids = []
+    for path in paths:
+        if by_content:
+            known_by = reading.digest(path)
+        else:
+            known_by = f"{os.path.basename(path)} {os.path.getsize(path)}"
+        ids.append(number_of(known_by))
+    return torch.tensor(ids, dtype=torch.int64)
 
 
 def number_of(text: str) -> int:

@@ -66,7 +66,7 @@ from runtime.folder import (
     lock,
     set_aside,
 )
-from runtime.journal import Journal, Pass, forget
+from runtime.journal import Journal, Pass, forget, read_log
 from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.memory import keep_freed_memory
 from runtime.options import Option, between, defaults_of, or_auto, parser_of, whole
@@ -130,17 +130,31 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
                 "again when all photos are there"
             )
         evaluated = read
-        report |= {"dataset": args.dataset, "unreadable": read.unreadable}
+        report |= {"dataset": title_of(args), "unreadable": read.unreadable}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_numbers(folder, name, logits[name], read, report, thresholds)
     if ranks.rank() == 0:
-        dataset = "own" if args.train_json or args.val_json else args.dataset
         training_photos = splits.train.targets.sum(0)  # (n,)
         evaluation = results.Evaluation(
-            dataset, args.image_size, evaluated, logits, reports, training_photos
+            title_of(args), args.image_size, evaluated, logits, reports, training_photos
         )
         suffix = "-evaluated" if args.evaluate else ""
         results.save(evaluation, folder, suffix, args.font)
+
+
+def title_of(args) -> str:
+    """What the table calls the photos. The paper's rows are beside "COCO 2014" and "VG-500" only,
+    so other years, files and parts of them have other names."""
+    if args.train_json or args.val_json or args.dataset == "own":
+        return "own photos"
+    title = args.dataset
+    if args.dataset == "coco":
+        title = f"COCO {args.year}"
+        if args.keep_unlabelled:  # the paper's numbers of photos are those without: difference 7
+            title += " with unlabelled photos"
+    if args.dataset == "vg500":
+        title = "VG-500"
+    return f"part of {title}" if args.limit else title
 
 
 # What the phases are made of
@@ -243,7 +257,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     if args.freeze and part is model:
         raise ValueError(
             f"--freeze trains heads on features of --weights, and {folder / 'backbone.pt'} has "
-            "another backbone; redo phase backbone too, or leave out --freeze"
+            "another backbone; redo phase backbone too, or leave out --freeze (with --photos: "
+            "--recipe paper)"
         )
     part = part.to(args.device, memory_format=torch.channels_last)
     batches, val_batches = loader(args, train_split, train=True), loader(args, val_split)
@@ -284,7 +299,11 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     # The last epoch is always measured, also when a run resumes after its last step.
     whole_model = final if part is model else iml_gcn.Model(model.backbone, final.head)
     content = checkpoint_of(args, name, whole_model, val_logits, read.targets)
-    journal.finish(content | {"training_photos": splits.train.photo_ids})
+    photos = {
+        "training_photos": splits.train.photo_ids,  # (M,)
+        "known_by_content": splits.train.known_by_content,
+    }
+    journal.finish(content | photos)
 
 
 def is_measured(epoch: int, args) -> bool:
@@ -461,7 +480,7 @@ def run(args) -> int:
         with silence:
             args, splits, folder = prepared(args)
         for name in args.phase:
-            signals.stop_if_asked(f"front of phase {name}")
+            signals.stop_if_asked(f"before phase {name}")
             with contextlib.nullcontext() if name == "eval" else silence:
                 PHASES[name](args, splits, folder)
     ranks.end()
@@ -546,11 +565,6 @@ def check_beforehand(args) -> None:
         )
 
 
-# Files about all models of a folder together. predict.py chooses a model by the verdict.
-REPORTS = ["results.md", "results.jpg", "verdict.json", "labels.csv", "mistakes.jpg"]
-REPORTS += ["curves.png", "graph.png"]
-
-
 def set_old_files_aside(args) -> None:
     """With --fresh, move away what this run will make again, before it makes anything."""
     finish_setting_aside(args.out)
@@ -561,7 +575,7 @@ def set_old_files_aside(args) -> None:
     if "embed" in args.phase:
         patterns.append("embeddings.pt")
     if models:
-        patterns += REPORTS
+        patterns += results.FILES  # predict.py chooses a model by verdict.json
     set_aside(args.out, patterns, ranks.launch())
     forget(args.out / "log.jsonl", models)
 
@@ -627,6 +641,7 @@ def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -
     if not left:
         return
     train, val, models = len(splits.train), len(splits.val), len(left)
+    done = 0.0  # by an earlier run that was interrupted
     if store:
         unseen = sum(len(store.missing(split)) for split in splits)
         work = forecast.frozen_work(unseen, train, models, args.epochs)
@@ -636,6 +651,10 @@ def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -
         measured = math.ceil(args.epochs / args.eval_every) if args.eval_every else 1
         work = forecast.whole_work(train, val, models, args.epochs, measured)
         cost = Loader.step_cost
+        begun = [name for name in left if (folder / f"last-{name}.pt").is_file()]
+        done = (
+            train * cost * sum(entry["model"] in begun for entry in read_log(folder / "log.jsonl"))
+        )
         backbone = build(args.backbone, args.pool)
         steps = len(loader(args, splits.train, train=True)) * args.epochs
         if "backbone" in left and args.dataset != "demo":
@@ -646,7 +665,7 @@ def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -
     backbone = backbone.to(args.device, memory_format=torch.channels_last)
     images = data.MultiLabelImages(splits.train, args.image_size, augment=store is None)
     seconds = forecast.seconds_a_photo(backbone, images, args.workers, autocast(args))
-    forecast.say(work * seconds / cost / ranks.size())
+    forecast.say((work - done) * seconds / cost / ranks.size())
 
 
 def main(argv=None) -> int:
@@ -659,7 +678,7 @@ def main(argv=None) -> int:
 def parse_args(argv=None) -> argparse.Namespace:
     """The value of each option: what was typed; or else the default of the recipe or the data set;
     or else that of the table."""
-    changes = {f"--recipe {name}": values for name, values in RECIPES.items()}
+    changes = {f"--recipe {name}": RECIPES[name] for name in RECIPES if name != "paper"}
     changes |= {"--photos": PRESETS["own"], "demo": PRESETS["demo"]}
     typed = vars(parser_of(OPTIONS, changes, SHORT, __doc__).parse_args(argv))
     check_typed(typed)
@@ -672,10 +691,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     else:
         name = "demo"
     preset = PRESETS.get(name, {})
-    if "recipe" in typed:  # a recipe that was typed wins over the preset of the data set
+    recipe = preset.get("recipe", "paper")
+    changed = RECIPES[recipe] | preset
+    if typed.get("recipe", recipe) != recipe:  # another recipe wins over the data set's defaults
         changed = preset | RECIPES[typed["recipe"]]
-    else:
-        changed = RECIPES[preset.get("recipe", "paper")] | preset
     args = argparse.Namespace(**(defaults_of(OPTIONS) | changed | typed | {"dataset": name}))
     return argparse.Namespace(**vars(args) | completed(args))
 
@@ -689,20 +708,24 @@ def check_typed(typed: dict) -> None:
     if own and (others := coco_files | {"dataset", "data"} & typed.keys()):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
         raise ValueError(f"--photos stands for a data set of your own; leave out {names}")
+    if {"labels", "val_photos"} <= typed.keys() and "val_labels" not in typed:
+        raise ValueError(
+            "--labels names photos of --photos; pass the label file of --val-photos as --val-labels"
+        )
     if coco_files and typed.get("dataset", "coco") != "coco":
         raise ValueError(
             f"--train-json and --val-json replace files of COCO, not of {typed['dataset']}; use "
             "them with --dataset coco"
         )
+    unused = {"mlgcn": {"p"}, "none": {"tau", "p"}}.get(typed.get("adjacency"), set())
+    if unused := sorted(unused & typed.keys()):
+        raise ValueError(
+            f"--{unused[0]} has no effect with --adjacency {typed['adjacency']}; leave it out"
+        )
     if typed.get("download") and (typed.get("dataset") != "coco" or coco_files):
         raise ValueError(
             "--download fetches COCO alone; use it with --dataset coco, without --train-json and "
             "--val-json"
-        )
-    phases = typed.get("phase", ["all"])
-    if "weights" in typed and phases == ["eval"] and not typed.get("freeze"):
-        raise ValueError(
-            f"--weights is what training starts from; --evaluate {typed['weights']} tests a model"
         )
 
 
@@ -718,8 +741,15 @@ def completed(args) -> dict:
         "weights": args.weights or start,
         "keep_unlabelled": args.keep_unlabelled or args.dataset == "own",
     }
+    if args.weights and args.phase == ["eval"] and not args.freeze:
+        raise ValueError(
+            f"--weights is what training starts from; --evaluate {args.weights} tests a model"
+        )
     if args.freeze and values["weights"] == "none":
-        raise ValueError(f"--freeze keeps {args.backbone}'s random weights; pass --weights too")
+        raise ValueError(
+            f"a frozen {args.backbone} would keep its random weights; choose other --weights, or "
+            "train all weights: leave out --freeze (with --photos: --recipe paper)"
+        )
     if "word" in args.nodes and not args.glove and "gcn" in values["phase"]:
         raise ValueError("--nodes word needs --glove FILE, word vectors as GloVe text or .npy")
     if args.unit_features and not args.freeze:
@@ -734,7 +764,7 @@ SHORT = """\
 
 # What a recipe changes in the table below, whose defaults are the paper's ...
 RECIPES = {
-    "paper": {},
+    "paper": {"lr": 1e-3, "weight_decay": 5e-4},  # the table's own, to win over a data set's
     # ASL's training script
     "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
     # ours: learns to the end, however few epochs there are
@@ -752,7 +782,7 @@ RECIPES = {
 }
 # ... and a data set. Both are ours.
 PRESETS = {
-    "own": {"recipe": "small", "nodes": ["pca"]},  # F_I was far behind: docs/evidence.md
+    "own": {"recipe": "small", "nodes": ["pca"]},  # F_I is behind it: docs/data.md
     "demo": {
         "recipe": "cycle",
         "epochs": 12,
@@ -773,8 +803,10 @@ OPTIONS = {
     "what to run": [
         Option("--photos", None, "DIR", "folder of your own photos", "ours", common=True),
         Option("--labels", None, "FILE", "label file of --photos: JSON, CSV or XML; without one, a "
-               "photo's label is the folder it lies in", "docs/data.md", common=True),
-        Option("--val-photos", None, "DIR", "folder of your own val photos", "ours",
+               "photo's label is the folder below --photos that it is in", "docs/data.md",
+               common=True),
+        Option("--val-photos", None, "DIR", "folder of your own val photos; their labels "
+               "come from --val-labels or, as those of --photos, from folders", "ours",
                default_text="a fifth of --photos", common=True),
         Option("--val-labels", None, "FILE", "label file of --val-photos; without --val-photos, "
                "of the photos in --photos that are val", "ours", common=True),
@@ -834,10 +866,10 @@ OPTIONS = {
                "phase backbone's result, or from --weights", "difference 13"),
         Option("--adjacency", "paper", ["paper", "mlgcn", "none"], "label graph as in the paper, "
                "as in ML-GCN's code, or without edges", "difference 3"),
-        Option("--tau", 0.1, between(0, 1), "labels a and b are joined where P(a | b) is at least "
-               "this", "Eq. 3"),
-        Option("--p", 0.2, between(0, 1), "weight of all neighbours of a label together",
-               "difference 1"),
+        Option("--tau", 0.1, between(0, 1), "label i gathers from label j where P(j | i) is at "
+               "least this; with --adjacency mlgcn where P(i | j) is", "Eq. 3"),
+        Option("--p", 0.2, between(0, 1), "weight of all neighbours of a label together; "
+               "--adjacency mlgcn has its own", "difference 1"),
         Option("--node-norm", 1.0, between(0, 1e6), "mean length that node features are scaled to; "
                "0 leaves them as they are", "difference 25"),
     ],

@@ -115,7 +115,7 @@ def is_sound(stored: dict, D: int) -> bool:
 
 
 def keys_of(split: Split) -> list[int]:
-    """What a photo is known by in features.pt; the same whichever split it is in."""
+    """What each photo is known by in features.pt: its content, or its path and size."""
     if split.known_by_content:
         return split.photo_ids.tolist()
     return [number_of(f"{os.path.abspath(path)} {os.path.getsize(path)}") for path in split.paths]

@@ -76,12 +76,12 @@ def load(
     photos that are missing, instead of raising an error.
     """
     train, val = DATASETS[name](root, **where)
-    train = described("train", train, keep_unlabelled, limit)
+    train = used_part("train", train, keep_unlabelled, limit)
     if name == "own":
         tell(f"labels: {most_frequent(train)}")  # shows whether a table was misread
         for sentence in doubtful_labels(train):
             tell(sentence)
-    val = described("val", val, keep_unlabelled, limit)
+    val = used_part("val", val, keep_unlabelled, limit)
     train = all_there("train", train, skip_missing)
     val = all_there("val", val, skip_missing)
     if name == "own":
@@ -101,7 +101,7 @@ def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
     return {"train": own_photos.read(root, where["labels"]), "val": val}
 
 
-def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
+def used_part(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
     """The part of a split that is used; prints a line that says what the split holds."""
     labelled = split.targets.any(1)  # (M,)
     note = f"{len(split):,} photos, {(~labelled).sum():,} of them without a label"
@@ -109,9 +109,10 @@ def described(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
         split = split.select(np.flatnonzero(labelled))  # difference 7
         note += " dropped"
     if limit and limit < len(split):
+        of_all = "all" if keep_unlabelled else "the others"
         rows = np.linspace(0, len(split) - 1, limit).round().astype(int)
         split = split.select(rows)
-        note += f", {limit:,} of the others taken, evenly spaced"
+        note += f", {limit:,} of {of_all} used, evenly spaced"
     absent = [split.classes[j] for j in np.flatnonzero(split.targets.sum(0) == 0)]
     note += f"; {len(split.classes)} labels"
     if absent:

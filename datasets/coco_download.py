@@ -166,7 +166,7 @@ def unpack(path: Path, part: Part) -> None:
                 zipped.extract(entry, part.temporary)  # writes nothing outside it
             else:
                 read_through(zipped, entry)
-            stop_if_asked(f"the unpacking of {path}")
+            stop_if_asked(f"in the unpacking of {path}")
     unpacked = part.temporary / part.folder
     if not unpacked.is_dir():
         raise ValueError(f"there is no folder {part.folder}/ in it")

@@ -71,7 +71,8 @@ PARTNERS = {"cup": "bottle", "laptop": "book", "traffic light": "car", "umbrella
 CATEGORY_IDS = {name: 1 + k + k // 3 for k, name in enumerate(OBJECTS)}
 
 
-def choose_objects(rng, weights):
+def choose_objects(rng: np.random.Generator, weights: dict[str, int]) -> list[str]:
+    """Names of the objects of a scene, by the weights of its context."""
     rates = np.array(list(weights.values())) / sum(weights.values())
     names = []
     for _ in range(rng.choice(len(COUNT_RATES), p=COUNT_RATES)):
@@ -84,7 +85,8 @@ def choose_objects(rng, weights):
     return names
 
 
-def draw_background(rng, ground):
+def draw_background(rng: np.random.Generator, ground: str) -> Image.Image:
+    """Sky above, ground of this colour below, with noise."""
     scene = Image.new("RGB", (SCENE_WIDTH, SCENE_HEIGHT), rng.choice(SKIES))
     horizon = SCENE_HEIGHT * rng.uniform(0.3, 0.6)
     ImageDraw.Draw(scene).rectangle((0, horizon, SCENE_WIDTH, SCENE_HEIGHT), ground)
@@ -93,7 +95,7 @@ def draw_background(rng, ground):
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def draw_object(rng, name):
+def draw_object(rng: np.random.Generator, name: str) -> Image.Image:
     """One object of random colour, size and tilt on a transparent tile, cropped to the object."""
     low, high = HUES.get(name, (0, 360))
     hue, saturation, value = rng.integers((low, 55, 60), (high, 95, 95))
@@ -115,15 +117,15 @@ def draw_object(rng, name):
     return tile.crop(tile.getbbox())
 
 
-def too_close(box, other):
-    """Whether two boxes share more than a third of the smaller one."""
+def too_close(box: list[int], other: list[int]) -> bool:
+    """Whether two boxes, [x, y, width, height] in px, share more than a third of the smaller."""
     (x, y, w, h), (u, v, s, t) = box, other
     across, down = min(x + w, u + s) - max(x, u), min(y + h, v + t) - max(y, v)
     return max(across, 0) * max(down, 0) > min(w * h, s * t) / 3
 
 
-def draw_scene(rng):
-    """A picture and its objects as (name, [x, y, width, height])."""
+def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, list[int]]]]:
+    """A picture and its objects as (name, [x, y, width, height] in px)."""
     grounds, weights = CONTEXTS[rng.choice(list(CONTEXTS))]
     scene = draw_background(rng, rng.choice(grounds.split()))
     objects = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.doubtful_labels import FEW
 from runtime.csv_table import as_cell, csv_table
 from runtime.terminal import printable
 
@@ -23,7 +24,6 @@ HEADER = [
     "most often predicted instead",  # `predicted_instead`
     "in val photos",
 ]
-FEW = 5  # photos of a label
 ENDS = 5  # labels that are named at either end of a list
 
 

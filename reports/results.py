@@ -41,6 +41,7 @@ WRITTEN = [
     ("mistakes", "jpg"),
 ]
 DRAWN_WHILE_TRAINING = ["curves.png", "graph.png"]
+FILES = [f"{stem}.{kind}" for stem, kind in WRITTEN] + DRAWN_WHILE_TRAINING  # about all models
 
 
 @dataclass

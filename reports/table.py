@@ -32,8 +32,8 @@ MODELS = {  # our models' file names, in the order of the tables
 # The paper's rows that share their parts with ours, from Tables 1 to 3; their commands are in
 # docs/results.md.
 COLUMNS = ["CP", "CR", "CF1", "OP", "OR", "OF1"]
-PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
-    "coco": [
+PUBLISHED = {  # data set, as `run.title_of` names it -> label, parameters, mAP, the six of COLUMNS
+    "COCO 2014": [
         ("ResNet101", "44.5 M", 77.3, 80.2, 66.7, 72.8, 83.9, 70.8, 76.8),
         ("ML-GCN", "44.9 M", 83.0, 85.1, 72.0, 78.0, 85.8, 75.4, 80.3),
         ("ASL (TResNetM)", "29.5 M", 81.8, 82.1, 72.6, 76.4, 83.1, 76.1, 79.4),
@@ -42,7 +42,7 @@ PUBLISHED = {  # data set -> label, parameters, mAP, the six of COLUMNS
         ("IML-GCN, F_I", "33.5 M", 85.9, 82.7, 78.9, 80.5, 84.6, 82.1, 83.3),
         ("IML-GCN, F_PCA", "31.5 M", 86.6, 78.8, 82.6, 80.2, 79.0, 85.1, 81.9),
     ],
-    "vg500": [
+    "VG-500": [
         ("ResNet-101", "44.5 M", 30.9),
         ("ML-GCN", "44.9 M", 32.6),
         ("ASL (TResNetM)", "29.5 M", 33.6),
@@ -73,7 +73,7 @@ def models(
         settings = checkpoint.get("settings")
         if not isinstance(settings, dict):  # of a released file, or a crafted one
             settings = {}
-        check_unseen(file, checkpoint.get("training_photos"), settings, val)
+        check_unseen(file, checkpoint, settings, val)
         if not loaded:  # the first is phase backbone's: where it began, and where it ended
             first_settings = settings
             first_backbones = settings.get(START), checkpoint.get("backbone_id")
@@ -107,14 +107,16 @@ def load(
     return model, checkpoint
 
 
-def check_unseen(
-    file: str | Path, training_photos: torch.Tensor | None, settings: dict, val: data.Split
-) -> None:
+def check_unseen(file: str | Path, checkpoint: dict, settings: dict, val: data.Split) -> None:
     """A ValueError if a model was trained on photos of val. A run that itself had photos in both
     train and val (it warned) is accepted."""
+    training_photos = checkpoint.get("training_photos")
     if not isinstance(training_photos, torch.Tensor) or settings.get(VAL_PHOTOS) == val.id():
         return
-    count = int(torch.isin(val.photo_ids, training_photos).sum())
+    ids, by_content = val.photo_ids, checkpoint["known_by_content"]
+    if by_content not in (None, val.known_by_content):
+        ids = data.ids_of(val.paths, by_content)
+    count = int(torch.isin(ids, training_photos).sum())
     if count:
         raise ValueError(
             f"{file} was trained on {count:,} of the {len(val):,} val photos, so its numbers would "

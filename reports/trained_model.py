@@ -36,12 +36,14 @@ SCHEMA = {
     "calibration": [number(-1e9, 1e9)],
     "operating_points": [[number(0, 1e9)]],
     "val_photos": Kind("a whole number", lambda v: type(v) is int and 0 <= v <= 10**9),
+    "known_by_content": Kind("true, false or none", lambda v: v is None or type(v) is bool),
 }
 DEFAULTS = {
     "threshold": THRESHOLD,
     "calibration": [1.0, 0.0],
     "operating_points": [],
     "val_photos": 0,  # not known
+    "known_by_content": None,  # how training_photos are known; not known of older files
 }
 
 
@@ -49,7 +51,7 @@ def load(path: Path) -> tuple[Model, dict]:
     """The model, whose logits are calibrated, and what else its checkpoint says."""
     model, checkpoint = load_checked(path)
     model.head = Calibrated(model.head, *checkpoint["calibration"])
-    unused = "state_dict", "settings", "training_photos"
+    unused = "state_dict", "settings", "training_photos", "known_by_content"
     return model, {key: value for key, value in checkpoint.items() if key not in unused}
 
 

@@ -228,7 +228,7 @@ class Download:
                     self.received += len(piece)
                     first += len(piece)
                     count += len(piece)
-                    if progress.due(len(piece) / MB):
+                    if progress.advance(len(piece) / MB):
                         progress.show()
                     seconds = time.monotonic() - start
                     if seconds > WINDOW and count < seconds * SLOWEST:
@@ -272,7 +272,7 @@ class Download:
         self.reading, deadline = True, time.monotonic() + WINDOW
         threading.Thread(target=run, daemon=True).start()
         while True:
-            stop_if_asked(f"the download of {self.url}")
+            stop_if_asked(f"in the download of {self.url}")
             try:
                 result, error = results.get(timeout=0.5)
                 break
@@ -297,7 +297,7 @@ class Download:
     def wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            stop_if_asked(f"the download of {self.url}")
+            stop_if_asked(f"in the download of {self.url}")
             time.sleep(min(left, 0.5))
 
 

@@ -87,7 +87,7 @@ class Journal:
             self.losses[self.step] = self.loss.detach()  # read rarely: no synchronisation
             self.step += 1
             self.seen += len(rows)
-            time_to_show = progress.due(len(rows) * ranks.size())
+            time_to_show = progress.advance(len(rows) * ranks.size())
             if time_to_show or self.step == self.per_epoch:
                 self.check([self.losses[: self.step]])
             if time_to_show:
@@ -99,7 +99,7 @@ class Journal:
                 self.save()
             if stop:
                 where = f"{self.where}, step {self.step} of {self.per_epoch}"
-                raise signals.Stopped(f"{where}, saved in {self.last}")
+                raise signals.Stopped(f"in {where}, saved in {self.last}")
         self.speed = progress.close()
         ranks.share_buffers(*(self.parts[key] for key in ("model", "average") if key in self.parts))
 
@@ -214,7 +214,7 @@ class Pass:
                 yield images, targets, rows
                 read[rows] = 1
             unreadable += errors
-            if progress.due(len(rows) * ranks.size()):
+            if progress.advance(len(rows) * ranks.size()):
                 progress.show()
             failed, stop = bool(errors) and not self.skip_bad, signals.received is not None
             if self.save:
@@ -226,7 +226,7 @@ class Pass:
             if failed:
                 raise ValueError(f"{errors[0]}, or leave such photos out with --skip-bad-images")
             if stop:
-                raise signals.Stopped(self.what, resumes=self.save is not None)
+                raise signals.Stopped(f"in {self.what}", resumes=self.save is not None)
         self.read = ranks.total(read) > 0  # (M,)
         progress.close()
         count = int((~self.read).sum())

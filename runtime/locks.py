@@ -33,7 +33,7 @@ def one_at_a_time(path: Path, what: str) -> Iterator[None]:
     if file is None:
         print(f"{what}: another run is busy with it; waiting until it ends", flush=True)
     while file is None:
-        stop_if_asked(f"the wait for {what}")
+        stop_if_asked(f"while waiting for {what}")
         time.sleep(POLL)
         file = acquired(path)
     with file:

@@ -10,19 +10,17 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> None:
     """Have glibc reuse freed memory instead of returning it to the system, which clears every page
-    before handing it out again. Returns whether glibc will.
+    before handing it out again.
 
     Large activations come and go at every layer: without this, half of the time of inference on a
     CPU was spent on clearing pages (docs/performance.md). Peak memory grows. On systems without
     glibc nothing changes.
     """
     if sys.platform != "linux":
-        return False
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is None:
-        return False
-    none_by_mmap = mallopt(M_MMAP_MAX, 0)  # blocks of mmap are returned as soon as they are freed
-    never_trimmed = mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    return bool(none_by_mmap and never_trimmed)
+    if mallopt:
+        mallopt(M_MMAP_MAX, 0)  # none by mmap: those are returned as soon as they are freed
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # the heap is never trimmed

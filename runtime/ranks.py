@@ -124,7 +124,7 @@ def in_turn():
     global turns
     turns += 1
     while rank() > 0 and not store.check([f"turn {turns}"]):
-        signals.stop_if_asked("front of what the first rank does")
+        signals.stop_if_asked("while waiting for the first rank")
         time.sleep(0.1)
     yield
     if rank() == 0 and store:

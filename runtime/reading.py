@@ -50,7 +50,6 @@ def stays_inside(name: object) -> bool:
 
 LONGEST_LABEL = 1000  # characters
 
-WHOLE = Kind("a whole number", lambda value: type(value) is int)
 LABEL = Kind(
     f"a text, not blank, of at most {LONGEST_LABEL:,} characters",
     lambda value: type(value) is str and len(value) <= LONGEST_LABEL and bool(value.strip()),

@@ -25,18 +25,19 @@ fresh_is_done = False  # whether a --fresh has set old files aside, and must not
 
 
 class Stopped(Exception):
-    """The run was asked to stop; `code` is the exit code, 128 + the signal's number."""
+    """The run was asked to stop, `when` it was in some part, or before it; `code` is the exit code,
+    128 + the signal's number."""
 
-    def __init__(self, where: str, resumes: bool = True):
+    def __init__(self, when: str, resumes: bool = True):
         hint = " (without --fresh)" if fresh_is_done else ""
         goes_on = "resumes it" if resumes else "begins this part again"
-        super().__init__(f"stopped in {where}; the same command {goes_on}{hint}")
+        super().__init__(f"stopped {when}; the same command {goes_on}{hint}")
         self.code = 128 + (received or signal.SIGTERM)  # the latter if another rank received it
 
 
-def stop_if_asked(where: str) -> None:
+def stop_if_asked(when: str) -> None:
     if received:
-        raise Stopped(where)
+        raise Stopped(when)
 
 
 def code_of(work: Callable[[], int | None]) -> int:

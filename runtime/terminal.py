@@ -103,8 +103,8 @@ class Progress:
         self.live = sys.stdout.isatty()
         self.pause = 0.5 if self.live else 60.0  # seconds between two lines
 
-    def due(self, count: float) -> bool:
-        """Counts what was done; true now and then, when `show` is worth its cost."""
+    def advance(self, count: float) -> bool:
+        """Count what was done; returns whether it is time to `show` it."""
         self.done += count
         clock.done += count * self.cost
         return time.monotonic() - self.last_line > self.pause

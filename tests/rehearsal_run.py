@@ -120,11 +120,15 @@ told(mistakes, "save", "mistakes.jpg")
 for phase in run.PHASES:
     told(run.PHASES, phase, f"phase {phase}")
 
-due, close, extract = terminal.Progress.due, terminal.Progress.close, zipfile.ZipFile.extract
+advance, close, extract = (
+    terminal.Progress.advance,
+    terminal.Progress.close,
+    zipfile.ZipFile.extract,
+)
 
 
-def told_due(self, count):
-    answer = due(self, count)
+def told_advance(self, count):
+    answer = advance(self, count)
     tell(self.what, done=self.done / max(self.total, 1e-9))
     return answer
 
@@ -143,7 +147,7 @@ def told_extract(self, entry, path):
     return extract(self, entry, path)
 
 
-terminal.Progress.due, terminal.Progress.close = told_due, told_close
+terminal.Progress.advance, terminal.Progress.close = told_advance, told_close
 zipfile.ZipFile.extract = told_extract
 
 tell("started")

@@ -55,10 +55,12 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
     (lambda d: None, "--phase eval --weights none", "--evaluate none"),
     (lambda d: None, "--nodes word", "--glove"),
+    (lambda d: None, "--adjacency mlgcn --p 0.5", "--p has no effect with --adjacency mlgcn"),
+    (lambda d: None, "--adjacency none --tau 0.5", "--tau has no effect with --adjacency none"),
     (lambda d: None, "--backbone none --weights none", "--backbone none is none of tresnet_m"),
     (lambda d: None, "--download --dataset vg500", "--download fetches COCO alone"),
     (lambda d: None, "--dataset vg500 --val-json v.json", "replace files of COCO, not of vg500"),
-    (lambda d: None, "--freeze", "--freeze keeps tresnet_tiny's random weights"),
+    (lambda d: None, "--freeze", "a frozen tresnet_tiny would keep its random weights"),
     (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
 ]
 

@@ -157,7 +157,7 @@ def test_photos_of_one_name_and_size_do_not_share_features(weights, tmp_path):
 
 
 def test_photos_known_by_path_get_their_features_as_well(weights, tmp_path, computed, monkeypatch):
-    monkeypatch.setattr(data, "READ_FOR_ID", 1000)  # of ten photos, not of the two that are added
+    monkeypatch.setattr(data, "MOST_READ_FOR_ID", 1000)  # ten photos have more, the two added less
     own_photos(tmp_path / "photos", range(12))
     labelled(tmp_path / "train.csv", range(8), ["cat", "dog"])
     labelled(tmp_path / "val.csv", range(8, 10), ["cat", "dog"])
@@ -169,6 +169,42 @@ def test_photos_known_by_path_get_their_features_as_well(weights, tmp_path, comp
     assert computed == [("features train", 2)]
     checkpoint = torch.load(tmp_path / "out/backbone.pt", weights_only=True)
     assert len(checkpoint["training_photos"]) == 10
+
+
+@pytest.mark.parametrize("many_in", ["train", "val"])
+def test_a_photo_that_was_trained_on_is_known_however_many_others_there_are(
+    weights, tmp_path, monkeypatch, capsys, many_in
+):
+    # Ten photos are known by names and sizes, two by their content.
+    monkeypatch.setattr(data, "MOST_READ_FOR_ID", 1000)
+    own_photos(tmp_path / "photos", range(12))
+    many, few = range(10), range(8, 12)
+    labelled(tmp_path / "train.csv", many if many_in == "train" else few[:2], ["cat", "dog"])
+    labelled(tmp_path / "val.csv", few[2:], ["cat", "dog"])
+    options = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == 0
+    labelled(tmp_path / "val.csv", few[:2] if many_in == "train" else many, ["cat", "dog"])
+    evaluate = f"--evaluate {tmp_path / 'out/backbone.pt'}".split()
+    assert run.main([*options[:-3], *evaluate]) == 2
+    count = "2 of the 2" if many_in == "train" else "2 of the 10"
+    assert f"was trained on {count} val photos" in capsys.readouterr().err
+
+
+def test_a_frozen_run_on_own_photos_is_evaluated_again_with_its_weights(
+    weights, tmp_path, computed
+):
+    own_photos(tmp_path / "photos", range(6))
+    labelled(tmp_path / "train.csv", range(4), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(4, 6), ["cat", "dog"])
+    options = [
+        option
+        for option in own_options(tmp_path, tmp_path / "out", weights)
+        if option not in ("--freeze", "--recipe", "cycle")  # recipe small freezes by itself
+    ]
+    assert run.main(options) == 0
+    computed.clear()
+    assert run.main([*options[:-3], "--phase", "eval"]) == 0
+    assert computed == []
 
 
 def test_a_run_that_skips_a_broken_photo_can_be_repeated(weights, tmp_path, capsys):
@@ -230,15 +266,15 @@ def test_features_that_were_computed_before_a_run_stopped_are_kept(
     labelled(tmp_path / "val.csv", range(8, 12), ["cat", "dog"])
     good = (tmp_path / "photos/9.bmp").read_bytes()
     if reason == "asked to stop":
-        due = terminal.Progress.due
+        advance = terminal.Progress.advance
         monkeypatch.setattr(signals, "received", None)
 
         def after_two_batches(progress, count):
             if progress.done == 4:
                 signals.received = signal.SIGINT
-            return due(progress, count)
+            return advance(progress, count)
 
-        monkeypatch.setattr(terminal.Progress, "due", after_two_batches)
+        monkeypatch.setattr(terminal.Progress, "advance", after_two_batches)
         expected = 128 + signal.SIGINT
     else:
         (tmp_path / "photos/9.bmp").write_bytes(b"BM")

@@ -396,7 +396,7 @@ def test_a_progress_line_fits_the_window_and_a_pipe_gets_a_line_a_minute(monkeyp
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     progress = terminal.Progress("a training of a long name " * 3, 100)
-    progress.due(50)
+    progress.advance(50)
     progress.show("loss 3.14")
     line = capsys.readouterr().out
     assert len(line.removeprefix("\r").removesuffix("\033[K")) == 39
@@ -405,7 +405,7 @@ def test_a_progress_line_fits_the_window_and_a_pipe_gets_a_line_a_minute(monkeyp
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     progress, lines = terminal.Progress("features", 1000), 0
     for now[0] in range(1, 181):  # three minutes, a photo per second
-        if progress.due(1):
+        if progress.advance(1):
             progress.show()
             lines += 1
     assert lines == 2  # after 61 and 122 seconds

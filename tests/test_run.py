@@ -35,6 +35,7 @@ import run
 import tresnet
 from backbones import resnet
 from datasets.catalogue import Splits
+from reports import table
 from runtime import terminal
 from runtime.folder import Folder
 
@@ -139,6 +140,38 @@ def test_the_last_epoch_is_evaluated_and_its_best_threshold_remembered(demo, tmp
         found[p] = 2 * predicted[targets == 1].sum() / (predicted.sum() + targets.sum())
     assert found[stored["threshold"]] == max(found.values()) > found[0.8]
     assert report["predict"]["OF1"] == pytest.approx(100 * max(found.values()))
+
+
+def test_a_run_that_resumes_foretells_the_epochs_that_are_left(demo, tmp_path, monkeypatch):
+    foretold = []
+    monkeypatch.setattr(run.forecast, "seconds_a_photo", lambda *_: 1.0)
+    monkeypatch.setattr(run.forecast, "say", foretold.append)
+    args = run.parse_args(argv(demo, tmp_path, "--phase backbone --epochs 3"))
+    splits, folder = run.load_data(args), Folder(tmp_path, ["a"])
+    args = run.with_batch_size(run.on_device(args), splits.train)
+    run.foretell(args, splits, folder, None)
+    (tmp_path / "log.jsonl").write_text('{"model": "backbone", "epoch": 1, "loss": 1, "lr": 1}\n')
+    (tmp_path / "last-backbone.pt").touch()
+    run.foretell(args, splits, folder, None)
+    assert foretold[0] - foretold[1] == pytest.approx(len(splits.train))
+
+
+@pytest.mark.parametrize(
+    ("options", "has_papers_rows"),
+    [
+        ("--dataset coco", True),
+        ("--dataset vg500", True),
+        ("--dataset coco --year 2017", False),
+        ("--dataset coco --limit 64", False),
+        ("--dataset coco --keep-unlabelled", False),
+        ("--dataset coco --val-json mine.json", False),
+        ("--photos mine", False),
+        ("", False),
+    ],
+)
+def test_the_papers_rows_stand_beside_its_own_photos_only(options, has_papers_rows):
+    title = run.title_of(run.parse_args(options.split()))
+    assert bool(table.published(title)) == has_papers_rows
 
 
 def test_epochs_that_are_done_again_are_in_the_log_once(demo, finished, out):
@@ -346,6 +379,8 @@ def test_the_help_says_what_a_recipe_and_a_data_set_change(capsys):
     for typed, expected in (
         ["--recipe asl", 1e-4],
         ["--dataset demo", 4e-3],
+        ["--dataset demo --recipe cycle", 4e-3],  # the demo's own
+        ["--dataset demo --recipe paper", 1e-3],
         ["--dataset coco", 1e-3],
     ):
         assert run.parse_args(typed.split()).lr == expected
@@ -357,7 +392,7 @@ def test_quiet_prints_the_results_and_nothing_else(demo, tmp_path, capsys):
     more = "--quiet --phase backbone eval --epochs 1 --limit 8"
     assert run.main(argv(demo, tmp_path, more)) == 0
     printed = capsys.readouterr().out
-    assert printed.lstrip().startswith("coco, ")  # the table's title
+    assert printed.lstrip().startswith("part of COCO 2014, ")  # the table's title
     assert "results are in" in printed
     assert "epoch" not in printed
 
