@@ -204,6 +204,6 @@ def scores_by_hand(model, photo):
 
 def predicted(capsys, *argv, code=0):
     """The lines that predict.py prints, and what it says on stderr."""
-    assert predict.main([str(part) for part in argv]) == code
+    assert predict.main(["--device", "cpu", *(str(part) for part in argv)]) == code
     out, err = capsys.readouterr()
     return out.splitlines(), err

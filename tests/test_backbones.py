@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import argv, gcn_head, log_of, random
+from conftest import ROOT, argv, gcn_head, log_of, random
 from torch import nn
 
 import backbones
@@ -32,20 +32,45 @@ def small_resnet(pool="avg"):
 SMALL = [tresnet.tresnet_tiny, small_resnet, efficientnet_lite.efficientnet_lite0]
 
 
-@pytest.mark.parametrize(
-    ("make", "make_head", "printed"),
-    [
-        (tresnet.tresnet_m, lambda D: iml_gcn.linear_head(D, 80), 29.5),
-        (tresnet.tresnet_l, lambda D: iml_gcn.linear_head(D, 80), 53.8),
-        (resnet.resnet101, lambda D: iml_gcn.linear_head(D, 1000), 44.5),  # with ImageNet's head
-        (resnet.resnet101, lambda D: gcn_head(80, 300, D), 44.9),  # ML-GCN, GloVe's 300 numbers
-    ],
-)
-def test_models_have_the_millions_of_parameters_that_table_1_prints(make, make_head, printed):
+DIRECT, GCN = iml_gcn.linear_head, lambda D, n, d: gcn_head(n, d, D)
+COUNTED = [  # backbone, head, its sizes after D, parameters, and the millions that the paper prints
+    (tresnet.tresnet_m, DIRECT, (80,), 29_503_952, 29.5),
+    (tresnet.tresnet_l, DIRECT, (80,), 53_750_896, 53.8),
+    (resnet.resnet101, DIRECT, (80,), 42_664_080, None),
+    (resnet.resnet101, DIRECT, (1000,), 44_549_160, 44.5),  # with ImageNet's classifier
+    (resnet.resnet101, GCN, (80, 300), 44_910_912, 44.9),  # ML-GCN, GloVe's 300 numbers
+    (tresnet.tresnet_m, GCN, (80, 300), 31_750_784, None),  # F_W
+    (tresnet.tresnet_m, GCN, (80, 2048), 33_540_736, 33.5),  # F_I
+    (tresnet.tresnet_m, GCN, (80, 80), 31_525_504, 31.5),  # F_PCA
+    (tresnet.tresnet_m, DIRECT, (500,), 30_364_532, None),  # VG-500 from here on
+    (tresnet.tresnet_m, GCN, (500, 2048), 33_784_336, None),
+    (tresnet.tresnet_m, GCN, (500, 500), 32_199_184, None),
+]
+
+
+@pytest.mark.parametrize(("make", "make_head", "sizes", "parameters", "printed"), COUNTED)
+def test_models_have_the_parameters_of_the_page_and_the_millions_of_the_paper(
+    make, make_head, sizes, parameters, printed
+):
     with torch.device("meta"):
         backbone = make()
-        model = iml_gcn.Model(backbone, make_head(backbone.num_features))
-    assert round(iml_gcn.count_parameters(model) / 1e6, 1) == printed
+        model = iml_gcn.Model(backbone, make_head(backbone.num_features, *sizes))
+    assert iml_gcn.count_parameters(model) == parameters
+    assert printed in (None, round(parameters / 1e6, 1))
+    assert f"{parameters:,}" in (ROOT / "docs/results.md").read_text()
+
+
+def test_new_weights_are_drawn_as_tresnets_and_mlgcns():
+    torch.manual_seed(0)
+    graph = iml_gcn.LabelGCN(torch.zeros(80, 300), torch.eye(80), 2048)
+    for W, width in ((graph.W0, 1024), (graph.W1, 2048)):  # uniform in +-1/sqrt(output width)
+        assert W.abs().max().item() == pytest.approx(width**-0.5, rel=1e-3)
+        assert W.std().item() == pytest.approx((3 * width) ** -0.5, rel=0.01)
+    assert iml_gcn.linear_head(2048, 80).weight.std().item() == pytest.approx(0.01, rel=0.02)
+    for name, module in tresnet.tresnet_tiny().named_modules():
+        if isinstance(module, (tresnet.BasicBlock, tresnet.Bottleneck)):
+            last = module.conv3 if isinstance(module, tresnet.Bottleneck) else module.conv2
+            assert not last.bn.weight.any(), name  # so a block begins as its shortcut
 
 
 @pytest.mark.parametrize(("C", "H", "W"), [(3, 64, 102), (3, 28, 64), (4, 64, 64)])
@@ -447,15 +472,12 @@ def test_the_deploy_form_computes_the_same_with_no_graph_and_no_norm_that_can_go
 
 @pytest.mark.parametrize(
     ("make_head", "expected"),
-    [  # TResNet's published numbers, then the paper's: body, two matrices, graph (difference 16)
+    [
         (torch.nn.Identity, 29_340_032),
         (lambda: iml_gcn.linear_head(2048, 1000), 31_389_032),
-        (lambda: gcn_head(80, 80, 2048), 31_525_504),  # F_PCA, Table 1's 31.5 M
-        (lambda: gcn_head(80, 2048, 2048), 33_540_736),  # F_I, 33.5 M
-        (lambda: gcn_head(500, 500, 2048), 32_199_184),  # VG-500, F_PCA, 32.1 M
     ],
 )
-def test_models_have_the_published_number_of_parameters(make_head, expected):
+def test_tresnet_m_has_its_published_number_of_parameters(make_head, expected):
     with torch.device("meta"):
         model = iml_gcn.Model(tresnet.tresnet_m(), make_head())
     assert iml_gcn.count_parameters(model) == expected

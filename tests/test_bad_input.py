@@ -6,10 +6,11 @@ Oracles: a data set or a finished run that was changed in one way.
 
 import collections
 import json
+import re
 import shutil
 
 import pytest
-from conftest import argv, refused
+from conftest import ROOT, argv, refused
 
 import run
 import tresnet
@@ -131,6 +132,22 @@ def test_code_that_does_something_else_is_another_run(demo, tmp_path, capsys, mo
     monkeypatch.setattr(run, "CODE_ID", checkpoints.code_id(code))
     sentence = refused(capsys, options)
     assert f"{tmp_path}/out/backbone.pt was made with other code" in sentence
+
+
+def test_the_code_that_is_compared_is_what_the_page_says():
+    text = (ROOT / "docs/long-runs.md").read_text()
+    sentence = re.search(r"- the code that makes numbers: (.*?)\. A changed", text, re.S)[1]
+    above, _, below = sentence.partition("`runtime/`: ")
+    named = set()
+    for name in re.findall("`([^`]+)`", above.removesuffix("and of\n  ")):
+        if name.endswith("/"):
+            named |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob(f"{name}*.py")}
+        else:
+            named.add(name)
+    named |= {f"runtime/{name}.py" for name in re.findall("`([^`]+)`", below)}
+    files = run.code_files()
+    assert {path.relative_to(ROOT).as_posix() for path in files} == named
+    assert run.CODE_ID == checkpoints.code_id(*files)
 
 
 def one_label(document):

@@ -19,7 +19,6 @@ from PIL import Image, ImageOps
 
 import data
 from datasets import catalogue
-from datasets import demo as scenes
 from runtime import checkpoints, loading, reading
 
 # What labelling tools write as COCO JSON: names of photos a, b and c, ids of the first image and
@@ -252,9 +251,11 @@ def test_photos_are_turned_as_pillow_turns_them(tmp_path, number):
         assert np.array_equal(data.read_photo(tmp_path / f"a.{suffix}"), expected), suffix
 
 
-@pytest.mark.skipif("HEIF" in reading.FORMATS, reason="pillow-heif is installed")
 @pytest.mark.parametrize("name", ["a.jpg", "b.HEIC"])
-def test_a_photo_that_is_heic_whatever_its_name_has_the_advice_for_heic(tmp_path, name):
+def test_a_photo_that_is_heic_whatever_its_name_has_the_advice_for_heic(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(reading, "FORMATS", ["JPEG"])  # as where pillow-heif is not installed
     (tmp_path / name).write_bytes(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(12))
     with pytest.raises(ValueError, match=f"{name} .*; pip install pillow-heif to read HEIC"):
         data.read_photo(tmp_path / name)
@@ -313,6 +314,37 @@ def test_augmentation_at_its_strongest_by_hand():
     assert (hole.sum(), np.ptp(rows), np.ptp(columns)) == (400, 19, 19)
 
 
+def test_magnitudes_are_those_of_the_randaugment_package():
+    # Its table: magnitude at level 0 and at level 9, and whether either sign is drawn.
+    package = {
+        **{"ShearX": (0, 0.3, True), "ShearY": (0, 0.3, True)},
+        **{"TranslateX": (0, 150 / 331, True), "TranslateY": (0, 150 / 331, True)},
+        **{"Rotate": (0, 30, False), "Color": (0, 0.9, True), "Posterize": (8, 4, False)},
+        **{"Solarize": (256, 0, False), "Contrast": (0, 0.9, True), "Sharpness": (0, 0.9, True)},
+        **{"Brightness": (0, 0.9, True), "AutoContrast": (0, 0, False)},
+        **{"Equalize": (0, 0, False), "Invert": (0, 0, False), "Cutout": (0, 20, False)},
+    }
+    assert {name: row[1:] for name, row in data.OPERATIONS.items()} == package
+
+
+def test_the_first_cutout_is_half_the_side_in_one_random_colour(monkeypatch):
+    monkeypatch.setattr(data, "OPERATIONS", {"none": (lambda image, *_: image, 0, 0, False)})
+    rng, colours, sides = np.random.default_rng(0), set(), set()
+    for _ in range(50):
+        pixels = np.asarray(data.augment(Image.new("RGB", (64, 64), (1, 2, 3)), rng))
+        hole = (pixels != (1, 2, 3)).any(2)
+        (colour,) = {tuple(pixel) for pixel in pixels[hole].tolist()}
+        colours.add(colour)
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        assert hole.sum() == len(rows) * len(columns)
+        for places in (rows, columns):
+            assert 16 <= len(places) <= 32  # its centre is within the image
+            if 0 < places[0] and places[-1] < 63:
+                sides.add(len(places))
+    assert len(colours) > 40
+    assert sides == {32}
+
+
 def test_two_operations_are_drawn_apart_each_applied_half_the_time(monkeypatch):
     applied, counts, pairs, times = [], np.zeros(3), 0, 4000
     kinds = {"a": (0, 9, True), "b": (18, 0, False), "c": (0, 0, False)}
@@ -345,13 +377,6 @@ def test_batches_shuffled_hold_an_image_at_most_once_and_depend_on_seed_and_epoc
         assert len({*first, *second} & {(epoch, row) for row in range(11)}) == 8
     assert orders[0] == orders[1]
     assert orders[0] not in orders[2:]
-
-
-def test_demo_scenes_of_one_seed_are_the_same_bytes(demo, tmp_path):
-    scenes.make_demo(tmp_path, seed=0, train=24, val=12)
-    files = [path.relative_to(demo) for path in sorted(demo.rglob("*.j*"))]
-    assert len(files) == 2 + 24 + 12
-    assert all((demo / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
 
 
 def test_the_id_of_a_split_is_of_names_sizes_and_labels_wherever_the_photos_are(tmp_path):

@@ -75,10 +75,9 @@ OTHERS.add("--max-norm")  # docs/change-it.md's
 def programs(monkeypatch):
     """What takes each program's arguments."""
     monkeypatch.setitem(run.DATASETS, "mine", None)  # docs/change-it.md's
-    if "mine" not in run.KNOWN:
-        run.KNOWN.append("mine")
     monkeypatch.setitem(run.BACKBONES, "small", (None, "none"))
-    return {
+    run.KNOWN.append("mine")
+    yield {
         "run.py": run.parse_args,
         "predict.py": predict.parse_args,
         "-m experiments.claims": claims.parse_args,
@@ -87,6 +86,7 @@ def programs(monkeypatch):
         "-m experiments.bootstrap": bootstrap.parse_args,
         "-m experiments.scores": scores.parse_args,
     }
+    run.KNOWN.remove("mine")
 
 
 def test_every_option_in_the_pages_is_one_of_a_program(programs, capsys):
@@ -254,6 +254,12 @@ def test_the_five_lines_of_the_readme_are_the_method():
     lines = re.findall("```python\n(.*?)```", PAGES["README.md"], re.S)[0]
     exec(lines.replace("2048", "512"), names)
     assert names["logits"].shape == (2, n)
+    # By hand: labels 0, 1 and 2 are on 3, 3 and 2 photos, label 3 on 1; they are together on
+    # (0, 1) 2, (0, 2) 1, (1, 2) 1, (1, 3) 1 and (2, 3) 1. No P(j | i) is below 0.1 but 0.
+    neighbours = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]]).double()
+    A = 0.8 * torch.eye(n) + 0.2 * neighbours / neighbours.sum(1, keepdim=True)
+    root = A.sum(1).pow(-0.5)
+    torch.testing.assert_close(names["A_hat"].double(), root[:, None] * A * root)
     deployed, images = names["deployed"], names["images"]
     torch.testing.assert_close(
         deployed(images), names["model"].eval()(images), rtol=1e-3, atol=1e-5

@@ -54,6 +54,24 @@ def test_a_frozen_run_trains_the_head_of_a_whole_model(demo, frozen, weights, na
         np.testing.assert_allclose(stored["logits"], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_the_loss_of_the_log_is_that_of_one_photo_and_the_rate_that_of_the_epochs_first_step(
+    demo, weights, tmp_path
+):
+    options = "--freeze --phase backbone --epochs 4 --lr 1e-9 --gamma-neg 2 --gamma-pos 1"
+    options = argv(demo, tmp_path, options, "--clip 0.1 --weights", weights)
+    assert run.main(options) == 0
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["lr"] for entry in log] == pytest.approx([1e-9, 1e-10, 1e-11, 1e-12])
+    model, _ = backbones.load_model(tmp_path / "backbone.pt")  # such rates change nothing
+    split = demo_split(demo, "train2014")
+    photos = np.stack([data.read_image(path, 32) for path in split.paths])
+    logits = model(torch.from_numpy(photos).permute(0, 3, 1, 2) / 255)
+    p = 1 / (1 + np.exp(-logits.detach().double().numpy()))
+    lower = np.maximum(p - 0.1, 0)
+    losses = np.where(split.targets, (1 - p) * np.log(p), lower**2 * np.log(1 - lower))
+    assert [entry["loss"] for entry in log] == pytest.approx([-losses.sum() / len(p)] * 4, rel=1e-3)
+
+
 @pytest.fixture
 def computed(monkeypatch):
     """(what, photos) of each pass that computes features."""

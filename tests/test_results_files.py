@@ -89,15 +89,6 @@ def test_the_ladder_has_the_lowest_threshold_of_each_precision():
     assert ladder.rungs(logits_of(SCORES), TARGETS * 0, 0.5) == []
 
 
-def test_of_thresholds_that_find_as_many_labels_the_most_precise_is_used():
-    points = np.array(
-        [[0.1, 0.6, 0.9, 3], [0.2, 0.7, 0.6, 2], [0.3, 0.8, 0.6, 1], [0.4, 0.7, 0.5, 1]]
-    )
-    chosen = [ladder.point_for(points, precision)[0] for precision in (0.5, 0.7, 0.8)]
-    assert chosen == [0.1, 0.3, 0.3]
-    assert ladder.point_for(points, 0.9) is None
-
-
 HOSTILE = ["=1+1", "+a", "-b", "@c", "\td", " =e", "＝f", 'g"h', "i,j;k", "l\nm", "\ud800", "人 é"]
 
 

@@ -174,9 +174,19 @@ def test_the_papers_rows_stand_beside_its_own_photos_only(options, has_papers_ro
     assert bool(table.published(title)) == has_papers_rows
 
 
-def test_epochs_that_are_done_again_are_in_the_log_once(demo, finished, out):
-    assert run.main(argv(demo, out, "--fresh --phase gcn --nodes pca")) == 0
-    assert (out / "log.jsonl").read_text() == (finished / "log.jsonl").read_text()
+def test_weight_decay_is_on_matrices_and_filters_alone_and_the_backbone_has_its_rate():
+    args = run.parse_args("--lr 1e-2 --backbone-lr 0.1 --weight-decay 0.3 --device cpu".split())
+    model = iml_gcn.Model(tresnet.tresnet_tiny(), iml_gcn.linear_head(512, 3))
+    group_of = {}
+    for group in run.adam(args, model).param_groups:
+        for parameter in group["params"]:
+            assert parameter not in group_of
+            group_of[parameter] = group
+    for name, parameter in model.named_parameters():
+        group = group_of.pop(parameter)
+        assert group["weight_decay"] == (0.3 if parameter.ndim >= 2 else 0), name
+        assert group["lr"] == pytest.approx(1e-2 if name.startswith("head") else 1e-3), name
+    assert not group_of
 
 
 def rates(recipe, steps):
