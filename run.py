@@ -90,7 +90,7 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
     if folder.reusable("embeddings.pt", settings):
         tell("embed: done before (embeddings.pt)")
         return
-    model, _ = load_model(folder / "backbone.pt", args.backbone)
+    model = direct_model(args, folder)
     part, split = part_for(model, splits.train)
     backbone = part.fold().backbone.to(args.device)
     means = iml_gcn.LabelMeans(len(folder.classes), model.backbone.num_features)
@@ -130,22 +130,25 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
                 "again when all photos are there"
             )
         evaluated = read
-        report |= {"dataset": title_of(args), "unreadable": read.unreadable}
+        report |= {"dataset": title_of(args, read), "unreadable": read.unreadable}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_numbers(folder, name, logits[name], read, report, thresholds)
     if ranks.rank() == 0:
         training_photos = splits.train.targets.sum(0)  # (n,)
+        if args.evaluate:  # it may be trained on others
+            training_photos = None
         evaluation = results.Evaluation(
-            title_of(args), args.image_size, evaluated, logits, reports, training_photos
+            title_of(args, evaluated), args.image_size, evaluated, logits, reports, training_photos
         )
         suffix = "-evaluated" if args.evaluate else ""
         results.save(evaluation, folder, suffix, args.font)
 
 
-def title_of(args) -> str:
+def title_of(args, val: data.Split) -> str:
     """What the table calls the photos. The paper's rows are beside "COCO 2014" and "VG-500" only,
     so other years, files and parts of them have other names."""
-    if args.train_json or args.val_json or args.dataset == "own":
+    other_files = args.train_json or args.train_images or args.val_json or args.val_images
+    if other_files or args.dataset == "own":
         return "own photos"
     title = args.dataset
     if args.dataset == "coco":
@@ -154,7 +157,7 @@ def title_of(args) -> str:
             title += " with unlabelled photos"
     if args.dataset == "vg500":
         title = "VG-500"
-    return f"part of {title}" if args.limit else title
+    return f"part of {title}" if args.limit or val.unreadable else title
 
 
 # What the phases are made of
@@ -210,8 +213,18 @@ def starting_backbone(args, splits: Splits, folder: Folder) -> torch.nn.Module:
     that phase started from (difference 13)."""
     if args.gcn_from == "weights":
         return initial_backbone(args, splits)
-    folder.load("backbone.pt", "backbone")  # an error if it is missing or has other labels
-    return load_model(folder / "backbone.pt", args.backbone)[0].backbone
+    return direct_model(args, folder).backbone
+
+
+def direct_model(args, folder: Folder) -> iml_gcn.Model:
+    """Phase backbone's model; an error if it is missing, or is not what this run is about."""
+    folder.load("backbone.pt", "backbone", network_of(args))
+    return load_model(folder / "backbone.pt", args.backbone)[0]
+
+
+def network_of(args) -> dict:
+    """The settings that models of one table share."""
+    return {"backbone": args.backbone, "pool": args.pool, "image-size": args.image_size}
 
 
 def feature_store(args, splits: Splits, folder: Folder) -> FeatureStore:
@@ -219,7 +232,8 @@ def feature_store(args, splits: Splits, folder: Folder) -> FeatureStore:
     torch.manual_seed(args.seed)
     settings = {key: getattr(args, key) for key in ("image_size", "pool", "amp")}
     settings |= {"upright": splits.train.upright, CODE: CODE_ID}
-    return FeatureStore(pretrained_backbone(args), folder, settings)
+    may_replace = args.fresh or args.phase == ["eval"]  # eval alone computes none
+    return FeatureStore(pretrained_backbone(args), folder, settings, may_replace)
 
 
 def frozen(args, splits: Splits, store: FeatureStore) -> Splits:
@@ -447,7 +461,7 @@ def model_settings(args, model: iml_gcn.Model, splits: Splits) -> dict:
 
 def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
     return {
-        BACKBONE: folder.load("backbone.pt", "backbone")["backbone_id"],
+        BACKBONE: folder.load("backbone.pt", "backbone", network_of(args))["backbone_id"],
         PHOTOS: splits.train.id(),
         CODE: CODE_ID,
         "image-size": args.image_size,
@@ -500,19 +514,26 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     graph_picture.describe(graph[2], args.tau, args.adjacency)
     check_nodes(args, splits.train)
     folder = Folder(args.out, splits.train.classes)
+    starts_from_it = "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone")
+    if starts_from_it and "backbone" not in args.phase:
+        folder.load("backbone.pt", "backbone", network_of(args))  # refused before any work
     if ranks.rank() == 0:
         set_old_files_aside(args)
     ranks.wait()  # for the files that were set aside
     signals.fresh_is_done = args.fresh
     check_old_models(args, splits, folder)
+    if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
+        table.check_unseen(args.weights, checkpoints.read_checkpoint(args.weights), splits.val)
     if ranks.rank() == 0:
         checkpoints.save_json(args.out / "args.json", vars(args))
-        if args.phase != ["eval"]:
+        if args.phase != ["eval"] and not list(args.out.glob("gcn-*.pt")):  # else it is theirs
             path, classes = folder / "graph.png", splits.train.classes
             graph_picture.save(path, graph, classes, args.tau, args.font)
     store = None
     if args.freeze and not args.evaluate:
         store = feature_store(args, splits, folder)
+    if args.phase == ["eval"] and store and any(len(store.missing(split)) for split in splits):
+        store = None  # the whole models see the val photos; that is less than all features
     foretell(args, splits, folder, store)
     if store:
         splits = frozen(args, splits, store)
@@ -540,7 +561,9 @@ def with_batch_size(args, split: data.Split) -> argparse.Namespace:
 
 def check_beforehand(args) -> None:
     """Check what can be known before photos are fetched and labels are read, and would otherwise
-    end the run hours later: image size, font, weights, word vectors, room on the disks."""
+    end the run hours later: image size, font, weights, word vectors, room on the disks; and that
+    the run will not write over what it reads."""
+    check_out(args)
     fonts.check(args.font)
     # The backbone itself knows which sizes it takes.
     size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
@@ -565,12 +588,35 @@ def check_beforehand(args) -> None:
         )
 
 
+def check_out(args) -> None:
+    """A ValueError if --out is a folder of photos, or if a file of labels lies in --out under a
+    name that the run writes: it would be overwritten, and the run's pictures be taken for photos.
+    """
+    out = args.out.resolve()
+    for option in ("photos", "val_photos", "train_images", "val_images"):
+        folder = getattr(args, option)
+        if folder and Path(folder).resolve() == out:
+            raise ValueError(
+                f"--out {args.out} is the folder of the photos; choose another one, such as "
+                "runs/mine"
+            )
+    for option in ("labels", "val_labels", "train_json", "val_json", "glove"):
+        file = getattr(args, option)
+        if file and Path(file).resolve().parent == out and Path(file).name in results.ALL_FILES:
+            raise ValueError(
+                f"the run would write its own {Path(file).name} over --{option.replace('_', '-')} "
+                f"{file}; choose another --out, such as runs/mine"
+            )
+
+
 def set_old_files_aside(args) -> None:
     """With --fresh, move away what this run will make again, before it makes anything."""
     finish_setting_aside(args.out)
     if not args.fresh or (ranks.restarted() and is_set_aside(args.out, ranks.launch())):
         return
     models = trained_models(args)
+    if {"backbone", "gcn"} <= set(args.phase):  # GCNs of the old backbone, of whatever nodes
+        models = ["backbone", *(f"gcn-{kind}" for kind in NODE_KINDS)]
     patterns = [pattern for name in models for pattern in (f"{name}.pt", f"*-{name}.*")]
     if "embed" in args.phase:
         patterns.append("embeddings.pt")
@@ -686,7 +732,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         name = "own"
     elif "dataset" in typed:
         name = typed["dataset"]
-    elif {"train_json", "val_json"} & typed.keys():
+    elif {"train_json", "train_images", "val_json", "val_images", "year"} & typed.keys():
         name = "coco"
     else:
         name = "demo"
@@ -701,22 +747,24 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def check_typed(typed: dict) -> None:
     """A ValueError on options that contradict each other."""
+    for name, value in typed.items():
+        if value == "":
+            raise ValueError(f"--{name.replace('_', '-')} is empty; pass a value, or leave it out")
     own = {"photos", "labels", "val_photos", "val_labels"} & typed.keys()
-    coco_files = {"train_json", "val_json"} & typed.keys()
+    coco_files = {"train_json", "train_images", "val_json", "val_images"} & typed.keys()
     if own and "photos" not in typed:
         raise ValueError(f"--{min(own).replace('_', '-')} needs --photos, the folder of the photos")
-    if own and (others := coco_files | {"dataset", "data"} & typed.keys()):
+    if own and (others := coco_files | {"dataset", "data", "year"} & typed.keys()):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
         raise ValueError(f"--photos stands for a data set of your own; leave out {names}")
     if {"labels", "val_photos"} <= typed.keys() and "val_labels" not in typed:
         raise ValueError(
             "--labels names photos of --photos; pass the label file of --val-photos as --val-labels"
         )
-    if coco_files and typed.get("dataset", "coco") != "coco":
-        raise ValueError(
-            f"--train-json and --val-json replace files of COCO, not of {typed['dataset']}; use "
-            "them with --dataset coco"
-        )
+    of_coco = sorted(coco_files | {"year"} & typed.keys())
+    if of_coco and typed.get("dataset", "coco") != "coco":
+        name = of_coco[0].replace("_", "-")
+        raise ValueError(f"--{name} is of COCO, not of {typed['dataset']}; use --dataset coco")
     unused = {"mlgcn": {"p"}, "none": {"tau", "p"}}.get(typed.get("adjacency"), set())
     if unused := sorted(unused & typed.keys()):
         raise ValueError(

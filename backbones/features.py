@@ -39,18 +39,23 @@ class FeatureStore:
     """features.pt: the features of each photo that this backbone has seen.
 
     So an edit of the labels, another split or more photos do not compute them again. The whole file
-    is used only if it was made by the same backbone with the same `settings`. Photos are known by
-    their content; photos of a split that is not `known_by_content`, by their path and size.
+    is used only if it was made by the same backbone with the same `settings`; another one is a
+    ValueError, unless it may be replaced. Photos are known by their content; photos of a split that
+    is not `known_by_content`, by their path and size.
     """
 
     FILE = "features.pt"
 
-    def __init__(self, backbone: nn.Module, folder: Folder, settings: dict):
+    def __init__(
+        self, backbone: nn.Module, folder: Folder, settings: dict, may_replace: bool = False
+    ):
         self.backbone, self.settings = backbone, settings | {START: id_of(backbone)}
         self.folder = Folder(folder.path, classes=[])  # features do not depend on the labels
         self.photos = torch.zeros(0, dtype=torch.int64)  # (K,)
         self.features = torch.zeros(0, backbone.num_features)  # (K, D)
         stored = self.folder.reusable(self.FILE, self.settings)
+        if stored is None and not may_replace:
+            self.folder.begun(self.FILE, self.settings)  # says what differs
         if stored and is_sound(stored, backbone.num_features):
             self.photos, self.features = stored["photos"], stored["features"]
 

@@ -95,10 +95,10 @@ def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
     if name != "own":
         train, val = DATASETS[name](root, **where | {"fetch": False})
         return {"train": train, "val": val}
-    if not (where["val_photos"] or where["val_labels"]):
-        return {"photos": own_photos.read(root, where["labels"])}
-    val = own_photos.read(where["val_photos"] or root, where["val_labels"])
-    return {"train": own_photos.read(root, where["labels"]), "val": val}
+    if where["val_photos"] or where["val_labels"]:
+        train, val = own_photos.load(root, **where)  # nothing is drawn, so nothing is written
+        return {"train": train, "val": val}
+    return {"photos": own_photos.read(root, where["labels"], where["kept"].parent)}
 
 
 def used_part(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
@@ -137,7 +137,7 @@ def all_there(part: str, split: data.Split, skip_missing: bool) -> data.Split:
             "out with --skip-bad-images"
         )
     tell(f"{note}; they are left out")
-    return split.select(np.flatnonzero(present))
+    return split.select_readable(np.flatnonzero(present))
 
 
 def aligned(split: data.Split, classes: list[str]) -> data.Split:

@@ -73,8 +73,14 @@ def read(
         raise ValueError(f"{path} holds scores, no labels; write it without --columns")
     if table.rows[0] == predicted_labels.HEADER:
         tell(f"{path}: a table of predict.py; its labels count as they are, its scores do not")
-        rows = [predicted_labels.read_row(row) for row in table.rows[1:]]
-        return [(name, {label for label in labels if label}) for name, labels in rows], None
+        table = Table(path, table.rows[0], table.rows[1:], table.numbers[1:], labels=(1,))
+        names, labels = [], []
+        for row in table.rows:
+            name, labels_of_photo = predicted_labels.read_row(row)
+            names.append(name)
+            labels.append({label for label in labels_of_photo if label})
+        check_one_separator(table, labels, [True] * len(labels))
+        return list(zip(names, labels, strict=True)), None
     table = split_header(table, photos)
     if not table.rows:
         raise ValueError(f"{path} has a header and no rows; {FORM}")

@@ -30,9 +30,17 @@ def load(
 ) -> tuple[data.Split, data.Split]:
     """Train and val, upright by EXIF. If val has no files of its own, a fifth of the photos is held
     out and named in `kept`; if that file is there already, val is the photos that it names."""
-    split = read(photos, labels)
-    if val_photos or val_labels:
-        return split, read(val_photos or photos, val_labels)
+    if val_photos:
+        return read(photos, labels, kept.parent), read(val_photos, val_labels, kept.parent)
+    inside = photos_in(photos, kept.parent)
+    if val_labels:
+        split, val = labelled(photos, labels, inside), labelled(photos, val_labels, inside)
+        if labels:
+            tell_unnamed(photos, inside, split.paths + val.paths, f"{labels} or {val_labels}")
+        return split, val
+    split = labelled(photos, labels, inside, prefer=names_in(kept))
+    if labels:
+        tell_unnamed(photos, inside, split.paths, labels)
     names = [Path(path).relative_to(photos).as_posix() for path in split.paths]
     groups = groups_of_copies(split.paths, names)  # (M,)
     present = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
@@ -62,35 +70,59 @@ def load(
     return split.select(np.flatnonzero(~held & ~copies)), split.select(np.flatnonzero(held))
 
 
-def read(photos: str, labels: str | None) -> data.Split:
-    """The photos of a folder that a label file names; without one, all, labelled by folder."""
+def read(photos: str, labels: str | None, out: Path | None = None) -> data.Split:
+    """The photos of a folder that a label file names; without one, all, labelled by folder. What is
+    in the run's own folder `out` is no photo."""
+    inside = photos_in(photos, out)
+    split = labelled(photos, labels, inside)
+    if labels:
+        tell_unnamed(photos, inside, split.paths, labels)
+    return split
+
+
+def photos_in(photos: str, out: Path | None) -> list[str]:
+    """The names of all photos of a folder, without those in `out`; tells what else is there."""
     inside, left_out = reading.walk(photos)
     if left_out:
         tell(f"{photos}: left out {left_out}, which are not read as photos")
-    if labels:
-        split = read_labels(labels, photos)
-        named = set(split.paths)
-        unnamed = [name for name in inside if os.path.join(photos, name) not in named]
-        if unnamed:
-            tell(
-                f"{photos}: {len(unnamed):,} of {len(inside):,} photos are not named in {labels} "
-                f"and are left out{listed(unnamed)}"
-            )
-    else:
-        split = from_folders(photos, inside)
+    root = Path(photos).resolve()
+    if out is None or root not in out.resolve().parents:
+        return inside
+    below = f"{out.resolve().relative_to(root).as_posix()}/"
+    return [name for name in inside if not name.startswith(below)]
+
+
+def labelled(
+    photos: str, labels: str | None, inside: list[str], prefer: set[str] = frozenset()
+) -> data.Split:
+    """The split that a label file or, without one, the folders make of the photos `inside`."""
+    split = read_labels(labels, photos) if labels else from_folders(photos, inside, prefer)
     return dataclasses.replace(split, upright=True, by_content=True)
 
 
-def from_folders(photos: str, inside: list[str]) -> data.Split:
+def tell_unnamed(photos: str, inside: list[str], named: list[str], labels: str) -> None:
+    """Tell which photos of a folder no label file names."""
+    named = set(named)
+    unnamed = [name for name in inside if os.path.join(photos, name) not in named]
+    if unnamed:
+        tell(
+            f"{photos}: {len(unnamed):,} of {len(inside):,} photos are not named in {labels} "
+            f"and are left out{listed(unnamed)}"
+        )
+
+
+def from_folders(photos: str, inside: list[str], prefer: set[str]) -> data.Split:
     """A photo's label is the top-level folder it is in; a photo outside every folder has no label.
-    Photos of the same bytes are one photo with the labels of all their folders."""
+    Photos of the same bytes are one photo with the labels of all their folders; of its names the
+    one among `prefer` is taken, or else the first."""
     groups = groups_of_copies([os.path.join(photos, name) for name in inside])
-    first_of_group, labels_of_group = {}, {}
+    name_of_group, labels_of_group = {}, {}
     for name, group in zip(inside, groups, strict=True):
         *folders, _ = name.split("/")
-        first_of_group.setdefault(group, name)
+        if group not in name_of_group or composed(name) in prefer:
+            name_of_group[group] = name
         labels_of_group.setdefault(group, set()).update(folders[:1])
-    rows = [(name, labels_of_group[group]) for group, name in first_of_group.items()]
+    rows = [(name, labels_of_group[group]) for group, name in name_of_group.items()]
     if twice := len(inside) - len(rows):
         tell(
             f"{photos}: {twice:,} of {len(inside):,} photos are copies of others, byte for byte; "
@@ -194,7 +226,7 @@ def stratified(
 
 def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
     """(M,) bool: the photos that a file of an earlier run names. All of them must be there."""
-    named = {composed(name) for name in reading.read_json(kept, [PHOTO])}
+    named = names_in(kept)
     names = [composed(name) for name in names]
     if absent := sorted(named - set(names)):
         raise ValueError(
@@ -203,6 +235,13 @@ def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
             "pass --fresh to draw others"
         )
     return np.array([name in named for name in names], bool)
+
+
+def names_in(kept: Path) -> set[str]:
+    """The photos that a file of an earlier run names; none where there is no such file."""
+    if not kept.is_file():
+        return set()
+    return {composed(name) for name in reading.read_json(kept, [PHOTO])}
 
 
 def warn_of_copies(train: data.Split, val: data.Split) -> None:

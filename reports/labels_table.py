@@ -42,14 +42,15 @@ def predicted_instead(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.nd
 def rows_of_model(
     model: str,
     classes: list[str],
-    training_photos: np.ndarray,
+    training_photos: np.ndarray | None,
     targets: np.ndarray,
     predicted: np.ndarray,
     ap: list[float | None],
 ) -> list[list]:
     """A row per label for HEADER. None where there is nothing to divide by.
 
-    `training_photos` (n,) counts those of each label; `targets` and `predicted` are (M, n).
+    `training_photos` (n,) counts those of each label, if they are known; `targets` and `predicted`
+    are (M, n).
     """
     targets = targets > 0
     right = (predicted & targets).sum(0)  # (n,)
@@ -61,7 +62,8 @@ def rows_of_model(
         recall = percent(right[j], positives[j])
         F1 = percent(2 * right[j], predictions[j] + positives[j]) if positives[j] else None
         mistaken = [classes[instead[j]], int(photos[j])] if photos[j] else [None, None]
-        counts = [int(training_photos[j]), int(positives[j])]
+        in_training = None if training_photos is None else int(training_photos[j])
+        counts = [in_training, int(positives[j])]
         label_ap = None if ap[j] is None else round(ap[j], 2)
         rows.append([name, model, *counts, label_ap, precision, recall, F1, *mistaken])
     return rows
@@ -93,7 +95,7 @@ def what_needs_work_first(rows: list[list], model: str) -> list[list]:
     place = {}
     for name, row_model, training_photos, _, ap, *_ in rows:
         if row_model == model:
-            place[name] = (math.inf if ap is None else ap, training_photos, name)
+            place[name] = (math.inf if ap is None else ap, training_photos or 0, name)
     return sorted(rows, key=lambda row: place[row[0]])  # the order of models stays
 
 

@@ -42,19 +42,22 @@ WRITTEN = [
 ]
 DRAWN_WHILE_TRAINING = ["curves.png", "graph.png"]
 FILES = [f"{stem}.{kind}" for stem, kind in WRITTEN] + DRAWN_WHILE_TRAINING  # about all models
+ALL_FILES = [*FILES, *(f"{stem}-evaluated.{kind}" for stem, kind in WRITTEN)]
+ALL_FILES += ["args.json", "log.jsonl", "val-photos.json"]
 
 
 @dataclass
 class Evaluation:
     """Models of a run on its val photos: by name their logits (M, n) and their metrics, the
-    simplest model first; and how many training photos show each label, (n,)."""
+    simplest model first; and how many training photos show each label, (n,), or None where that is
+    not known."""
 
     dataset: str
     image_size: int
     split: data.Split
     logits: dict[str, np.ndarray]
     reports: dict[str, dict]
-    training_photos: np.ndarray
+    training_photos: np.ndarray | None
 
     def file(self, name: str) -> str:
         """What a person names a model by: its file in --out, or the path of --evaluate."""
@@ -212,10 +215,11 @@ def findings(
         if some_left_out:
             heading += f" (labels with fewer than {labels_table.FEW} left out)"
         paragraphs.append((f"{heading}:", points))
-    rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
-    for advice in (rare, labels_table.never_found(own_rows)):
-        if advice:
-            paragraphs.append((advice, []))
+    if evaluation.training_photos is not None:
+        rare = labels_table.to_collect(evaluation.split.classes, evaluation.training_photos)
+        for advice in (rare, labels_table.never_found(own_rows)):
+            if advice:
+                paragraphs.append((advice, []))
     paragraphs.append((LEGEND, []))
     return paragraphs
 

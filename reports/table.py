@@ -73,7 +73,7 @@ def models(
         settings = checkpoint.get("settings")
         if not isinstance(settings, dict):  # of a released file, or a crafted one
             settings = {}
-        check_unseen(file, checkpoint, settings, val)
+        check_unseen(file, checkpoint, val)
         if not loaded:  # the first is phase backbone's: where it began, and where it ended
             first_settings = settings
             first_backbones = settings.get(START), checkpoint.get("backbone_id")
@@ -107,14 +107,16 @@ def load(
     return model, checkpoint
 
 
-def check_unseen(file: str | Path, checkpoint: dict, settings: dict, val: data.Split) -> None:
+def check_unseen(file: str | Path, checkpoint: dict, val: data.Split) -> None:
     """A ValueError if a model was trained on photos of val. A run that itself had photos in both
     train and val (it warned) is accepted."""
-    training_photos = checkpoint.get("training_photos")
-    if not isinstance(training_photos, torch.Tensor) or settings.get(VAL_PHOTOS) == val.id():
+    training_photos, settings = checkpoint.get("training_photos"), checkpoint.get("settings")
+    if not isinstance(training_photos, torch.Tensor):
         return
-    ids, by_content = val.photo_ids, checkpoint["known_by_content"]
-    if by_content not in (None, val.known_by_content):
+    if isinstance(settings, dict) and settings.get(VAL_PHOTOS) == val.id():
+        return
+    ids, by_content = val.photo_ids, checkpoint.get("known_by_content")
+    if by_content is (not val.known_by_content):  # older files do not say how they know photos
         ids = data.ids_of(val.paths, by_content)
     count = int(torch.isin(ids, training_photos).sum())
     if count:
@@ -172,12 +174,12 @@ def short_name(report: dict) -> str:
 
 
 def title(dataset: str, image_size: int, reports: dict) -> str:
-    """What the table is about, and how many photos could not be read."""
+    """What the table is about, and how many photos are missing or could not be read."""
     images = max(report["images"] for report in reports.values())
     text = f"{dataset}, {images:,} val images at {image_size} px, percent"
     unreadable = max(report["unreadable"] for report in reports.values())
     if unreadable:
-        text += f"; {unreadable:,} more could not be read"
+        text += f"; {unreadable:,} more missing or unreadable"
     return text
 
 

@@ -118,7 +118,8 @@ def model_file(path: str | Path) -> tuple[Path, str]:
     """The checkpoint that a path stands for: itself, or the best model of a run's folder; and why
     it is that one.
 
-    The best is the one that verdict.json names, or else the one with the highest mAP on val.
+    The best is the one that verdict.json names, or else the one with the highest mAP on val, if all
+    were measured.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -134,17 +135,18 @@ def model_file(path: str | Path) -> tuple[Path, str]:
             return folder / use, "the model to use, as verdict.json says"
     if len(names) == 1:
         return folder / names[0], "the only model of the folder"
+    files = {name: folder / f"metrics-{Path(name).stem}.json" for name in names}
+    not_measured = [name for name, file in files.items() if not file.is_file()]
     mAP = {}
-    for name in names:
-        file = folder / f"metrics-{Path(name).stem}.json"
-        if file.is_file():
+    if not not_measured:
+        for name, file in files.items():
             value = read_json(file, {"mAP": ANY})["mAP"]
             if number(0, 100).fits(value):  # null where no val photo has a label
                 mAP[name] = value
     if not mAP:
         raise ValueError(
-            f"{folder} holds {', '.join(names)}, and no metrics-*.json says which is best; pass "
-            "one of them, or run --phase eval first"
+            f"{folder} holds {', '.join(names)}, and no mAP on val of "
+            f"{', '.join(not_measured or names)}; pass one of them, or run --phase eval first"
         )
     best = max(mAP, key=mAP.get)
     return folder / best, f"the model of the highest mAP on val, {mAP[best]:.2f}"

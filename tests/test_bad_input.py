@@ -48,19 +48,23 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--image-size 102", "102 multiple"),
     (lambda d: (d / "out/embeddings.pt").unlink(), "--phase gcn", "out/embeddings.pt embed"),
     (lambda d: None, "--phase gcn --limit 8", f"{EMBED} training photos"),
-    (lambda d: None, "--phase gcn --image-size 64", f"{EMBED} image-size 32 64"),
+    (lambda d: None, "--phase gcn --image-size 64", "out/backbone.pt image-size 32 64"),
     (lambda d: edit(d / "data", mark_every_label), "--phase gcn", f"{EMBED} labels"),
     (lambda d: edit(d / "data", rename_a_label), "--phase gcn", "out/backbone.pt labels --fresh"),
     (lambda d: None, "--lr 0.002", "out/backbone.pt lr 0.001 0.002 --fresh"),
     (lambda d: None, "--tau 0.3", "out/gcn-image.pt --tau --fresh"),
     (lambda d: truncate(d / "out/backbone.pt"), "--phase eval", "out/backbone.pt"),
     (lambda d: None, "--phase eval --weights none", "--evaluate none"),
+    (lambda d: None, "--dataset vg500 --year 2017", "--year is of COCO, not of vg500"),
     (lambda d: None, "--nodes word", "--glove"),
+    (lambda d: None, "--phase gcn --pool max", "out/backbone.pt pool avg max"),
+    (lambda d: None, "--phase gcn --nodes random --pool max", "out/backbone.pt pool avg max"),
+    (lambda d: None, "--phase embed --backbone tresnet_m", "out/backbone.pt backbone tresnet_tiny"),
     (lambda d: None, "--adjacency mlgcn --p 0.5", "--p has no effect with --adjacency mlgcn"),
     (lambda d: None, "--adjacency none --tau 0.5", "--tau has no effect with --adjacency none"),
     (lambda d: None, "--backbone none --weights none", "--backbone none is none of tresnet_m"),
     (lambda d: None, "--download --dataset vg500", "--download fetches COCO alone"),
-    (lambda d: None, "--dataset vg500 --val-json v.json", "replace files of COCO, not of vg500"),
+    (lambda d: None, "--dataset vg500 --val-json v.json", "--val-json is of COCO, not of vg500"),
     (lambda d: None, "--freeze", "a frozen tresnet_tiny would keep its random weights"),
     (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
 ]
@@ -72,10 +76,10 @@ def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
 ):
     data_dir = shutil.copytree(demo, tmp_path / "data")
     spoil(tmp_path)
-    before = {path: path.read_bytes() for path in out.glob("*.pt")}
+    before = {path: path.read_bytes() for path in out.glob("*.p*")}  # models and graph.png
     sentence = refused(capsys, argv(data_dir, out, more.format(d=tmp_path)))
     assert [word for word in words.split() if word not in sentence] == []
-    assert {path: path.read_bytes() for path in out.glob("*.pt")} == before
+    assert {path: path.read_bytes() for path in out.glob("*.p*")} == before
 
 
 def test_models_of_different_runs_are_not_put_side_by_side(demo, out, capsys):

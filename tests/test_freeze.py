@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import argv, demo_split, state_of
+from conftest import argv, demo_split, refused, state_of
 from PIL import Image
 
 import backbones
@@ -87,12 +87,56 @@ def computed(monkeypatch):
     return passes
 
 
-def test_features_are_computed_once_and_again_for_another_size(demo, frozen, weights, computed):
-    options = argv(demo, frozen, "--freeze --weights", weights, "--nodes random --phase gcn")
+def test_features_are_computed_once_and_again_for_another_size(
+    demo, frozen, weights, tmp_path, computed
+):
+    out = shutil.copytree(frozen, tmp_path / "out")
+    options = argv(demo, out, "--freeze --weights", weights, "--nodes random --phase gcn")
     assert run.main(options) == 0
     assert computed == []
-    assert run.main([*options, "--image-size", "64", "--fresh"]) == 0
+    size = ["--image-size", "64", "--fresh"]
+    assert run.main([*options, *size]) == 2  # backbone.pt is of the other size: nothing is done
+    assert computed == []
+    assert run.main([*options, *size, "--phase", "backbone"]) == 0
     assert computed == [("features train", 24), ("features val", 12)]
+
+
+def test_features_of_other_weights_are_replaced_by_a_fresh_run_only(
+    weights, tmp_path, computed, capsys
+):
+    own_photos(tmp_path / "photos", range(6))
+    labelled(tmp_path / "train.csv", range(4), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(4, 6), ["cat", "dog"])
+    *options, fresh = own_options(tmp_path, tmp_path / "out", weights)
+    assert fresh == "--fresh"
+    assert run.main(options) == 0
+    before = (tmp_path / "out/features.pt").read_bytes()
+    computed.clear()
+    state = torch.load(weights, weights_only=True)["state_dict"]
+    other = tmp_path / "other.pth"
+    torch.save({key: value * 1.1 for key, value in state.items()}, other)
+    sentence = refused(capsys, [*options, "--weights", str(other)])
+    assert f"{tmp_path}/out/features.pt was made with other starting weights" in sentence
+    # The folder's model has its own backbone: to evaluate it, no features are needed.
+    assert run.main([*options, "--weights", str(other), "--phase", "eval"]) == 0
+    sentence = refused(capsys, [*options, "--phase", "eval", "--image-size", "64"])
+    assert "pass --image-size 32" in sentence
+    assert (tmp_path / "out/features.pt").read_bytes() == before
+    assert computed == []
+
+
+def test_weights_that_have_seen_val_photos_are_refused(weights, tmp_path, capsys):
+    own_photos(tmp_path / "photos", range(8))
+    labelled(tmp_path / "train.csv", range(4), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(4, 6), ["cat", "dog"])
+    assert run.main(own_options(tmp_path, tmp_path / "first", weights)) == 0
+    first = str(tmp_path / "first/backbone.pt")
+    labelled(tmp_path / "train.csv", range(3), ["cat", "dog"])
+    options = own_options(tmp_path, tmp_path / "second", first)
+    assert run.main(options) == 0  # the same val photos
+    labelled(tmp_path / "val.csv", range(3, 6), ["cat", "dog"])
+    sentence = refused(capsys, options)
+    assert f"{first} was trained on 1 of the 3 val photos" in sentence
 
 
 def own_photos(folder, numbers):

@@ -228,7 +228,7 @@ def test_photos_that_cannot_be_read_are_counted_in_training_and_stop_evaluation(
     shutil.copytree(finished, out, dirs_exist_ok=True)
     assert run.main(argv(demo, out, "--phase eval --skip-bad-images")) == 0
     table = (out / "results.md").read_text()
-    assert f"{len(val) - 1} val images at 32 px, percent; 1 more could not be read" in table
+    assert f"{len(val) - 1} val images at 32 px, percent; 1 more missing or unreadable" in table
     report = json.loads((out / "metrics-gcn-pca.json").read_text())
     logits, targets = (np.delete(array, 3, 0) for array in scores_of(finished, "gcn-pca"))
     assert report["unreadable"] == 1
@@ -285,12 +285,13 @@ def test_a_batch_of_fewer_photos_than_ranks_is_refused(monkeypatch):
         loading.Rows(8, 1, shuffle=True)
 
 
+@pytest.mark.parametrize("nodes", ["", "--nodes pca"])  # of the old backbone no GCN may stay
 def test_what_fresh_will_redo_is_nowhere_in_the_folder_after_a_kill(
-    demo, finished, out, monkeypatch
+    demo, finished, out, monkeypatch, nodes
 ):
     monkeypatch.setattr(iml_gcn, "asymmetric_loss", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.main(argv(demo, out, "--fresh"))
+        run.main(argv(demo, out, "--fresh", nodes))
     files = {path.name for path in out.iterdir() if path.is_file()}
     assert files == {"args.json", "graph.png", "lock", "log.jsonl"}  # of this run
     assert (out / "log.jsonl").read_text() == ""

@@ -261,6 +261,60 @@ def test_labels_of_val_photos_are_asked_for_where_the_others_have_a_file(tmp_pat
     assert "pass the label file of --val-photos as --val-labels" in sentence
 
 
+def test_a_run_does_not_write_over_what_it_reads(tmp_path, capsys):
+    write_photos(tmp_path / "photos", **{"cat/a.png": 0, "dog/b.png": 1})
+    (tmp_path / "labels.csv").write_text("cat/a.png,cat\ndog/b.png,dog\n")
+    sentence = refused(capsys, arguments(tmp_path, tmp_path / "photos", tmp_path / "labels.csv"))
+    assert "the run would write its own labels.csv over --labels" in sentence
+    sentence = refused(capsys, arguments(tmp_path / "photos", tmp_path / "photos"))
+    assert f"--out {tmp_path}/photos is the folder of the photos" in sentence
+    assert (tmp_path / "labels.csv").read_text().startswith("cat/a.png")
+
+
+def test_pictures_that_a_run_made_among_the_photos_are_no_photos(tmp_path):
+    write_photos(tmp_path, **{"cat/a.png": 0, "dog/b.png": 1, "runs/own/curves.png": 2})
+    split = own_photos.read(str(tmp_path), None, tmp_path / "runs/own")
+    assert split.classes == ["cat", "dog"]
+    assert own_photos.read(str(tmp_path), None, tmp_path / "elsewhere").classes[-1] == "runs"
+
+
+def test_a_val_photo_may_be_copied_into_a_second_folder(tmp_path):
+    write_photos(tmp_path, **{f"{'cat' if i % 2 else 'dog'}/{i}.png": i for i in range(10)})
+    kept = tmp_path.parent / f"{tmp_path.name}-kept.json"
+    kept.write_text('["cat/1.png", "dog/2.png"]')
+    (tmp_path / "bird").mkdir()
+    shutil.copy(tmp_path / "cat/1.png", tmp_path / "bird/1.png")
+    train, val = own_photos.load(str(tmp_path), None, None, None, kept)
+    assert [os.path.relpath(path, tmp_path) for path in val.paths] == ["cat/1.png", "dog/2.png"]
+    assert val.classes == ["bird", "cat", "dog"]
+    assert val.targets.tolist() == [[1, 1, 0], [0, 0, 1]]
+    assert len(train) == 8
+
+
+def test_of_one_folder_with_two_label_files_the_photos_in_neither_are_told(tmp_path, capsys):
+    write_photos(tmp_path, **{f"{name}.png": i for i, name in enumerate("abc")})
+    (tmp_path / "t.csv").write_text("a.png,cat\n")
+    (tmp_path / "v.csv").write_text("b.png,cat\n")
+    files = f"{tmp_path}/t.csv", None, f"{tmp_path}/v.csv", tmp_path / "out/kept.json"
+    own_photos.load(str(tmp_path), *files)
+    printed = capsys.readouterr().out
+    named = f"1 of 3 photos are not named in {tmp_path}/t.csv or {tmp_path}/v.csv"
+    assert f"{tmp_path}: {named} and are left out: c.png\n" in printed
+    assert printed.count("left out:") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--photos", "p", "--val-images", "v"], "leave out --val-images"),
+        (["--photos", "p", "--labels", ""], "--labels is empty"),
+        (["--train-images", "t", "--dataset", "vg500"], "--train-images is of COCO"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(capsys, options, words):
+    assert words in refused(capsys, options)
+
+
 def test_val_photos_are_known_however_their_accents_are_spelled(tmp_path):
     composed, apart = "caf\u00e9.png", "cafe\u0301.png"  # copied from a Mac to Linux, or back
     for kept, name in ((composed, apart), (apart, composed)):
@@ -297,6 +351,7 @@ def test_missing_photos_are_named_with_the_option_that_leaves_them_out(tmp_path,
         catalogue.load("own", str(tmp_path), True, **options)
     train, val = catalogue.load("own", str(tmp_path), True, skip_missing=True, **options)
     assert [os.path.basename(path) for path in train.paths] == [f"{i}.png" for i in range(5)]
+    assert (train.unreadable, val.unreadable) == (2, 2)
     assert train.targets.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]]
     assert f"{named}; they are left out" in capsys.readouterr().out
     for i in range(5):

@@ -70,6 +70,14 @@ def test_a_table_that_a_spreadsheet_saved_with_semicolons_is_read(tmp_path):
     )
 
 
+@pytest.mark.parametrize("cell", ["cat, dog", "dog | cat"])
+def test_a_table_that_was_corrected_with_another_separator_is_refused(tmp_path, cell):
+    rows = [["a.jpg", "cat; dog", "0.9; 0.8"], ["b.jpg", cell, "0.9"]]
+    write(tmp_path / "t.csv", rows)
+    with pytest.raises(ValueError, match=r"row 3, column 2 .* may be 2 labels"):
+        read_labels(tmp_path / "t.csv", "photos")
+
+
 @pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"]])
 def test_a_table_of_scores_is_not_read_as_labels(tmp_path, classes):
     header = header_of(classes, columns=True)

@@ -170,8 +170,11 @@ def test_a_run_that_resumes_foretells_the_epochs_that_are_left(demo, tmp_path, m
     ],
 )
 def test_the_papers_rows_stand_beside_its_own_photos_only(options, has_papers_rows):
-    title = run.title_of(run.parse_args(options.split()))
-    assert bool(table.published(title)) == has_papers_rows
+    val = data.Split([], np.zeros((0, 1), np.uint8), ["a"])
+    args = run.parse_args(options.split())
+    assert bool(table.published(run.title_of(args, val))) == has_papers_rows
+    val.unreadable = 1
+    assert not table.published(run.title_of(args, val))
 
 
 def test_weight_decay_is_on_matrices_and_filters_alone_and_the_backbone_has_its_rate():
@@ -264,8 +267,9 @@ def test_a_released_file_or_one_of_ours_is_evaluated_as_it_stands(demo, finished
         checkpoint = torch.load(finished / "backbone.pt", weights_only=True)
         torch.save(checkpoint | {"threshold": threshold}, tmp_path / "end.pt")
         assert run.main(argv(demo, out, "--evaluate", tmp_path / "end.pt")) == 0
-        rows = csv.DictReader((out / "labels-evaluated.csv").open(encoding="utf-8-sig"))
+        rows = [*csv.DictReader((out / "labels-evaluated.csv").open(encoding="utf-8-sig"))]
         assert sum(float(row["recall"] or 0) > 0 for row in rows) == count
+        assert {row["training photos"] for row in rows} == {""}  # this run knows no others' photos
 
 
 @pytest.mark.parametrize(("recipe", "peak", "last"), [("asl", 7, 39), ("cycle", 5.3, 20)])
