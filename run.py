@@ -698,9 +698,8 @@ def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -
         work = forecast.whole_work(train, val, models, args.epochs, measured)
         cost = Loader.step_cost
         begun = [name for name in left if (folder / f"last-{name}.pt").is_file()]
-        done = (
-            train * cost * sum(entry["model"] in begun for entry in read_log(folder / "log.jsonl"))
-        )
+        log = read_log(folder / "log.jsonl")
+        done = sum(entry["model"] in begun for entry in log) * train * cost
         backbone = build(args.backbone, args.pool)
         steps = len(loader(args, splits.train, train=True)) * args.epochs
         if "backbone" in left and args.dataset != "demo":
