@@ -53,6 +53,7 @@ from reports import calibration, curves, fonts, forecast, graph_picture, results
 from runtime import checkpoints, device, lean, ranks, signals
 from runtime.download import size_of
 from runtime.folder import (
+    ASIDE,
     BACKBONE,
     CODE,
     GRAPH,
@@ -134,9 +135,9 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
         reports[name] = table.save_numbers(folder, name, logits[name], read, report, thresholds)
     if ranks.rank() == 0:
-        training_photos = splits.train.targets.sum(0)  # (n,)
-        if args.evaluate:  # it may be trained on others
-            training_photos = None
+        training_photos = None  # (n,), where the models were trained on the photos that are there
+        if all(table.was_trained_on(splits.train, report) for report in reports.values()):
+            training_photos = splits.train.targets.sum(0)
         evaluation = results.Evaluation(
             title_of(args, evaluated), args.image_size, evaluated, logits, reports, training_photos
         )
@@ -227,13 +228,21 @@ def network_of(args) -> dict:
     return {"backbone": args.backbone, "pool": args.pool, "image-size": args.image_size}
 
 
-def feature_store(args, splits: Splits, folder: Folder) -> FeatureStore:
-    """The features that the frozen backbone of --weights computed in earlier runs."""
+def feature_store(args, splits: Splits, folder: Folder) -> FeatureStore | None:
+    """The features that the frozen backbone of --weights computed in earlier runs; None where they
+    are of no use: without --freeze, and where phase eval alone would have to compute some."""
+    if not args.freeze or args.evaluate:
+        return None
     torch.manual_seed(args.seed)
     settings = {key: getattr(args, key) for key in ("image_size", "pool", "amp")}
     settings |= {"upright": splits.train.upright, CODE: CODE_ID}
-    may_replace = args.fresh or args.phase == ["eval"]  # eval alone computes none
-    return FeatureStore(pretrained_backbone(args), folder, settings, may_replace)
+    misfit = "set aside" if args.fresh else "refuse"
+    if args.phase == ["eval"]:
+        misfit = "ignore"
+    store = FeatureStore(pretrained_backbone(args), folder, settings, misfit)
+    if args.phase == ["eval"] and any(len(store.missing(split)) for split in splits):
+        return None  # whole models that see the val photos are less work
+    return store
 
 
 def frozen(args, splits: Splits, store: FeatureStore) -> Splits:
@@ -313,11 +322,23 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     # The last epoch is always measured, also when a run resumes after its last step.
     whole_model = final if part is model else iml_gcn.Model(model.backbone, final.head)
     content = checkpoint_of(args, name, whole_model, val_logits, read.targets)
-    photos = {
-        "training_photos": splits.train.photo_ids,  # (M,)
-        "known_by_content": splits.train.known_by_content,
-    }
-    journal.finish(content | photos)
+    journal.finish(content | photos_seen(args, name, splits.train, folder))
+
+
+def photos_seen(args, name: str, split: data.Split, folder: Folder) -> dict:
+    """What <name>.pt says of the photos that it has learned from: those of this run, and those of
+    the model of ours that it started from, if both are known in the same way."""
+    start = folder / "backbone.pt"
+    if name == "backbone" or args.gcn_from == "weights":
+        start = Path(args.weights)
+    ids = split.photo_ids  # (M,)
+    if start.is_file():
+        before = checkpoints.read_checkpoint(start)
+        known = before.get("training_photos")
+        in_the_same_way = before.get("known_by_content") is split.known_by_content
+        if isinstance(known, torch.Tensor) and in_the_same_way:
+            ids = torch.cat([ids, known]).unique()
+    return {"training_photos": ids, "known_by_content": split.known_by_content}
 
 
 def is_measured(epoch: int, args) -> bool:
@@ -514,26 +535,19 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     graph_picture.describe(graph[2], args.tau, args.adjacency)
     check_nodes(args, splits.train)
     folder = Folder(args.out, splits.train.classes)
-    starts_from_it = "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone")
-    if starts_from_it and "backbone" not in args.phase:
-        folder.load("backbone.pt", "backbone", network_of(args))  # refused before any work
+    check_starts(args, splits, folder)
     if ranks.rank() == 0:
         set_old_files_aside(args)
     ranks.wait()  # for the files that were set aside
     signals.fresh_is_done = args.fresh
     check_old_models(args, splits, folder)
-    if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
-        table.check_unseen(args.weights, checkpoints.read_checkpoint(args.weights), splits.val)
     if ranks.rank() == 0:
         checkpoints.save_json(args.out / "args.json", vars(args))
-        if args.phase != ["eval"] and not list(args.out.glob("gcn-*.pt")):  # else it is theirs
+        is_of_a_model = (folder / "graph.png").is_file() and list(args.out.glob("*gcn-*.pt"))
+        if args.phase != ["eval"] and not is_of_a_model:
             path, classes = folder / "graph.png", splits.train.classes
             graph_picture.save(path, graph, classes, args.tau, args.font)
-    store = None
-    if args.freeze and not args.evaluate:
-        store = feature_store(args, splits, folder)
-    if args.phase == ["eval"] and store and any(len(store.missing(split)) for split in splits):
-        store = None  # the whole models see the val photos; that is less than all features
+    store = feature_store(args, splits, folder)
     foretell(args, splits, folder, store)
     if store:
         splits = frozen(args, splits, store)
@@ -600,6 +614,12 @@ def check_out(args) -> None:
                 f"--out {args.out} is the folder of the photos; choose another one, such as "
                 "runs/mine"
             )
+    weights = Path(args.weights).resolve()
+    if args.fresh and weights.is_file() and weights.parent in (out, out / ASIDE):
+        raise ValueError(
+            f"--fresh would move --weights {args.weights} away; copy the file to another folder, "
+            "or choose another --out"
+        )
     for option in ("labels", "val_labels", "train_json", "val_json", "glove"):
         file = getattr(args, option)
         if file and Path(file).resolve().parent == out and Path(file).name in results.ALL_FILES:
@@ -615,15 +635,31 @@ def set_old_files_aside(args) -> None:
     if not args.fresh or (ranks.restarted() and is_set_aside(args.out, ranks.launch())):
         return
     models = trained_models(args)
-    if {"backbone", "gcn"} <= set(args.phase):  # GCNs of the old backbone, of whatever nodes
+    others = {"gcn"} if args.freeze else {"gcn", "eval"}
+    if "backbone" in args.phase and others & set(args.phase):
+        # Phase eval would refuse GCNs of the old backbone, of whatever nodes.
         models = ["backbone", *(f"gcn-{kind}" for kind in NODE_KINDS)]
     patterns = [pattern for name in models for pattern in (f"{name}.pt", f"*-{name}.*")]
     if "embed" in args.phase:
         patterns.append("embeddings.pt")
     if models:
         patterns += results.FILES  # predict.py chooses a model by verdict.json
+        staying = {path.stem for path in args.out.glob("gcn-*.pt")} - set(models)
+        if staying:
+            patterns.remove("graph.png")  # it is theirs
     set_aside(args.out, patterns, ranks.launch())
     forget(args.out / "log.jsonl", models)
+
+
+def check_starts(args, splits: Splits, folder: Folder) -> None:
+    """Refuse, before any work, models to start from that phase eval would refuse after all of it:
+    those of another network, and those that have seen val photos."""
+    if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
+        table.check_unseen(args.weights, checkpoints.read_checkpoint(args.weights), splits.val)
+    starts_from_it = "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone")
+    if starts_from_it and "backbone" not in args.phase:
+        trained = folder.load("backbone.pt", "backbone", network_of(args))
+        table.check_unseen(folder / "backbone.pt", trained, splits.val)
 
 
 def check_old_models(args, splits: Splits, folder: Folder) -> None:

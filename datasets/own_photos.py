@@ -9,8 +9,8 @@ Symbols: M photos, n labels, G groups of photos that stay together.
 import dataclasses
 import os
 import re
-from collections import Counter
-from pathlib import Path
+from collections import Counter, defaultdict
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -81,15 +81,29 @@ def read(photos: str, labels: str | None, out: Path | None = None) -> data.Split
 
 
 def photos_in(photos: str, out: Path | None) -> list[str]:
-    """The names of all photos of a folder, without those in `out`; tells what else is there."""
+    """The names of all photos of a folder, without the pictures in `out`, in other runs' folders
+    and in those of predict.py --save; tells what is left out."""
     inside, left_out = reading.walk(photos)
     if left_out:
         tell(f"{photos}: left out {left_out}, which are not read as photos")
-    root = Path(photos).resolve()
-    if out is None or root not in out.resolve().parents:
-        return inside
-    below = f"{out.resolve().relative_to(root).as_posix()}/"
-    return [name for name in inside if not name.startswith(below)]
+    folders = {parent.as_posix() for name in inside for parent in PurePosixPath(name).parents}
+    made = [name for name in folders - {"."} if holds_made_pictures(Path(photos, name), out)]
+    below = tuple(f"{name}/" for name in made)
+    kept = [name for name in inside if not name.startswith(below)]
+    if len(kept) < len(inside):
+        count = len(inside) - len(kept)
+        tell(
+            f"{photos}: left out {count:,} pictures of run.py and predict.py{listed(sorted(made))}"
+        )
+    return kept
+
+
+def holds_made_pictures(folder: Path, out: Path | None) -> bool:
+    """Whether a folder is this run's own, another run's, or one of predict.py --save."""
+    if out is not None and folder.resolve() == out.resolve():
+        return True
+    of_a_run = (folder / "args.json").is_file() and (folder / "lock").is_file()
+    return of_a_run or (folder / "predictions.jsonl").is_file()
 
 
 def labelled(
@@ -225,14 +239,26 @@ def stratified(
 
 
 def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
-    """(M,) bool: the photos that a file of an earlier run names. All of them must be there."""
+    """(M,) bool: the photos that a file of an earlier run names. All of them must be there, perhaps
+    in another folder, if no two photos have their file name: so a label is corrected."""
     named = names_in(kept)
     names = [composed(name) for name in names]
+    rows_of = defaultdict(list)  # file name -> names
+    for name in names:
+        rows_of[name.rpartition("/")[2]].append(name)
+    moved = {name: rows_of[name.rpartition("/")[2]] for name in named - set(names)}
+    moved = {
+        name: found[0] for name, found in moved.items() if len(found) == 1 and found[0] not in named
+    }
+    named = {moved.get(name, name) for name in named}
+    if moved:
+        first = [f"{name} is now {place}" for name, place in sorted(moved.items())]
+        tell(f"val: {len(moved):,} photos lie in another folder than before{listed(first)}")
     if absent := sorted(named - set(names)):
         raise ValueError(
             f"{kept}: {len(absent):,} of the {len(named):,} photos held out are not among those of "
-            f"{photos}{listed(absent)}; put them and their labels back, or remove {kept.name} and "
-            "pass --fresh to draw others"
+            f"{photos}{listed(absent)}; put them and their labels back, or remove their names from "
+            f"{kept.name}, or that file to draw others, and pass --fresh"
         )
     return np.array([name in named for name in names], bool)
 

@@ -12,6 +12,7 @@ Symbols: S seeds, M val photos, n labels, R draws.
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -75,16 +76,22 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def work(args) -> None:
     theirs, targets = stored(args.scores, args.minus)
+    for head in args.heads:
+        ours, of_ours = stored(args.scores, head)
+        if not np.array_equal(of_ours, targets):
+            raise ValueError(f"{args.scores}: {head} and {args.minus} have scores of other photos")
+        common = [seed for seed in ours if seed in theirs]
+        pair = [[logits[seed] for seed in common] for logits in (ours, theirs)]
+        measured = functools.partial(row_of, pair, targets)
+        columns = {"data": [args.data], "head": [head], "minus": [args.minus]}
+        evidence.fill(args.csv, measured, [], **columns, seeds=[len(common)])
 
-    def measured(data: str, head: str, minus: str) -> dict:
-        ours, _ = stored(args.scores, head)
-        seeds = [seed for seed in ours if seed in theirs]
-        pair = [[logits[seed] for seed in seeds] for logits in (ours, theirs)]
-        mean, low, high = difference(*pair, targets)
-        row = {"seeds": len(seeds), "photos": len(targets), "difference": round(mean, 3)}
-        return row | {"low": round(low, 3), "high": round(high, 3)}
 
-    evidence.fill(args.csv, measured, [], data=[args.data], head=args.heads, minus=[args.minus])
+def row_of(pair: list[list[np.ndarray]], targets: np.ndarray, **columns) -> dict:
+    """The figures of a pair of heads, each with S logits (M, n)."""
+    mean, low, high = difference(*pair, targets)
+    row = {"photos": len(targets), "difference": round(mean, 3)}
+    return row | {"low": round(low, 3), "high": round(high, 3)}
 
 
 if __name__ == "__main__":

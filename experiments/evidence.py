@@ -53,14 +53,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def trained(args, setting: str, options: str, epochs: str, seed: int) -> dict:
-    """The figures of one run of run.py, which resumes if it was interrupted."""
+def trained(args, setting: str, options: str, epochs: str, start: str, seed: int) -> dict:
+    """The figures of one run of run.py, which resumes if it was interrupted. `start` says what the
+    model starts from."""
 
     def folder(text: str) -> Path:
         return args.out / f"seed{seed}" / re.sub(r"[^\w.-]", "_", text)
 
     first, out = folder(FIRST + args.first[0]), folder(setting + options)
-    setting_options = SETTINGS[setting].replace("FIRST", str(first)).split()
+    setting_options = [option.replace("FIRST", str(first)) for option in SETTINGS[setting].split()]
     if "gcn" in setting_options:
         out.mkdir(parents=True, exist_ok=True)
         for file in ("backbone.pt", "embeddings.pt"):
@@ -83,7 +84,11 @@ def work(args) -> None:
     others = [name for name in args.settings if name != FIRST]
     stages = zip(([FIRST], others), (args.first, args.then), args.epochs, strict=True)
     for seed, (settings, options, epochs) in itertools.product(args.seeds, stages):
-        columns = {"setting": settings, "options": options, "epochs": [epochs], "seed": [seed]}
+        start = "--weights"
+        if settings is others:
+            start = f"{FIRST} {args.first[0]} --epochs {args.epochs[0]}"
+        columns = {"setting": settings, "options": options, "epochs": [epochs]}
+        columns |= {"start": [start], "seed": [seed]}
         fill(args.csv, functools.partial(trained, args), args.run_options, **columns)
     print(*table(read(args.csv)), sep="\n")
 

@@ -203,6 +203,8 @@ def trained(
     logits = logits_of(task, options, setting, epochs, seed)
     if scores:
         name = f"{setting}, lr {lr}, epochs {epochs}"
+        if photos:
+            name += f", photos {photos}"
         evidence.keep_scores(scores, name, seed, logits, task.val.targets)
     return figures(logits, task, threshold)
 
@@ -239,7 +241,7 @@ def work(args) -> None:
     columns = {"setting": args.settings, "lr": args.lr, "epochs": args.epochs}
     columns |= {"photos": args.photos, "seed": args.seeds}
     measured = functools.partial(trained, task, options, args.scores)
-    inputs = [*args.run_options, f"held out: {args.held_out}"]
+    inputs = [*args.run_options, f"held out: {args.held_out}", task.train.id(), task.val.id()]
     evidence.fill(args.csv, measured, inputs, **columns)
     print(*evidence.table(evidence.read(args.csv)), sep="\n")
 

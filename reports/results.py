@@ -86,7 +86,7 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
 
     `font` is a TrueType font for the pictures. Only one rank calls this.
     """
-    judgement = judge(evaluation)
+    judgement = judge(evaluation, is_drawn=(folder / "val-photos.json").is_file())
     best = next(name for name in evaluation.logits if evaluation.file(name) == judgement["use"])
     rows = label_rows(evaluation, best)
     checkpoints.save_json(folder / f"verdict{suffix}.json", judgement)
@@ -125,14 +125,18 @@ def save_pictures(
     mistakes.save(split, scores, threshold, folder / f"mistakes{suffix}.jpg", model, font)
 
 
-def judge(evaluation: Evaluation) -> dict:
-    """What verdict.json holds."""
+def judge(evaluation: Evaluation, is_drawn: bool = False) -> dict:
+    """What verdict.json holds. `is_drawn`: val-photos.json names the val photos, so that more
+    photos do not make val larger by themselves."""
     logits, names = {}, {}
     for name in evaluation.logits:
         logits[evaluation.file(name)] = evaluation.logits[name]
         names[evaluation.file(name)] = evaluation.short_name(name)
     split = evaluation.split
-    judgement = verdict.judge(split.targets, logits, names, split.classes)
+    more_photos = "label more"
+    if is_drawn:
+        more_photos += ", then remove val-photos.json and pass --fresh to draw a larger val"
+    judgement = verdict.judge(split.targets, logits, names, split.classes, more_photos)
     return judgement | {"val_id": val_id(split)}
 
 

@@ -107,6 +107,12 @@ def load(
     return model, checkpoint
 
 
+def was_trained_on(split: data.Split, report: dict) -> bool:
+    """Whether a model, by the report of `models`, was trained on these photos and labels."""
+    settings = report.get("settings")
+    return isinstance(settings, dict) and settings.get(PHOTOS) == split.id()
+
+
 def check_unseen(file: str | Path, checkpoint: dict, val: data.Split) -> None:
     """A ValueError if a model was trained on photos of val. A run that itself had photos in both
     train and val (it warned) is accepted."""

@@ -130,8 +130,9 @@ def model_file(path: str | Path) -> tuple[Path, str]:
             f"{folder} holds no backbone.pt or gcn-*.pt; pass a model of run.py, or its folder"
         )
     if (folder / "verdict.json").is_file():
-        use = read_json(folder / "verdict.json", {...: ANY}).get("use")
-        if use in names:
+        verdict = read_json(folder / "verdict.json", {...: ANY})
+        use, compared = verdict.get("use"), verdict.get("models")
+        if use in names and isinstance(compared, dict) and set(names) <= compared.keys():
             return folder / use, "the model to use, as verdict.json says"
     if len(names) == 1:
         return folder / names[0], "the only model of the folder"

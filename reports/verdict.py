@@ -121,14 +121,18 @@ def chance(targets: np.ndarray) -> float:
 
 
 def judge(
-    targets: np.ndarray, logits: dict[str, np.ndarray], names: dict[str, str], classes: list[str]
+    targets: np.ndarray,
+    logits: dict[str, np.ndarray],
+    names: dict[str, str],
+    classes: list[str],
+    more_photos: str = "label more",
 ) -> dict:
     """What verdict.json holds: "use", the key of the model to use; a sentence; warnings; numbers.
 
     `logits` (M, n) and short `names` are by model, the simplest model first. A model beats another
     if the interval of their difference in the same draws is above 0, at a level that allows for the
     number of pairs. The model to use is the simplest, unless others beat it; then the simplest of
-    those, unless others beat that one, and so on.
+    those, unless others beat that one, and so on. `more_photos` is the advice where val is small.
     """
     counts = photo_counts(len(targets))
     models, draws = {}, {}
@@ -158,7 +162,7 @@ def judge(
     random_mAP = chance(targets)
     verdict = {"use": use, "photos": len(targets), "chance": random_mAP, "draws": DRAWS}
     verdict["sentence"] = sentence(use, models, differences, len(targets))
-    verdict["warnings"] = warnings(targets, classes, models, random_mAP)
+    verdict["warnings"] = warnings(targets, classes, models, random_mAP, more_photos)
     return verdict | {"models": models, "differences": differences}
 
 
@@ -229,7 +233,9 @@ def sentence(use: str, models: dict, differences: list[dict], photos: int) -> st
     return f"{text}: {judgement}; use {named}"
 
 
-def warnings(targets: np.ndarray, classes: list[str], models: dict, random_mAP: float) -> list[str]:
+def warnings(
+    targets: np.ndarray, classes: list[str], models: dict, random_mAP: float, more_photos: str
+) -> list[str]:
     """What makes these numbers say less than they seem to, a sentence each."""
     M, K = len(targets), (targets > 0).sum(0)  # K (n,)
     absent = [name for name, count in zip(classes, K, strict=True) if count == 0]
@@ -237,7 +243,9 @@ def warnings(targets: np.ndarray, classes: list[str], models: dict, random_mAP: 
     everywhere = [name for name, count in zip(classes, K, strict=True) if count == M]
     sentences = []
     if M < FEW_PHOTOS:
-        sentences.append(f"only {in_photos(M)}: others would give quite other numbers; label more")
+        sentences.append(
+            f"only {in_photos(M)}: others would give quite other numbers; {more_photos}"
+        )
     if absent:
         are = "is" if len(absent) == 1 else "are"
         sentences.append(

@@ -36,6 +36,7 @@ IN_WORDS = {
 }
 
 ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh moves old files; the list of these
+MODEL = re.compile(r"(backbone|gcn-\w+)\.pt")  # a trained one
 LAUNCH = "launch.txt"  # in before-fresh/: which start of torchrun moved them there
 
 
@@ -85,6 +86,12 @@ class Folder:
         tell(f"{Path(name).stem}: done before ({name}); --fresh does it again")
         return True
 
+    def set_aside(self, name: str) -> None:
+        """The first rank moves a file into before-fresh/, if it is there."""
+        if ranks.rank() == 0 and (self / name).is_file():
+            (self / ASIDE).mkdir(exist_ok=True)
+            os.replace(self / name, self / ASIDE / name)
+
     def save(self, name: str, content: dict, settings: dict) -> None:
         """The first rank writes the file; the others wait for it."""
         if ranks.rank() == 0:
@@ -94,13 +101,18 @@ class Folder:
 
 
 def set_aside(folder: Path, names: list[str], launch: str) -> None:
-    """Move the files of these names or patterns into before-fresh/, where they replace older ones.
+    """Move the files of these names or patterns into before-fresh/, where they replace older ones;
+    if a trained model moves, all older ones of these patterns, or they would be mixed.
 
     So nothing of an earlier run can be taken for a result of this one. If the process is killed
     halfway, the next start moves the rest (`finish_setting_aside`). When torchrun restarts,
     `is_set_aside` says that it is done.
     """
     present = sorted({path.name for name in names for path in folder.glob(name) if path.is_file()})
+    if any(MODEL.fullmatch(name) for name in present):
+        for older in {path for name in names for path in (folder / ASIDE).glob(name)}:
+            if older.name not in present:
+                older.unlink()
     if present:
         checkpoints.save_json(folder / MARK, present)
         finish_setting_aside(folder)

@@ -137,6 +137,45 @@ def test_weights_that_have_seen_val_photos_are_refused(weights, tmp_path, capsys
     labelled(tmp_path / "val.csv", range(3, 6), ["cat", "dog"])
     sentence = refused(capsys, options)
     assert f"{first} was trained on 1 of the 3 val photos" in sentence
+    # What the first model saw, the one that started from it has seen, too.
+    sentence = refused(capsys, [*options[:-3], "--evaluate", f"{tmp_path}/second/backbone.pt"])
+    assert "second/backbone.pt was trained on 1 of the 3 val photos" in sentence
+
+
+def test_fresh_does_not_move_the_weights_it_starts_from(weights, tmp_path, capsys):
+    own_photos(tmp_path / "photos", range(6))
+    labelled(tmp_path / "train.csv", range(4), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(4, 6), ["cat", "dog"])
+    out = tmp_path / "out"
+    assert run.main(own_options(tmp_path, out, weights)) == 0
+    (out / "before-fresh").mkdir()
+    for start in (out / "backbone.pt", out / "before-fresh/backbone.pt"):
+        start.write_bytes((out / "backbone.pt").read_bytes())
+        sentence = refused(capsys, own_options(tmp_path, out, start))
+        assert f"--fresh would move --weights {start} away" in sentence
+        assert start.is_file()
+
+
+def test_a_fresh_run_that_was_killed_in_its_features_resumes_without_fresh(
+    weights, tmp_path, monkeypatch
+):
+    own_photos(tmp_path / "photos", range(6))
+    labelled(tmp_path / "train.csv", range(4), ["cat", "dog"])
+    labelled(tmp_path / "val.csv", range(4, 6), ["cat", "dog"])
+    options = own_options(tmp_path, tmp_path / "out", weights)
+    assert run.main(options) == 0
+    before = (tmp_path / "out/features.pt").read_bytes()
+    *larger, fresh = [*options[:-1], "--image-size", "64", options[-1]]
+    with monkeypatch.context() as patch:
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(features.FeatureStore, "compute", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.main([*larger, fresh])
+    assert (tmp_path / "out/before-fresh/features.pt").read_bytes() == before
+    assert run.main(larger) == 0
 
 
 def own_photos(folder, numbers):

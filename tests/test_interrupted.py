@@ -301,6 +301,17 @@ def test_what_fresh_will_redo_is_nowhere_in_the_folder_after_a_kill(
     }
 
 
+def test_what_is_set_aside_is_of_one_run(demo, finished, out):
+    # B trains a backbone and stops before eval; then C begins: before-fresh/ holds B alone.
+    assert run.main(argv(demo, out, "--phase backbone --fresh --seed 1")) == 0
+    assert run.main(argv(demo, out, "--phase backbone eval --fresh --seed 2")) == 0
+    moved = {path.name for path in (out / "before-fresh").iterdir()}
+    assert {name for name in moved if "backbone" in name} == {"backbone.pt"}
+    assert not moved & {"verdict.json", "results.md", "labels.csv"}
+    assert {path.name for path in out.glob("*.pt")} == {"backbone.pt", "embeddings.pt"}
+    assert (out / "results.md").is_file()  # no GCN of the old backbone kept eval from it
+
+
 @pytest.mark.parametrize(("launch", "done"), [("", False), ("first", False), ("second", True)])
 def test_a_restart_of_torchrun_sets_aside_what_its_lost_start_did_not(
     demo, out, monkeypatch, launch, done

@@ -241,7 +241,10 @@ def test_a_file_of_val_photos_that_are_gone_is_refused_with_the_way_out(tmp_path
     kept.write_text(json.dumps(["cat/1.png", "cat/gone.png"]))
     sentence = refused(capsys, arguments(tmp_path / "out", tmp_path / "p"))
     assert f"{kept}: 1 of the 2 photos held out are not among those of {tmp_path}/p" in sentence
-    assert "cat/gone.png; put them and their labels back, or remove val-photos.json" in sentence
+    assert (
+        "cat/gone.png; put them and their labels back, or remove their names from val-photos.json"
+        in sentence
+    )
 
 
 def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
@@ -276,6 +279,26 @@ def test_pictures_that_a_run_made_among_the_photos_are_no_photos(tmp_path):
     split = own_photos.read(str(tmp_path), None, tmp_path / "runs/own")
     assert split.classes == ["cat", "dog"]
     assert own_photos.read(str(tmp_path), None, tmp_path / "elsewhere").classes[-1] == "runs"
+
+
+def test_pictures_of_other_runs_and_of_predict_are_no_photos(tmp_path, capsys):
+    write_photos(tmp_path, **{"cat/a.png": 0, "dog/b.png": 1, "old/curves.png": 2})
+    write_photos(tmp_path, **{"tagged/cat/a.png": 3, "old/before-fresh/graph.png": 4})
+    for name in ("old/args.json", "old/lock", "tagged/predictions.jsonl"):
+        (tmp_path / name).touch()
+    split = own_photos.read(str(tmp_path), None)
+    assert (split.classes, len(split)) == (["cat", "dog"], 2)
+    assert "left out 3 pictures of run.py and predict.py: old, tagged" in capsys.readouterr().out
+
+
+def test_a_val_photo_may_move_to_the_folder_of_another_label(tmp_path, capsys):
+    write_photos(tmp_path, **{f"{'cat' if i % 2 else 'dog'}/{i}.png": i for i in range(10)})
+    kept = tmp_path.parent / f"{tmp_path.name}-kept.json"
+    kept.write_text('["cat/1.png", "dog/2.png"]')
+    (tmp_path / "cat/1.png").rename(tmp_path / "dog/1.png")
+    _, val = own_photos.load(str(tmp_path), None, None, None, kept)
+    assert [os.path.relpath(path, tmp_path) for path in val.paths] == ["dog/1.png", "dog/2.png"]
+    assert "than before: cat/1.png is now dog/1.png\n" in capsys.readouterr().out
 
 
 def test_a_val_photo_may_be_copied_into_a_second_folder(tmp_path):

@@ -520,10 +520,13 @@ def test_of_a_runs_folder_the_model_of_the_verdict_or_the_highest_mAP_is_used(
         assert "run --phase eval first" in errors
         (run / f"metrics-{name}.json").write_text(json.dumps({"mAP": mAP}))
     assert f"{run}/gcn-image.pt: the model of the highest mAP on val, 60.50" in used()
+    all_three = {"backbone.pt": {}, "gcn-image.pt": {}, "gcn-pca.pt": {}}
     for use in ("gcn-random.pt", "../photos/a.png", 5, None):  # not there, or not one of them
-        (run / "verdict.json").write_text(json.dumps({"use": use}))
+        (run / "verdict.json").write_text(json.dumps({"use": use, "models": all_three}))
         assert "highest mAP" in used()
-    (run / "verdict.json").write_text('{"use": "backbone.pt"}')
+    (run / "verdict.json").write_text(json.dumps({"use": "backbone.pt", "models": {}}))
+    assert "highest mAP" in used()  # it does not know the others
+    (run / "verdict.json").write_text(json.dumps({"use": "backbone.pt", "models": all_three}))
     assert f"{run}/backbone.pt: the model to use, as verdict.json says" in used()
     (run / "verdict.json").write_text("{")
     assert "verdict.json is not valid JSON" in used(code=2)

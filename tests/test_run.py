@@ -263,13 +263,17 @@ def test_a_released_file_or_one_of_ours_is_evaluated_as_it_stands(demo, finished
     names |= {"labels-evaluated.csv", "verdict-evaluated.json"}
     assert {path.name for path in out.iterdir()} == names
     all_of_val = scores_of(finished, "backbone")[1].any(0).sum()
+    demo_targets = demo_split(demo, "train2014").targets
     for threshold, count in ((0, all_of_val), (1, 0)):  # the ends are probabilities, too
         checkpoint = torch.load(finished / "backbone.pt", weights_only=True)
         torch.save(checkpoint | {"threshold": threshold}, tmp_path / "end.pt")
         assert run.main(argv(demo, out, "--evaluate", tmp_path / "end.pt")) == 0
         rows = [*csv.DictReader((out / "labels-evaluated.csv").open(encoding="utf-8-sig"))]
         assert sum(float(row["recall"] or 0) > 0 for row in rows) == count
-        assert {row["training photos"] for row in rows} == {""}  # this run knows no others' photos
+    assert sum(int(row["training photos"]) for row in rows) == demo_targets.sum()
+    assert run.main(argv(demo, out, "--evaluate", finished / "backbone.pt", "--limit 9")) == 0
+    rows = [*csv.DictReader((out / "labels-evaluated.csv").open(encoding="utf-8-sig"))]
+    assert {row["training photos"] for row in rows} == {""}  # it was trained on others
 
 
 @pytest.mark.parametrize(("recipe", "peak", "last"), [("asl", 7, 39), ("cycle", 5.3, 20)])
