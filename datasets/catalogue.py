@@ -98,7 +98,7 @@ def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
     if where["val_photos"] or where["val_labels"]:
         train, val = own_photos.load(root, **where)  # nothing is drawn, so nothing is written
         return {"train": train, "val": val}
-    return {"photos": own_photos.read(root, where["labels"], where["kept"].parent)}
+    return {"photos": own_photos.read(root, where["labels"])}
 
 
 def used_part(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:

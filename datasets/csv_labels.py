@@ -13,6 +13,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from runtime import reading
 from runtime.photo_names import PhotoFolder, decoded, has_photo_suffix
 from runtime.terminal import brief, counted, printable, tell
 
+FOREIGN_TICKS = set(
+    "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐".split()
+)
 YES, NO = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
 NUMBERS = {"0", "1", "0.0", "1.0"}  # ticks, or the numbers of two classes
 # What pandas, NumPy, spreadsheets and data bases write where there is nothing.
@@ -33,8 +37,11 @@ NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
 GENERIC = set("label labels tag tags class classes category categories target targets y".split())
 GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
 SEPARATORS = ";|,"  # of tags; a file's own is the first of these that it has
+ANY_SEPARATOR = "[;|,/\t\u00a0\u060c\u3001\uff0c\uff1b\uff5c]"  # of any keyboard
 FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
 FORM += " label and no other column"
+
+VECTOR = "this may be a row of ticks, but the labels are not named"
 
 # What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -161,7 +168,12 @@ def split_header(table: Table, photos: PhotoFolder) -> Table:
         is_photo = is_in(photos)  # names without suffixes, as Kaggle has them
     table.photo = photo_column(table, is_photo)
     first, *rest = table.rows
-    if is_photo(first[table.photo]) or (rest and repeats_labels(first, rest, table.photo)):
+    is_there = os.path.isfile(os.path.join(photos.folder, first[table.photo]))
+    if (
+        is_there
+        or is_photo(first[table.photo])
+        or (rest and repeats_labels(first, rest, table.photo))
+    ):
         return table
     return Table(table.path, first, rest, table.numbers[1:], table.photo)
 
@@ -194,6 +206,8 @@ def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
             f"{brief(table.rows[-1])}; expected a file name such as a.jpg in every row"
         )
     columns = [j for j, count in enumerate(counts) if count == most]
+    if is_photo is not is_photo_name:  # of names without a suffix, some photos may be missing
+        columns = [j for j, count in enumerate(counts) if 2 * count >= most]
     if len(columns) > 1:  # class numbers may be names of photos too; photos differ in every row
         distinct = [j for j in columns if len({row[j] for row in body}) == len(body)]
         if distinct:
@@ -261,6 +275,13 @@ def holds_ticks(table: Table) -> bool:
     if len(table.labels) > 1 and not_ticks:
         raise table.doubt(*not_ticks[0], FORM)
     if not_ticks:
+        values = {table.rows[i][j].lower() for i, j in places}
+        if (
+            table.header
+            and not is_generic(table.header[table.labels[0]])
+            and values <= FOREIGN_TICKS
+        ):
+            raise table.doubt(*places[0], "for ticks write 1 and 0")
         return False
     if table.header is None:
         problem = (
@@ -308,6 +329,10 @@ def tags(table: Table) -> list[set[str]]:
     separator = separator_of(
         table, [cell for cell, listed in zip(cells, items, strict=True) if listed is None]
     )
+    split = [re.split(separator, cell) for cell in cells if cell]
+    if are_ticks([[piece.strip() for piece in pieces] for pieces in split]):
+        row = next(i for i, cell in enumerate(cells) if cell)
+        raise table.doubt(row, column, f"{VECTOR}; write one column per label")
     labels = []
     for i, cell in enumerate(cells):
         pieces = re.split(separator, cell) if items[i] is None else items[i]
@@ -353,16 +378,20 @@ def check_no_vectors(table: Table, items: list[list[str] | None]) -> None:
     number twice, or if all have one length and hold only 0 and 1."""
     lists = {i: each for i, each in enumerate(items) if each and all(map(is_number, each))}
     doubtful = [i for i, each in lists.items() if len(set(each)) < len(each)]
-    lengths = {len(each) for each in lists.values()}
-    if len(lengths) == 1 and lengths != {1}:
-        if all(set(each) <= NUMBERS for each in lists.values()):
-            doubtful = list(lists)
+    if are_ticks(list(lists.values())):
+        doubtful = list(lists)
     if doubtful:
         raise table.doubt(
             doubtful[0],
             table.labels[0],
-            "this may be a row of ticks, but the labels are not named; write one column per label",
+            f"{VECTOR}; write one column per label",
         )
+
+
+def are_ticks(lists: list[list[str]]) -> bool:
+    """Whether lists of numbers have one length, above 1, and hold only 0 and 1."""
+    lengths = {len(each) for each in lists}
+    return len(lengths) == 1 and lengths != {1} and all(set(each) <= NUMBERS for each in lists)
 
 
 def is_number(text: str) -> bool:
@@ -373,6 +402,11 @@ def separator_of(table: Table, texts: list[str]) -> str:
     """A pattern for what separates the tags of a cell: the first of ; | , that the file has, or
     blanks if all tags are numbers; a line break always. An error if blanks may be within labels as
     well as between them."""
+    (column,) = table.labels
+    filled = [text for text in texts if text]
+    if filled and all(re.fullmatch(r"-?\d+,\d+", text) for text in filled):
+        row = next(i for i, each in enumerate(table.rows) if each[column] == filled[0])
+        raise table.doubt(row, column, "a decimal comma, or two classes? write 1 or 1;0")
     for separator in SEPARATORS:
         if any(separator in text for text in texts):
             return f"[\n{separator}]"
@@ -381,8 +415,8 @@ def separator_of(table: Table, texts: list[str]) -> str:
     several = [text for text in texts if re.search(r"\S +\S", text)]
     photos = [row[table.photo] for row in table.rows]
     words = {word for text in texts for word in text.split()}
-    if several and len(set(photos)) == len(photos) and len(words) <= len(set(texts) - {""}):
-        (column,) = table.labels
+    repeated = len(photos) - len(set(photos))  # rows of photos that have one label in each
+    if several and repeated < len(several) and len(words) <= len(set(texts) - {""}):
         row = next(i for i, each in enumerate(table.rows) if each[column] == several[0])
         raise table.doubt(
             row, column, 'one label or several? write "cat; dog" for several, ["cat dog"] for one'
@@ -401,7 +435,7 @@ def check_one_separator(table: Table, labels: list[set[str]], split: list[bool])
     known = set().union(*labels)
     for i, names in enumerate(labels):
         for name in names:
-            pieces = [piece.strip() for piece in re.split("[;|,]", name)]
+            pieces = [piece.strip() for piece in re.split(ANY_SEPARATOR, name)]
             if split[i] and len(pieces) > 1 and known.issuperset(pieces):
                 raise table.doubt(
                     i,

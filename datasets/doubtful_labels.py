@@ -49,7 +49,7 @@ def almost_equal_names(photos_of: dict[str, int]) -> list[str]:
     labels of few photos that may be misspelt."""
     letters_of, names_of = {}, defaultdict(list)
     for name in photos_of:
-        letters = re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name).casefold()
+        letters = re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name.strip()).casefold()
         letters_of[name] = re.sub("e?s$", "", letters) or letters
         names_of[letters_of[name]].append(name)
     groups = [names for names in names_of.values() if len(names) > 1]

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import re
 from collections import Counter, defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -19,9 +19,15 @@ from datasets.label_files import as_split, read_labels
 from runtime import checkpoints, ranks, reading
 from runtime.photo_names import PART, PhotoFolder
 from runtime.reading import PHOTO, composed
-from runtime.terminal import listed, tell
+from runtime.terminal import listed, printable, tell
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
+PART_OF_A_DATA_SET = re.compile(  # the name of a folder that is no label beside others of the kind
+    r"((seg|img|images?|data|my|new|the)[_\W])?"
+    r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation|pred|unlabell?ed)\d*"
+    r"([_\W]?(set|data|images?|imgs?|split|photos?))?",
+    re.I,
+)
 COPY = re.compile(r"(.+)\.rf\.[^./]+\.\w+")  # Roboflow's names of what it makes from one photo
 
 
@@ -31,13 +37,16 @@ def load(
     """Train and val, upright by EXIF. If val has no files of its own, a fifth of the photos is held
     out and named in `kept`; if that file is there already, val is the photos that it names."""
     if val_photos:
-        return read(photos, labels, kept.parent), read(val_photos, val_labels, kept.parent)
-    inside = photos_in(photos, kept.parent)
+        return read(photos, labels), read(val_photos, val_labels)
+    inside = photos_in(photos)
     if val_labels:
         split, val = labelled(photos, labels, inside), labelled(photos, val_labels, inside)
         if labels:
             tell_unnamed(photos, inside, split.paths + val.paths, f"{labels} or {val_labels}")
-        return split, val
+            return split, val
+        held = np.isin(split.paths, val.paths)  # (M,)
+        tell(f"train: left out {held.sum():,} of {len(split):,} photos, the val photos")
+        return split.select(np.flatnonzero(~held)), val
     split = labelled(photos, labels, inside, prefer=names_in(kept))
     if labels:
         tell_unnamed(photos, inside, split.paths, labels)
@@ -70,40 +79,21 @@ def load(
     return split.select(np.flatnonzero(~held & ~copies)), split.select(np.flatnonzero(held))
 
 
-def read(photos: str, labels: str | None, out: Path | None = None) -> data.Split:
-    """The photos of a folder that a label file names; without one, all, labelled by folder. What is
-    in the run's own folder `out` is no photo."""
-    inside = photos_in(photos, out)
+def read(photos: str, labels: str | None) -> data.Split:
+    """The photos of a folder that a label file names; without one, all, labelled by folder."""
+    inside = photos_in(photos)
     split = labelled(photos, labels, inside)
     if labels:
         tell_unnamed(photos, inside, split.paths, labels)
     return split
 
 
-def photos_in(photos: str, out: Path | None) -> list[str]:
-    """The names of all photos of a folder, without the pictures in `out`, in other runs' folders
-    and in those of predict.py --save; tells what is left out."""
+def photos_in(photos: str) -> list[str]:
+    """The names of all photos of a folder; tells what else is there."""
     inside, left_out = reading.walk(photos)
     if left_out:
         tell(f"{photos}: left out {left_out}, which are not read as photos")
-    folders = {parent.as_posix() for name in inside for parent in PurePosixPath(name).parents}
-    made = [name for name in folders - {"."} if holds_made_pictures(Path(photos, name), out)]
-    below = tuple(f"{name}/" for name in made)
-    kept = [name for name in inside if not name.startswith(below)]
-    if len(kept) < len(inside):
-        count = len(inside) - len(kept)
-        tell(
-            f"{photos}: left out {count:,} pictures of run.py and predict.py{listed(sorted(made))}"
-        )
-    return kept
-
-
-def holds_made_pictures(folder: Path, out: Path | None) -> bool:
-    """Whether a folder is this run's own, another run's, or one of predict.py --save."""
-    if out is not None and folder.resolve() == out.resolve():
-        return True
-    of_a_run = (folder / "args.json").is_file() and (folder / "lock").is_file()
-    return of_a_run or (folder / "predictions.jsonl").is_file()
+    return inside
 
 
 def labelled(
@@ -142,8 +132,15 @@ def from_folders(photos: str, inside: list[str], prefer: set[str]) -> data.Split
             f"{photos}: {twice:,} of {len(inside):,} photos are copies of others, byte for byte; "
             "their labels are united"
         )
+    below = {name.split("/")[1] for name in inside if name.count("/") > 1}
+    tops = {name.split("/")[0] for name in inside if "/" in name}
+    if len(tops) == 1 and len(below) > 1:
+        raise ValueError(
+            f"{photos} holds all photos in {printable(min(tops), 40)}, in {len(below)} folders; "
+            "pass that one as --photos, if the folders in it are the labels"
+        )
     split = as_split(rows, None, PhotoFolder(photos), photos)
-    parts = [name for name in split.classes if PART.fullmatch(name)]
+    parts = [name for name in split.classes if PART_OF_A_DATA_SET.fullmatch(name)]
     if len(parts) > 1 or parts == split.classes:
         raise ValueError(
             f"{photos} holds the folders {' and '.join(parts)}, which are parts of a data set, not "

@@ -20,7 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -225,7 +225,8 @@ def orientation(image: Image.Image) -> int:
 
 def walk(folder: str | Path) -> tuple[list[str], str]:
     """The paths in a folder of all photos in and below it, and a text that counts the other files
-    by kind. Hidden files do not count. A folder that cannot be read is an OSError.
+    by kind. Hidden files do not count. The pictures that run.py and predict.py --save have made in
+    folders of their own are no photos. A folder that cannot be read is an OSError.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{printable(folder, 200)} is not a folder of photos")
@@ -238,11 +239,31 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
             photos.append(path)
         else:
             others[suffix or "without suffix"] += 1
-    photos.sort(key=lambda path: path.split("/"))
+    made = sorted(name for name in folders_of(photos) if holds_made_pictures(Path(folder, name)))
+    below = tuple(f"{name}/" for name in made)
+    if pictures := {path for path in photos if path.startswith(below)}:
+        others[f"pictures made by this program, in {', '.join(made[:3])}"] = len(pictures)
+    photos = sorted(set(photos) - pictures, key=lambda path: path.split("/"))
     text = ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
+    if len(others) > 5:
+        text += ", ..."
     if ".heic" in others:
         text += f" ({HEIC})"
     return photos, text
+
+
+def folders_of(paths: list[str]) -> set[str]:
+    """The folders that these paths lead through, all of them below the root."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    for name in list(folders):
+        folders.update(str(parent) for parent in PurePosixPath(name).parents)
+    return folders - {"", "."}
+
+
+def holds_made_pictures(folder: Path) -> bool:
+    """Whether a folder is one of run.py's --out or of predict.py's --save."""
+    is_of_a_run = (folder / "args.json").is_file() and (folder / "lock").is_file()
+    return is_of_a_run or (folder / "predictions.jsonl").is_file()
 
 
 def files_in(root: str) -> Iterable[tuple[str, str]]:

@@ -52,6 +52,7 @@ def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys
 @pytest.mark.parametrize(
     ("photos", "pairs"),
     [
+        ({"dog": 9, "dog ": 9}, ["dog 9 / dog  9"]),  # a blank too many
         ({"giraffe": 30, "girafe": 2, "zebra": 9}, ["girafe 2 / giraffe 30"]),  # a letter too few
         ({"giraffe": 30, "girrafe": 1}, ["girrafe 1 / giraffe 30"]),  # two letters swapped
         ({"giraffe": 30, "geraffe": 0}, ["geraffe 0 / giraffe 30"]),  # another letter

@@ -172,6 +172,18 @@ def test_class_numbers_that_are_names_of_photos_too(read):
     assert shown == {"0.jpg": {"1"}, "1.jpg": {"0"}, "2.jpg": {"0"}}
 
 
+def test_a_missing_photo_does_not_make_class_numbers_the_names(read):
+    photos = [f"{i}.png" for i in range(12) if i != 5]
+    shown, _ = read("id,label\n" + "".join(f"{i},{i % 3}\n" for i in range(12)), photos)
+    assert shown == {(f"{i}.png" if i != 5 else "?5"): {str(i % 3)} for i in range(12)}
+
+
+def test_a_first_row_that_names_a_file_of_the_folder_is_no_header(read):
+    photos = ["a.CR2", "b.jpg", "c.jpg"]
+    shown, _ = read("a.CR2,cow\nb.jpg,dog\nc.jpg,cat\n", photos)
+    assert shown == {"a.CR2": {"cow"}, "b.jpg": {"dog"}, "c.jpg": {"cat"}}
+
+
 def test_a_photo_without_suffix_that_is_missing_is_no_header(read):
     assert read("gone,cat\nb,dog\nc,cat\n", ABC)[0] == {
         "?gone": {"cat"},
@@ -217,6 +229,12 @@ WIDE = "file," + ",".join(f"label {j}" for j in range(200)) + "\n"
         ("a.jpg,cat,dog\nb.jpg,cat\n", "row 2 has 2 cells (['b.jpg', 'cat']), expected 3"),
         ("file,tags\na.jpg," + "x" * 2000, "expected a text, not blank, of at most 1,000 charact"),
         ("a.jpg,dog\nab\0c.jpg,cat\n", "photo[1] is 'ab\\x00c.jpg', expected the path of a photo"),
+        ("file,tags\na.jpg,1 0 0\nb.jpg,0 1 0\nc.jpg,0 0 1\n", "'1 0 0'; this may be a row of t"),
+        ("file;class\na.jpg;1,0\nb.jpg;2,0\n", "'1,0'; a decimal comma, or two classes?"),
+        ("file,tags\na.jpg,scab rust\nb.jpg,rust scab\nb.jpg,rust scab\nc.jpg,rust\n",
+         "'scab rust'; one label or several?"),
+        ("file,tags\na.jpg,\u732b\uff0c\u72d7\nb.jpg,\u72d7\nc.jpg,\u732b\n", "may be 2 labels"),
+        ("file,cat\na.jpg,WAHR\nb.jpg,FALSCH\n", "'WAHR'; for ticks write 1 and 0"),
         (b"file,tags\na.jpg,t\xe9\n", "line 2: it is not in UTF-8"),
     ],
 )  # fmt: skip

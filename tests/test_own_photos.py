@@ -274,13 +274,6 @@ def test_a_run_does_not_write_over_what_it_reads(tmp_path, capsys):
     assert (tmp_path / "labels.csv").read_text().startswith("cat/a.png")
 
 
-def test_pictures_that_a_run_made_among_the_photos_are_no_photos(tmp_path):
-    write_photos(tmp_path, **{"cat/a.png": 0, "dog/b.png": 1, "runs/own/curves.png": 2})
-    split = own_photos.read(str(tmp_path), None, tmp_path / "runs/own")
-    assert split.classes == ["cat", "dog"]
-    assert own_photos.read(str(tmp_path), None, tmp_path / "elsewhere").classes[-1] == "runs"
-
-
 def test_pictures_of_other_runs_and_of_predict_are_no_photos(tmp_path, capsys):
     write_photos(tmp_path, **{"cat/a.png": 0, "dog/b.png": 1, "old/curves.png": 2})
     write_photos(tmp_path, **{"tagged/cat/a.png": 3, "old/before-fresh/graph.png": 4})
@@ -288,7 +281,44 @@ def test_pictures_of_other_runs_and_of_predict_are_no_photos(tmp_path, capsys):
         (tmp_path / name).touch()
     split = own_photos.read(str(tmp_path), None)
     assert (split.classes, len(split)) == (["cat", "dog"], 2)
-    assert "left out 3 pictures of run.py and predict.py: old, tagged" in capsys.readouterr().out
+    left_out = "3 pictures made by this program, in old, tagged"
+    assert left_out in capsys.readouterr().out
+    assert len(predict.find_photos([str(tmp_path)], None)) == 2
+    assert left_out in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (["training_set/cat", "test_set/cat"], "folders test_set and training_set, which are par"),
+        (["seg_train/sea", "seg_test/sea"], "folders seg_test and seg_train, which are parts"),
+        (["train/cat", "dev/cat"], "folders dev and train, which are parts of a data set"),
+        (["archive/cat", "archive/dog"], "holds all photos in archive, in 2 folders; pass that"),
+        (["train", "train_station"], ""),  # labels
+        (["train", "boat"], ""),
+    ],
+)
+def test_folders_that_are_parts_of_a_data_set_are_no_labels(tmp_path, folders, words):
+    write_photos(tmp_path, **{f"{folder}/{i}.png": i for i, folder in enumerate(folders)})
+    if words:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            own_photos.read(str(tmp_path), None)
+    else:
+        assert own_photos.read(str(tmp_path), None).classes == sorted(folders)
+
+
+def test_val_photos_named_in_a_file_are_not_trained_on_where_folders_are_labels(tmp_path):
+    write_photos(tmp_path, **{f"{'cat' if i % 2 else 'dog'}/{i}.png": i for i in range(6)})
+    (tmp_path / "v.csv").write_text("cat/1.png,cat\ndog/2.png,dog\n")
+    files = None, None, f"{tmp_path}/v.csv", tmp_path / "out/kept.json"
+    train, val = own_photos.load(str(tmp_path), *files)
+    assert len(val) == 2
+    assert [os.path.relpath(path, tmp_path) for path in train.paths] == [
+        "cat/3.png",
+        "cat/5.png",
+        "dog/0.png",
+        "dog/4.png",
+    ]
 
 
 def test_a_val_photo_may_move_to_the_folder_of_another_label(tmp_path, capsys):
