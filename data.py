@@ -240,6 +240,11 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
     """
     if Path(path).suffix == ".npy":
         return torch.from_numpy(reading.read_matrix(path, len(classes))).float(), []
+    if all(re.fullmatch(r"(label )?\d+", name) for name in classes):
+        raise ValueError(
+            f"the labels are numbers ({brief(classes[0])}), which {path} has no words for; pass a "
+            ".npy file with a row for each label"
+        )
     words = [[w for w in re.split(r"[\s_-]+", composed(name.lower())) if w] for name in classes]
     wanted = {w for words_of_label in words for w in words_of_label}
     vectors = reading.read_vectors(path, wanted)

@@ -219,6 +219,7 @@ class Model(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.backbone(images)  # (B, D), F_GAP
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
         with torch.autocast(features.device.type, enabled=False):
             return self.head(features)  # (B, n)
 

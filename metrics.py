@@ -24,11 +24,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     The mean, over a label's positives, of the precision among the images that score at least as
     high.
     """
-    scores, targets = np.asarray(scores), np.asarray(targets) > 0
-    if scores.shape != targets.shape or scores.ndim != 2:
-        raise ValueError(f"scores {scores.shape}, targets {targets.shape}; expected two of (M, n)")
-    if np.isnan(scores).any():
-        raise ValueError("scores hold NaN, which has no rank; the model that made them diverged")
+    scores, targets = checked(scores, targets)
     result = np.full(scores.shape[1], np.nan)
     # Copies of the transposed: a label's scores lie together, and sort faster.
     for j, (column, positive) in enumerate(zip(scores.T.copy(), targets.T.copy(), strict=True)):
@@ -39,6 +35,19 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
             hits = len(positives) - np.searchsorted(positives, positives)  # (K,), positives among
             result[j] = np.mean(hits / retrieved)
     return result
+
+
+def checked(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and targets > 0, both (M, n); a ValueError on other shapes and on NaN."""
+    scores, targets = np.asarray(scores), np.asarray(targets) > 0
+    if scores.shape != targets.shape or scores.ndim != 2:
+        raise ValueError(f"scores {scores.shape}, targets {targets.shape}; expected two of (M, n)")
+    if np.isnan(scores).any():
+        raise ValueError(
+            "scores hold NaN, which has no rank: a photo that could not be read, or a model that "
+            "diverged"
+        )
+    return scores, targets
 
 
 def mean_average_precision(ap: np.ndarray) -> float:
@@ -54,10 +63,10 @@ def precision_recall_f1(
 
     With top_k, only the k highest scores of an image count as predicted; of equal ones, the first.
     """
-    targets = np.asarray(targets) > 0  # (M, n)
-    predicted = np.asarray(scores) > threshold  # (M, n)
+    scores, targets = checked(scores, targets)
+    predicted = scores > threshold  # (M, n)
     if top_k is not None:
-        highest = np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :top_k]  # (M, k)
+        highest = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]  # (M, k)
         within = np.zeros_like(predicted)
         np.put_along_axis(within, highest, True, axis=1)
         predicted = predicted & within
@@ -88,13 +97,14 @@ def precision_recall_f1(
 
 
 def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The probability, in steps of 0.01, whose predictions have the highest OF1. `predict.py` uses
-    it, on calibrated logits (difference 6)."""
-
-    def OF1(p: float) -> float:
-        return precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]
-
-    return max((k / 100 for k in range(1, 100)), key=OF1)
+    """The probability, in steps of 0.01, whose predictions have the highest OF1; of several, the
+    middle one. `predict.py` uses it, on calibrated logits (difference 6)."""
+    OF1 = {}
+    for k in range(1, 100):
+        p = k / 100
+        OF1[p] = precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]
+    best = [p for p in OF1 if OF1[p] == max(OF1.values())]
+    return best[len(best) // 2]
 
 
 def operating_points(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -119,7 +119,9 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
-    models = table.models(folder, splits.val, args.image_size, args.evaluate, args.backbone)
+    models = table.models(
+        folder, splits.val, args.image_size, args.evaluate, args.backbone, args.pool
+    )
     reports, logits, evaluated = {}, {}, None
     for name, (model, report) in models.items():
         part, val = part_for(model, splits.val)
@@ -785,6 +787,12 @@ def check_typed(typed: dict) -> None:
     for name, value in typed.items():
         if value == "":
             raise ValueError(f"--{name.replace('_', '-')} is empty; pass a value, or leave it out")
+    which = {"dataset", "photos", "year", "train_json", "train_images", "val_json", "val_images"}
+    if "data" in typed and not which & typed.keys():
+        raise ValueError(
+            "--data is the folder of --dataset; add --dataset coco or another, or name your own "
+            "photos with --photos"
+        )
     own = {"photos", "labels", "val_photos", "val_labels"} & typed.keys()
     coco_files = {"train_json", "train_images", "val_json", "val_images"} & typed.keys()
     if own and "photos" not in typed:
@@ -805,6 +813,8 @@ def check_typed(typed: dict) -> None:
         raise ValueError(
             f"--{unused[0]} has no effect with --adjacency {typed['adjacency']}; leave it out"
         )
+    if "evaluate" in typed and typed.get("phase", ["eval"]) != ["eval"]:
+        raise ValueError("--evaluate trains nothing, it is a phase of its own; leave out --phase")
     if typed.get("download") and (typed.get("dataset") != "coco" or coco_files):
         raise ValueError(
             "--download fetches COCO alone; use it with --dataset coco, without --train-json and "
@@ -828,6 +838,11 @@ def completed(args) -> dict:
         raise ValueError(
             f"--weights is what training starts from; --evaluate {args.weights} tests a model"
         )
+    if values["weights"].startswith("timm:") and values["weights"] != args.backbone:
+        raise ValueError(
+            f"--weights {values['weights']} are those of --backbone {values['weights']}; name the "
+            "same model in both"
+        )
     if args.freeze and values["weights"] == "none":
         raise ValueError(
             f"a frozen {args.backbone} would keep its random weights; choose other --weights, or "
@@ -835,6 +850,11 @@ def completed(args) -> dict:
         )
     if "word" in args.nodes and not args.glove and "gcn" in values["phase"]:
         raise ValueError("--nodes word needs --glove FILE, word vectors as GloVe text or .npy")
+    if args.freeze and args.backbone_lr != defaults_of(OPTIONS)["backbone_lr"]:
+        raise ValueError(
+            "--backbone-lr has no effect on a frozen backbone; leave it out, or train all weights: "
+            "leave out --freeze (with --photos: --recipe paper)"
+        )
     if args.unit_features and not args.freeze:
         raise ValueError("--unit-features needs --freeze: a trained backbone scales its features")
     return values

@@ -206,10 +206,10 @@ def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]
     return model.eval(), checkpoint
 
 
-def load_released(name: str, path: str, classes: list[str]) -> iml_gcn.Model:
+def load_released(name: str, pool: str, path: str, classes: list[str]) -> iml_gcn.Model:
     """A released file with its classifier as a Model in eval mode; its labels are taken to be
     `classes` in their order (ASL's COCO files)."""
-    backbone = build(name, "avg")
+    backbone = build(name, pool)
     state = load_weights(backbone, path)
     head = nn.Linear(backbone.num_features, len(classes), bias="bias" in state)
     try:

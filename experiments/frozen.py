@@ -223,6 +223,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def features(options, held_out: int | None = None) -> Task:
     """run.py's features of its photos; val is a draw of a fifth of the training ones if wanted."""
+    if not options.glove:
+        raise ValueError("F_W needs --glove FILE, word vectors as GloVe text or .npy, after --")
     options = run.on_device(options)
     options.out.mkdir(parents=True, exist_ok=True)
     splits = run.load_data(options)

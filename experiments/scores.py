@@ -53,9 +53,8 @@ def work(args) -> None:
         half = stratified(task.val.targets, 0.5, seed)  # (M,)
         return measured(logits, task.val.targets, ~half if fold else half)
 
-    evidence.fill(
-        args.csv, trained, args.run_options, head=args.settings, seed=args.seeds, fold=(0, 1)
-    )
+    inputs = [*args.run_options, task.train.id(), task.val.id()]
+    evidence.fill(args.csv, trained, inputs, head=args.settings, seed=args.seeds, fold=(0, 1))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from pathlib import Path
 
 coco, subset = Path(sys.argv[1] if len(sys.argv) == 2 else ""), Path("subset")
 files = [coco / f"annotations/instances_{name}2014.json" for name in ("train", "val")]
-if not files[1].is_file():
-    sys.exit(f"error: no {files[1]}; pass the folder COCO 2014 was unpacked in")
+for file in files:
+    if not file.is_file():
+        sys.exit(f"error: no {file}; pass the folder COCO 2014 was unpacked in")
 with open(Path(__file__).with_name("results") / "photos.csv") as file:
     split = {int(row["id"]): row["split"] for row in csv.DictReader(file)}
 official = [json.loads(file.read_text(encoding="utf-8")) for file in files]

@@ -53,7 +53,7 @@ PUBLISHED = {  # data set, as `run.title_of` names it -> label, parameters, mAP,
 
 
 def models(
-    folder: Folder, val: data.Split, image_size: int, path: str | None, backbone: str
+    folder: Folder, val: data.Split, image_size: int, path: str | None, backbone: str, pool: str
 ) -> dict[str, tuple[Model, dict]]:
     """Name -> model and the start of its report: those of a run, or the one of `path`.
 
@@ -69,7 +69,7 @@ def models(
     loaded, first_settings, first_backbones = {}, {}, ()
     for name in names:
         file = path or folder / f"{name}.pt"
-        model, checkpoint = load(file, folder, image_size, backbone, released=bool(path))
+        model, checkpoint = load(file, folder, image_size, backbone, pool, released=bool(path))
         settings = checkpoint.get("settings")
         if not isinstance(settings, dict):  # of a released file, or a crafted one
             settings = {}
@@ -91,12 +91,12 @@ def models(
 
 
 def load(
-    file: str | Path, folder: Folder, image_size: int, backbone: str, released: bool
+    file: str | Path, folder: Folder, image_size: int, backbone: str, pool: str, released: bool
 ) -> tuple[Model, dict]:
     """A model of ours for these labels and this image size, and its checkpoint. With `released`,
-    the file may also be a released one for `backbone`."""
+    the file may also be a released one for `backbone` with `pool`."""
     if released and "classes" not in checkpoints.read_checkpoint(fetch_weights(file)):
-        model = load_released(backbone, file, folder.classes)
+        model = load_released(backbone, pool, str(file), folder.classes)
         return model, {"classes": folder.classes, "image_size": image_size}
     model, checkpoint = load_checked(file, backbone)
     expected = {}

@@ -44,7 +44,8 @@ def read_checkpoint(path: str | Path) -> dict:
         if refused:
             raise ValueError(
                 f"{path} holds {printable(refused[1])} besides its tensors, and objects are not "
-                "read, as they can run code; if you trust its author, save the weights alone: "
+                "read, as they can run code; if you trust its author, save the weights (of a whole "
+                "network, its state_dict()) alone: "
                 'torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pth")'
             ) from error
         raise ValueError(

@@ -59,7 +59,9 @@ def nearest(name: str, names: tuple[str, ...]) -> str | None:
     for known in names:
         if sorted(known[2:].split("-")) == words:
             return known
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+    known = {each[2:]: each for each in (*names, "--help", "--help-all")}
+    close = difflib.get_close_matches(name[2:].replace("_", "-"), known, n=1)
+    return known[close[0]] if close else None
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

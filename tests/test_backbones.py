@@ -234,6 +234,16 @@ def test_resnet_normalises_with_imagenets_mean_and_deviation():
     assert seen[0][0, :, 5, 7].tolist() == pytest.approx([0, 1, -1], abs=1e-6)
 
 
+def test_the_head_computes_in_float32_whatever_a_backbone_gives():
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1))
+    plain.append(torch.nn.Flatten())  # in bfloat16 under autocast, as timm's networks
+    model = iml_gcn.Model(plain, iml_gcn.linear_head(8, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.rand(2, 3, 9, 9))
+    assert logits.dtype == torch.float32
+    logits.sum().backward()
+
+
 @pytest.mark.parametrize("make", SMALL)
 def test_pooling_is_over_a_map_of_a_32nd_of_the_image_at_any_size(make):
     for H, W in [(64, 96)] if make is tresnet.tresnet_tiny else [(20, 30), (75, 101)]:

@@ -251,6 +251,13 @@ def test_a_progress_line_with_nothing_done_yet_has_no_rate(monkeypatch, capsys):
     assert progress.close().startswith("0.0 images/s")
 
 
+@pytest.mark.parametrize("name", ["label {}", "{}"])
+def test_numbers_have_no_word_vectors(tmp_path, name):
+    (tmp_path / "glove.txt").write_text("label 1 2\n0 3 4\n1 5 6\n")
+    with pytest.raises(ValueError, match=r"the labels are numbers .*; pass a \.npy file"):
+        data.load_glove(tmp_path / "glove.txt", [name.format(k) for k in range(2)])
+
+
 def test_a_rank_chooses_its_gpu_before_it_touches_one(monkeypatch):
     calls = []
 

@@ -26,11 +26,19 @@ def test_a_label_without_positives_has_no_ap_and_is_left_out_of_the_mean():
     assert np.isnan(metrics.mean_average_precision(ap[1:]))
 
 
-def test_scores_without_a_rank_are_refused():
+@pytest.mark.parametrize("metric", [metrics.average_precision, metrics.precision_recall_f1])
+def test_scores_without_a_rank_and_of_other_shapes_are_refused(metric):
     with pytest.raises(ValueError, match="NaN"):
-        metrics.average_precision(np.array([[0.1], [np.nan]]), np.array([[1], [0]]))
-    with pytest.raises(ValueError, match=r"expected two of \(M, n\)"):
-        metrics.average_precision(np.array([0.1, 0.2]), np.array([1, 0]))
+        metric(np.array([[0.1], [np.nan]]), np.array([[1], [0]]))
+    for scores, targets in (([0.1, 0.2], [1, 0]), ([[0.1], [0.2]], [1, 0])):
+        with pytest.raises(ValueError, match=r"expected two of \(M, n\)"):
+            metric(np.array(scores), np.array(targets))
+
+
+def test_of_thresholds_that_are_equally_good_the_middle_one_is_used():
+    right, wrong = np.log(0.93 / 0.07), np.log(0.005 / 0.995)
+    logits, targets = np.array([[right, wrong], [wrong, right]]), np.eye(2)
+    assert metrics.best_threshold(logits, targets) == 0.47  # of 0.01 to 0.92
 
 
 def test_operating_points_count_what_is_above_each_threshold():

@@ -360,6 +360,7 @@ def test_of_one_folder_with_two_label_files_the_photos_in_neither_are_told(tmp_p
     ("options", "words"),
     [
         (["--photos", "p", "--val-images", "v"], "leave out --val-images"),
+        (["--data", "my-photos"], "--data is the folder of --dataset"),
         (["--photos", "p", "--labels", ""], "--labels is empty"),
         (["--train-images", "t", "--dataset", "vg500"], "--train-images is of COCO"),
     ],
