@@ -6,11 +6,12 @@
 
 Differences are taken seed by seed, and have a 95% interval over the seeds. Where the scores of the
 photos were kept, a second interval covers the luck of the photos too (`bootstrap.py`). A claim is
-"seen" if the wider interval is above 0, "not seen" if it is below 0, and "undecided" if 0 is in it.
+"seen" if both intervals are above 0, "not seen" if both are below 0, and otherwise "undecided".
 Nothing is trained here.
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from runtime import signals
 RESULTS = Path(__file__).with_name("results")
 
 # Column of the table -> its CSV; and for models that were run at more than one rate, the row to
-# take: the one at the rate and epochs that the search chose.
+# take: the one at the rate and epochs that the search chose. Of several rows, the first that has
+# seeds in common with the other model of the claim.
 COLUMNS = {
     "coco-mini, frozen": (
         "frozen-coco.csv",
@@ -38,11 +40,11 @@ COLUMNS = {
     ),
     "coco-mini, fine-tuned": (
         "finetuned-coco.csv",
-        {"direct": "direct, longer", "F_W": "F_W, not scaled"},
+        {"direct": "direct, longer", "F_W": ("F_W", "F_W, not scaled")},
     ),
     "Corel-5k, fine-tuned": (
         "finetuned-corel.csv",
-        {"direct": "direct, longer", "F_W": "F_W, not scaled"},
+        {"direct": "direct, longer", "F_W": ("F_W", "F_W, not scaled")},
     ),
 }
 CLAIMS = {  # the claim -> what is ahead, of what, and by how much on COCO in Tables 1 and 3
@@ -59,24 +61,32 @@ CLAIMS = {  # the claim -> what is ahead, of what, and by how much on COCO in Ta
 def verdict(differences: list[float], wider: tuple[float, float] | None = None) -> str:
     """The verdict in a word, the mean difference with its interval over the seeds, and the `wider`
     interval over photos and seeds, if there is one."""
-    low, high = wider or evidence.interval(differences)
+    intervals = [evidence.interval(differences)]
+    if wider:
+        intervals.append(wider)
     word = "undecided"
-    if low > 0:
+    if all(low > 0 for low, _ in intervals):
         word = "seen"
-    elif high < 0:
+    elif all(high < 0 for _, high in intervals):
         word = "not seen"
     text = f"{word}: {evidence.with_interval(differences)}"
-    return f"{text}; photos too [{low:.2f}, {high:.2f}]" if wider else text
+    return f"{text}; photos too [{wider[0]:.2f}, {wider[1]:.2f}]" if wider else text
 
 
 def over_photos(column: str, ahead: str, behind: str) -> tuple[float, float] | None:
     """The stored interval over photos and seeds of a difference; None if it was not measured."""
     for row in evidence.read(RESULTS / "photos-and-seeds.csv"):
-        heads = [row[key].split(", lr ")[0] for key in ("head", "minus")]
-        wanted = [name.replace("direct", "linear head") for name in (ahead, behind)]
+        heads = [row[key].split(", lr ")[0] for key in ("head", "minus")]  # without rate and epochs
+        direct = "linear head" if "frozen" in column else "direct, longer"
+        wanted = [direct if name == "direct" else name for name in (ahead, behind)]
         if row["data"] == column and heads == wanted:
             return float(row["low"]), float(row["high"])
     return None
+
+
+def rows_of(settings: dict, names: str | tuple[str, ...]) -> list[dict[str, float]]:
+    """The figures by seed of one row of a CSV, or of several."""
+    return [settings[name] for name in ([names] if isinstance(names, str) else names)]
 
 
 def claims() -> list[str]:
@@ -87,8 +97,9 @@ def claims() -> list[str]:
         cells = [claim, paper]
         for column, (file, names) in COLUMNS.items():
             settings = evidence.by_setting(evidence.read(RESULTS / file))
-            first, second = (settings[names.get(name, name)] for name in (ahead, behind))
-            differences = evidence.differences(first, second)
+            rows = [rows_of(settings, names.get(name, name)) for name in (ahead, behind)]
+            pairs = [evidence.differences(*pair) for pair in itertools.product(*rows)]
+            differences = next(pair for pair in pairs if len(pair) > 1)
             cells.append(verdict(differences, over_photos(column, ahead, behind)))
         lines.append(f"| {' | '.join(cells)} |")
     return lines

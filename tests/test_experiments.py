@@ -57,6 +57,7 @@ def test_a_claim_is_worded_by_its_interval():
     assert claims.verdict([1.0, 2.0, 3.0]) == "undecided: 2.00 [-0.48, 4.48]"
     wider = claims.verdict([4.0, 5.0, 6.0], (-0.5, 9.0))
     assert wider == "undecided: 5.00 [2.52, 7.48]; photos too [-0.50, 9.00]"
+    assert claims.verdict([1.0, 2.0, 3.0], (0.5, 3.5)).startswith("undecided")  # both must agree
 
 
 @pytest.mark.parametrize(
