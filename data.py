@@ -29,7 +29,7 @@ from runtime.photo_names import NAME, PhotoFolder
 from runtime.reading import LABEL, PHOTO, Kind, composed
 from runtime.terminal import brief, tell
 
-# Bytes: a split of more is known by the names and sizes of its photos, which saves minutes.
+# Bytes. The photos of a larger split are known by name and size, which saves minutes.
 MOST_READ_FOR_ID = 2 * 10**9
 
 
@@ -58,8 +58,8 @@ class Split:
 
     @functools.cached_property
     def known_by_content(self) -> bool:
-        """Whether `photo_ids` are digests of the photos' content: not in a data set that is not
-        `by_content`, nor in a split of more than 2 GB."""
+        """Whether `photo_ids` are digests of content: only with `by_content`, and for at most
+        2 GB."""
         return self.by_content and sum(map(os.path.getsize, self.paths)) <= MOST_READ_FOR_ID
 
     @functools.cached_property
@@ -242,8 +242,8 @@ def load_glove(path: str | Path, classes: list[str]) -> tuple[torch.Tensor, list
         return torch.from_numpy(reading.read_matrix(path, len(classes))).float(), []
     if all(re.fullmatch(r"(label )?\d+", name) for name in classes):
         raise ValueError(
-            f"the labels are numbers ({brief(classes[0])}), which {path} has no words for; pass a "
-            ".npy file with a row for each label"
+            f"the labels are numbers ({brief(classes[0])}), whose word vectors do not say what "
+            "they show; pass a .npy file with a row for each label"
         )
     words = [[w for w in re.split(r"[\s_-]+", composed(name.lower())) if w] for name in classes]
     wanted = {w for words_of_label in words for w in words_of_label}

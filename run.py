@@ -23,6 +23,7 @@ Symbols: B images in a batch, M images in a split, n labels, D feature size.
 import argparse
 import contextlib
 import copy
+import fnmatch
 import math
 import os
 import shutil
@@ -140,8 +141,15 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         training_photos = None  # (n,), where the models were trained on the photos that are there
         if all(table.was_trained_on(splits.train, report) for report in reports.values()):
             training_photos = splits.train.targets.sum(0)
+        is_drawn = args.dataset == "own" and not (args.val_photos or args.val_labels)
         evaluation = results.Evaluation(
-            title_of(args, evaluated), args.image_size, evaluated, logits, reports, training_photos
+            title_of(args, evaluated),
+            args.image_size,
+            evaluated,
+            logits,
+            reports,
+            training_photos,
+            is_drawn,
         )
         suffix = "-evaluated" if args.evaluate else ""
         results.save(evaluation, folder, suffix, args.font)
@@ -150,8 +158,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
 def title_of(args, val: data.Split) -> str:
     """What the table calls the photos. The paper's rows are beside "COCO 2014" and "VG-500" only,
     so other years, files and parts of them have other names."""
-    other_files = args.train_json or args.train_images or args.val_json or args.val_images
-    if other_files or args.dataset == "own":
+    if args.train_json or args.val_json or args.dataset == "own":
         return "own photos"
     title = args.dataset
     if args.dataset == "coco":
@@ -238,11 +245,11 @@ def feature_store(args, splits: Splits, folder: Folder) -> FeatureStore | None:
     torch.manual_seed(args.seed)
     settings = {key: getattr(args, key) for key in ("image_size", "pool", "amp")}
     settings |= {"upright": splits.train.upright, CODE: CODE_ID}
-    misfit = "set aside" if args.fresh else "refuse"
-    if args.phase == ["eval"]:
-        misfit = "ignore"
-    store = FeatureStore(pretrained_backbone(args), folder, settings, misfit)
-    if args.phase == ["eval"] and any(len(store.missing(split)) for split in splits):
+    backbone, only_eval = pretrained_backbone(args), args.phase == ["eval"]
+    if args.fresh and not only_eval:
+        FeatureStore.move_others(folder, settings | {START: id_of(backbone)})
+    store = FeatureStore(backbone, folder, settings, ignore_others=only_eval)
+    if only_eval and any(len(store.missing(split)) for split in splits):
         return None  # whole models that see the val photos are less work
     return store
 
@@ -513,6 +520,8 @@ def run(args) -> int:
     silence = contextlib.nullcontext()
     if args.quiet:
         silence = contextlib.redirect_stdout(open(os.devnull, "w"))
+    check_out(args)
+    check_weights_stay(args)
     with lock(args.out):
         with silence:
             args, splits, folder = prepared(args)
@@ -577,9 +586,7 @@ def with_batch_size(args, split: data.Split) -> argparse.Namespace:
 
 def check_beforehand(args) -> None:
     """Check what can be known before photos are fetched and labels are read, and would otherwise
-    end the run hours later: image size, font, weights, word vectors, room on the disks; and that
-    the run will not write over what it reads."""
-    check_out(args)
+    end the run hours later: image size, font, weights, word vectors, room on the disks."""
     fonts.check(args.font)
     # The backbone itself knows which sizes it takes.
     size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
@@ -616,19 +623,18 @@ def check_out(args) -> None:
                 f"--out {args.out} is the folder of the photos; choose another one, such as "
                 "runs/mine"
             )
-    weights = Path(args.weights).resolve()
-    if args.fresh and weights.is_file() and weights.parent in (out, out / ASIDE):
-        raise ValueError(
-            f"--fresh would move --weights {args.weights} away; copy the file to another folder, "
-            "or choose another --out"
-        )
     for option in ("labels", "val_labels", "train_json", "val_json", "glove"):
         file = getattr(args, option)
-        if file and Path(file).resolve().parent == out and Path(file).name in results.ALL_FILES:
+        if file and Path(file).resolve().parent == out and is_written(Path(file).name):
             raise ValueError(
                 f"the run would write its own {Path(file).name} over --{option.replace('_', '-')} "
                 f"{file}; choose another --out, such as runs/mine"
             )
+
+
+def is_written(name: str) -> bool:
+    """Whether a run writes a file of this name into --out; the case counts on some systems only."""
+    return name.lower() in results.ALL_FILES
 
 
 def set_old_files_aside(args) -> None:
@@ -636,6 +642,13 @@ def set_old_files_aside(args) -> None:
     finish_setting_aside(args.out)
     if not args.fresh or (ranks.restarted() and is_set_aside(args.out, ranks.launch())):
         return
+    models, patterns = moved_by_fresh(args)
+    set_aside(args.out, patterns, ranks.launch())
+    forget(args.out / "log.jsonl", models)
+
+
+def moved_by_fresh(args) -> tuple[list[str], list[str]]:
+    """The models that --fresh sets aside, and the names or patterns of all files that move."""
     models = trained_models(args)
     others = {"gcn"} if args.freeze else {"gcn", "eval"}
     if "backbone" in args.phase and others & set(args.phase):
@@ -649,19 +662,34 @@ def set_old_files_aside(args) -> None:
         staying = {path.stem for path in args.out.glob("gcn-*.pt")} - set(models)
         if staying:
             patterns.remove("graph.png")  # it is theirs
-    set_aside(args.out, patterns, ranks.launch())
-    forget(args.out / "log.jsonl", models)
+    return models, patterns
+
+
+def check_weights_stay(args) -> None:
+    """A ValueError if --fresh would move the file of --weights away, or write over it."""
+    weights = Path(args.weights).resolve()
+    _, patterns = moved_by_fresh(args)
+    moves = any(fnmatch.fnmatchcase(weights.name, pattern) for pattern in patterns)
+    here = weights.parent in (args.out.resolve(), args.out.resolve() / ASIDE)
+    if args.fresh and moves and here and weights.is_file():
+        raise ValueError(
+            f"--fresh would move --weights {args.weights} away; copy the file to another folder, "
+            "or choose another --out"
+        )
 
 
 def check_starts(args, splits: Splits, folder: Folder) -> None:
     """Refuse, before any work, models to start from that phase eval would refuse after all of it:
     those of another network, and those that have seen val photos."""
     if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
-        table.check_unseen(args.weights, checkpoints.read_checkpoint(args.weights), splits.val)
+        advice = "start from other --weights, or choose val photos that they have not seen"
+        checkpoint = checkpoints.read_checkpoint(args.weights)
+        table.check_unseen(args.weights, checkpoint, splits.val, advice)
     starts_from_it = "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone")
     if starts_from_it and "backbone" not in args.phase:
         trained = folder.load("backbone.pt", "backbone", network_of(args))
-        table.check_unseen(folder / "backbone.pt", trained, splits.val)
+        advice = "run --phase backbone again, or choose val photos that it has not seen"
+        table.check_unseen(folder / "backbone.pt", trained, splits.val, advice)
 
 
 def check_old_models(args, splits: Splits, folder: Folder) -> None:
@@ -787,14 +815,13 @@ def check_typed(typed: dict) -> None:
     for name, value in typed.items():
         if value == "":
             raise ValueError(f"--{name.replace('_', '-')} is empty; pass a value, or leave it out")
-    which = {"dataset", "photos", "year", "train_json", "train_images", "val_json", "val_images"}
-    if "data" in typed and not which & typed.keys():
+    own = {"photos", "labels", "val_photos", "val_labels"} & typed.keys()
+    coco_files = {"train_json", "train_images", "val_json", "val_images"} & typed.keys()
+    if "data" in typed and not (coco_files | {"dataset", "photos", "year"} & typed.keys()):
         raise ValueError(
             "--data is the folder of --dataset; add --dataset coco or another, or name your own "
             "photos with --photos"
         )
-    own = {"photos", "labels", "val_photos", "val_labels"} & typed.keys()
-    coco_files = {"train_json", "train_images", "val_json", "val_images"} & typed.keys()
     if own and "photos" not in typed:
         raise ValueError(f"--{min(own).replace('_', '-')} needs --photos, the folder of the photos")
     if own and (others := coco_files | {"dataset", "data", "year"} & typed.keys()):
@@ -807,14 +834,18 @@ def check_typed(typed: dict) -> None:
     of_coco = sorted(coco_files | {"year"} & typed.keys())
     if of_coco and typed.get("dataset", "coco") != "coco":
         name = of_coco[0].replace("_", "-")
-        raise ValueError(f"--{name} is of COCO, not of {typed['dataset']}; use --dataset coco")
-    unused = {"mlgcn": {"p"}, "none": {"tau", "p"}}.get(typed.get("adjacency"), set())
-    if unused := sorted(unused & typed.keys()):
         raise ValueError(
-            f"--{unused[0]} has no effect with --adjacency {typed['adjacency']}; leave it out"
+            f"--{name} belongs to COCO, not to {typed['dataset']}; use it with --dataset coco"
+        )
+    without_effect = {"paper": set(), "mlgcn": {"p"}, "none": {"tau", "p"}}
+    typed_in_vain = without_effect[typed.get("adjacency", "paper")] & typed.keys()
+    if typed_in_vain:
+        raise ValueError(
+            f"--{min(typed_in_vain)} has no effect with --adjacency {typed['adjacency']}; leave it "
+            "out"
         )
     if "evaluate" in typed and typed.get("phase", ["eval"]) != ["eval"]:
-        raise ValueError("--evaluate trains nothing, it is a phase of its own; leave out --phase")
+        raise ValueError("--evaluate trains nothing and is the only phase; leave out --phase")
     if typed.get("download") and (typed.get("dataset") != "coco" or coco_files):
         raise ValueError(
             "--download fetches COCO alone; use it with --dataset coco, without --train-json and "
@@ -867,7 +898,7 @@ SHORT = """\
 
 # What a recipe changes in the table below, whose defaults are the paper's ...
 RECIPES = {
-    "paper": {"lr": 1e-3, "weight_decay": 5e-4},  # the table's own, to win over a data set's
+    "paper": {"lr": 1e-3, "weight_decay": 5e-4},  # as the table: these win over a data set's
     # ASL's training script
     "asl": {"lr": 1e-4, "weight_decay": 1e-4, "ema": 0.9997, "image_size": 224},
     # ours: learns to the end, however few epochs there are
@@ -909,7 +940,7 @@ OPTIONS = {
                "photo's label is the folder below --photos that it is in", "docs/data.md",
                common=True),
         Option("--val-photos", None, "DIR", "folder of your own val photos; their labels "
-               "come from --val-labels or, as those of --photos, from folders", "ours",
+               "come from --val-labels, or from folders if --labels is left out too", "ours",
                default_text="a fifth of --photos", common=True),
         Option("--val-labels", None, "FILE", "label file of --val-photos; without --val-photos, "
                "of the photos in --photos that are val", "ours", common=True),

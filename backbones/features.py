@@ -39,26 +39,31 @@ class FeatureStore:
     """features.pt: the features of each photo that this backbone has seen.
 
     So an edit of the labels, another split or more photos do not compute them again. The whole file
-    is used only if it was made by the same backbone with the same `settings`. `misfit` says what
-    happens to another one: "refuse" is a ValueError, "set aside" moves it to before-fresh/, and
-    "ignore" leaves it where it is. Photos are known by their content; photos of a split that is not
-    `known_by_content`, by their path and size.
+    is used only if it was made by the same backbone with the same `settings`. Another one is a
+    ValueError; with `ignore_others` it stays where it is, and is not used. Photos are known by
+    their content; photos of a split that is not `known_by_content`, by their path and size.
     """
 
     FILE = "features.pt"
 
-    def __init__(self, backbone: nn.Module, folder: Folder, settings: dict, misfit: str = "refuse"):
+    def __init__(
+        self, backbone: nn.Module, folder: Folder, settings: dict, ignore_others: bool = False
+    ):
         self.backbone, self.settings = backbone, settings | {START: id_of(backbone)}
         self.folder = Folder(folder.path, classes=[])  # features do not depend on the labels
         self.photos = torch.zeros(0, dtype=torch.int64)  # (K,)
         self.features = torch.zeros(0, backbone.num_features)  # (K, D)
-        stored = self.folder.reusable(self.FILE, self.settings)
-        if stored is None and misfit == "refuse":
-            self.folder.begun(self.FILE, self.settings)  # says what differs
-        if stored is None and misfit == "set aside":
-            self.folder.set_aside(self.FILE)
+        read = self.folder.reusable if ignore_others else self.folder.begun
+        stored = read(self.FILE, self.settings)
         if stored and is_sound(stored, backbone.num_features):
             self.photos, self.features = stored["photos"], stored["features"]
+
+    @classmethod
+    def move_others(cls, folder: Folder, settings: dict) -> None:
+        """Move a file that was made with other settings into before-fresh/."""
+        if ranks.rank() == 0 and Folder(folder.path, []).reusable(cls.FILE, settings) is None:
+            folder.move_before_fresh(cls.FILE)
+        ranks.wait()
 
     def places(self, split: Split) -> np.ndarray:
         """(M,) the row of each photo in `features`, or -1 where it has none."""

@@ -85,20 +85,18 @@ def load(
     train = all_there("train", train, skip_missing)
     val = all_there("val", val, skip_missing)
     if name == "own":
-        own_photos.warn_of_copies(train, val)
+        own_photos.warn_of_copies(train, val, root, where["val_photos"] or root)
     return Splits(train, aligned(val, train.classes))
 
 
-def to_check(name: str, root: str, **where) -> dict[str, data.Split]:
-    """What `check` is to look at: the splits before any photo is left out. Nothing is downloaded,
-    and own photos are not divided, because that would write val-photos.json."""
-    if name != "own":
-        train, val = DATASETS[name](root, **where | {"fetch": False})
-        return {"train": train, "val": val}
-    if where["val_photos"] or where["val_labels"]:
-        train, val = own_photos.load(root, **where)  # nothing is drawn, so nothing is written
-        return {"train": train, "val": val}
-    return {"photos": own_photos.read(root, where["labels"])}
+def to_check(name: str, root: str, **where) -> dict[str, tuple[data.Split, str]]:
+    """What `check` is to look at: the splits before any photo is left out, and their folders.
+    Nothing is downloaded, and own photos are not divided, because that would write
+    val-photos.json."""
+    if name == "own" and not (where["val_photos"] or where["val_labels"]):
+        return {"photos": (own_photos.read(root, where["labels"]), root)}
+    train, val = DATASETS[name](root, **where | {"fetch": False})
+    return {"train": (train, root), "val": (val, where.get("val_photos") or root)}
 
 
 def used_part(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:

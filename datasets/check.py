@@ -23,11 +23,11 @@ from runtime.terminal import Progress, listed, printable, tell
 MOST = 20  # names in a list
 
 
-def check(splits: dict[str, data.Split]) -> int:
-    """Print what is wrong in these splits, by name; returns how many photos cannot be used. Labels
-    that only val has are a ValueError, as in a run."""
+def check(parts: dict[str, tuple[data.Split, str]]) -> int:
+    """Print what is wrong in these splits, each with its folder, by name; returns how many photos
+    cannot be used. Labels that only val has are a ValueError, as in a run."""
     bad = 0
-    for name, split in splits.items():
+    for name, (split, _) in parts.items():
         labelled = split.targets.any(1).sum()
         tell(
             f"{name}: {len(split):,} photos, {len(split) - labelled:,} of them without a label; "
@@ -42,13 +42,13 @@ def check(splits: dict[str, data.Split]) -> int:
         tell(f"photos that cannot be read: {len(broken):,}")
         for line in first_lines(broken):
             tell(line)
-    for sentence in copies(splits):
+    for sentence in copies(parts):
         tell(sentence)
     if bad:
         photos = "1 photo" if bad == 1 else f"{bad:,} photos"
         tell(f"{photos} cannot be used: replace them, or train with --skip-bad-images")
-    if "val" in splits:
-        aligned(splits["val"], splits["train"].classes)
+    if "val" in parts:
+        aligned(parts["val"][0], parts["train"][0].classes)
     if not bad:
         tell("all photos can be used; leave out --check to train")
     return bad
@@ -79,16 +79,16 @@ def unusable(name: str, split: data.Split) -> tuple[list[str], list[str]]:
     return missing, broken
 
 
-def copies(splits: dict[str, data.Split]) -> Iterable[str]:
+def copies(parts: dict[str, tuple[data.Split, str]]) -> Iterable[str]:
     """Sentences about photos that are there twice, byte for byte or as copies by Roboflow, in all
     splits together."""
-    paths, names, labels, parts = [], [], [], []  # of each photo; `parts` are names of splits
-    for name, split in splits.items():
-        names += names_of(split)
+    paths, names, labels, part_of = [], [], [], []  # of each photo
+    for name, (split, folder) in parts.items():
+        names += names_of(split, folder)
         for row, path in enumerate(split.paths):
             paths.append(path)
             labels.append(labels_of(split, row))
-            parts.append(name)
+            part_of.append(name)
     rows_of = defaultdict(list)  # group -> rows
     for row, group in enumerate(groups_of_copies(paths, names)):
         rows_of[group].append(row)
@@ -100,7 +100,7 @@ def copies(splits: dict[str, data.Split]) -> Iterable[str]:
         different = list(dict.fromkeys(paths[row] for row in rows))
         if len(different) > 1:
             copied.append(" and ".join(different))
-        if len({parts[row] for row in rows}) > 1:
+        if len({part_of[row] for row in rows}) > 1:
             in_both.append(paths[rows[0]])
         first = rows[0]
         for row in rows[1:]:
@@ -109,7 +109,7 @@ def copies(splits: dict[str, data.Split]) -> Iterable[str]:
                 break
     yield f"photos that have copies: {len(copied):,}"
     yield from first_lines(copied)
-    if len(splits) > 1:
+    if len(parts) > 1:
         yield f"photos with copies in both train and val: {len(in_both):,}{listed(in_both)}"
     yield f"copies with different labels: {len(differ):,}"
     yield from first_lines(differ)

@@ -25,10 +25,11 @@ from runtime import reading
 from runtime.photo_names import PhotoFolder, decoded, has_photo_suffix
 from runtime.terminal import brief, counted, printable, tell
 
+YES, NO = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
+# Ticks in other languages and as symbols; they are refused, as few of them are known here.
 FOREIGN_TICKS = set(
     "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐".split()
 )
-YES, NO = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
 NUMBERS = {"0", "1", "0.0", "1.0"}  # ticks, or the numbers of two classes
 # What pandas, NumPy, spreadsheets and data bases write where there is nothing.
 NOTHING = {"nan", "NaN", "NAN", "-nan", "NaT", "none", "None", "NONE", "null", "Null", "NULL"}
@@ -37,11 +38,13 @@ NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
 GENERIC = set("label labels tag tags class classes category categories target targets y".split())
 GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
 SEPARATORS = ";|,"  # of tags; a file's own is the first of these that it has
-ANY_SEPARATOR = "[;|,/\t\u00a0\u060c\u3001\uff0c\uff1b\uff5c]"  # of any keyboard
+ANY_SEPARATOR = "[;|,\t\u060c\u3001\uff0c\uff1b\uff5c]"  # of any keyboard
 FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
 FORM += " label and no other column"
 
-VECTOR = "this may be a row of ticks, but the labels are not named"
+MAY_BE_TICKS = (
+    "this may be a row of ticks, but the labels are not named; write one column per label"
+)
 
 # What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -279,7 +282,7 @@ def holds_ticks(table: Table) -> bool:
         if (
             table.header
             and not is_generic(table.header[table.labels[0]])
-            and values <= FOREIGN_TICKS
+            and values <= FOREIGN_TICKS | YES | NO
         ):
             raise table.doubt(*places[0], "for ticks write 1 and 0")
         return False
@@ -332,7 +335,7 @@ def tags(table: Table) -> list[set[str]]:
     split = [re.split(separator, cell) for cell in cells if cell]
     if are_ticks([[piece.strip() for piece in pieces] for pieces in split]):
         row = next(i for i, cell in enumerate(cells) if cell)
-        raise table.doubt(row, column, f"{VECTOR}; write one column per label")
+        raise table.doubt(row, column, MAY_BE_TICKS)
     labels = []
     for i, cell in enumerate(cells):
         pieces = re.split(separator, cell) if items[i] is None else items[i]
@@ -384,7 +387,7 @@ def check_no_vectors(table: Table, items: list[list[str] | None]) -> None:
         raise table.doubt(
             doubtful[0],
             table.labels[0],
-            f"{VECTOR}; write one column per label",
+            MAY_BE_TICKS,
         )
 
 
@@ -404,9 +407,11 @@ def separator_of(table: Table, texts: list[str]) -> str:
     well as between them."""
     (column,) = table.labels
     filled = [text for text in texts if text]
-    if filled and all(re.fullmatch(r"-?\d+,\d+", text) for text in filled):
+    if filled and all(re.fullmatch(r"-?\d+,0+", text) for text in filled):
         row = next(i for i, each in enumerate(table.rows) if each[column] == filled[0])
-        raise table.doubt(row, column, "a decimal comma, or two classes? write 1 or 1;0")
+        whole = filled[0].split(",")[0]
+        either = "a number with a decimal comma, or two classes"
+        raise table.doubt(row, column, f"it may be {either}; write {whole}, or {whole}; 0")
     for separator in SEPARATORS:
         if any(separator in text for text in texts):
             return f"[\n{separator}]"
@@ -415,8 +420,8 @@ def separator_of(table: Table, texts: list[str]) -> str:
     several = [text for text in texts if re.search(r"\S +\S", text)]
     photos = [row[table.photo] for row in table.rows]
     words = {word for text in texts for word in text.split()}
-    repeated = len(photos) - len(set(photos))  # rows of photos that have one label in each
-    if several and repeated < len(several) and len(words) <= len(set(texts) - {""}):
+    more_rows = len(photos) - len(set(photos))  # than photos: some have a row for each label
+    if several and more_rows < len(several) and len(words) <= len(set(texts) - {""}):
         row = next(i for i, each in enumerate(table.rows) if each[column] == several[0])
         raise table.doubt(
             row, column, 'one label or several? write "cat; dog" for several, ["cat dog"] for one'

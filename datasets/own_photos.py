@@ -9,7 +9,7 @@ Symbols: M photos, n labels, G groups of photos that stay together.
 import dataclasses
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from runtime.reading import PHOTO, composed
 from runtime.terminal import listed, printable, tell
 
 HELD_OUT = 0.2  # of the photos, where no val labels are given [ours]
-PART_OF_A_DATA_SET = re.compile(  # the name of a folder that is no label beside others of the kind
+# Names of folders that are parts of a data set. One of them beside other folders may be a label.
+NO_LABEL_FOLDER = re.compile(
     r"((seg|img|images?|data|my|new|the)[_\W])?"
     r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation|pred|unlabell?ed)\d*"
     r"([_\W]?(set|data|images?|imgs?|split|photos?))?",
@@ -44,13 +45,15 @@ def load(
         if labels:
             tell_unnamed(photos, inside, split.paths + val.paths, f"{labels} or {val_labels}")
             return split, val
-        held = np.isin(split.paths, val.paths)  # (M,)
-        tell(f"train: left out {held.sum():,} of {len(split):,} photos, the val photos")
+        names = [*names_of(split, photos), *names_of(val, photos)]
+        groups = groups_of_copies([*split.paths, *val.paths], names)
+        held = np.isin(groups[: len(split)], groups[len(split) :])  # (M,)
+        tell(f"train: left out {held.sum():,} of {len(split):,} photos, val photos or their copies")
         return split.select(np.flatnonzero(~held)), val
     split = labelled(photos, labels, inside, prefer=names_in(kept))
     if labels:
         tell_unnamed(photos, inside, split.paths, labels)
-    names = [Path(path).relative_to(photos).as_posix() for path in split.paths]
+    names = names_of(split, photos)
     groups = groups_of_copies(split.paths, names)  # (M,)
     present = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
     with ranks.in_turn():
@@ -132,15 +135,15 @@ def from_folders(photos: str, inside: list[str], prefer: set[str]) -> data.Split
             f"{photos}: {twice:,} of {len(inside):,} photos are copies of others, byte for byte; "
             "their labels are united"
         )
+    tops = {name.split("/")[0] for name in inside}  # a photo outside every folder is its own
     below = {name.split("/")[1] for name in inside if name.count("/") > 1}
-    tops = {name.split("/")[0] for name in inside if "/" in name}
     if len(tops) == 1 and len(below) > 1:
         raise ValueError(
             f"{photos} holds all photos in {printable(min(tops), 40)}, in {len(below)} folders; "
             "pass that one as --photos, if the folders in it are the labels"
         )
     split = as_split(rows, None, PhotoFolder(photos), photos)
-    parts = [name for name in split.classes if PART_OF_A_DATA_SET.fullmatch(name)]
+    parts = [name for name in split.classes if NO_LABEL_FOLDER.fullmatch(name)]
     if len(parts) > 1 or parts == split.classes:
         raise ValueError(
             f"{photos} holds the folders {' and '.join(parts)}, which are parts of a data set, not "
@@ -152,10 +155,9 @@ def from_folders(photos: str, inside: list[str], prefer: set[str]) -> data.Split
 # Which photos are held out
 
 
-def names_of(split: data.Split) -> list[str]:
-    """(M,) the names of a split's photos below the folder that all of them are in."""
-    folder = os.path.commonpath([os.path.dirname(path) for path in split.paths])
-    return [Path(path).relative_to(folder).as_posix() for path in split.paths]
+def names_of(split: data.Split, folder: str) -> list[str]:
+    """(M,) the paths of a split's photos in their folder, as names with "/"."""
+    return [os.path.relpath(path, folder).replace(os.sep, "/") for path in split.paths]
 
 
 def groups_of_copies(paths: list[str], names: list[str] | None = None) -> np.ndarray:
@@ -188,9 +190,9 @@ def groups_of_copies(paths: list[str], names: list[str] | None = None) -> np.nda
 
 
 def made_from(name: str) -> str:
-    """The photo that Roboflow made a file from, by the file's name: NAME of NAME.rf.HASH.jpg. With
-    a folder per label, there are photos of one NAME in several: these are others. "" for a name of
-    another form."""
+    """The photo that Roboflow made a file from, by the file's name: NAME of NAME.rf.HASH.jpg, or ""
+    for a name of another form. In folders of different labels, photos of one NAME are different
+    photos."""
     *folders, file = name.split("/")
     copy = COPY.fullmatch(file)
     labels = [folder for folder in folders if not PART.fullmatch(folder)]  # train, valid and so on
@@ -237,20 +239,22 @@ def stratified(
 
 def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
     """(M,) bool: the photos that a file of an earlier run names. All of them must be there, perhaps
-    in another folder, if no two photos have their file name: so a label is corrected."""
+    in another folder, if no two photos have one file name: so a label is corrected."""
     named = names_in(kept)
     names = [composed(name) for name in names]
-    rows_of = defaultdict(list)  # file name -> names
-    for name in names:
-        rows_of[name.rpartition("/")[2]].append(name)
-    moved = {name: rows_of[name.rpartition("/")[2]] for name in named - set(names)}
-    moved = {
-        name: found[0] for name, found in moved.items() if len(found) == 1 and found[0] not in named
-    }
-    named = {moved.get(name, name) for name in named}
+    name_of = {name.rpartition("/")[2]: name for name in names}  # file name -> name
+    moved = {}
+    if len(name_of) == len(names):  # a file name says which photo it is
+        for name in sorted(named - set(names)):
+            place = name_of.get(name.rpartition("/")[2])
+            if place and place not in named and place not in moved.values():
+                moved[name] = place
     if moved:
-        first = [f"{name} is now {place}" for name, place in sorted(moved.items())]
-        tell(f"val: {len(moved):,} photos lie in another folder than before{listed(first)}")
+        first = [f"{name} is now {place}" for name, place in moved.items()]
+        tell(
+            f"val: {len(moved):,} of {len(named):,} photos are in another folder now{listed(first)}"
+        )
+    named = {moved.get(name, name) for name in named}
     if absent := sorted(named - set(names)):
         raise ValueError(
             f"{kept}: {len(absent):,} of the {len(named):,} photos held out are not among those of "
@@ -267,9 +271,11 @@ def names_in(kept: Path) -> set[str]:
     return {composed(name) for name in reading.read_json(kept, [PHOTO])}
 
 
-def warn_of_copies(train: data.Split, val: data.Split) -> None:
-    """Say which val photos are copies of training photos: they make val's numbers too high."""
-    groups = groups_of_copies([*train.paths, *val.paths], [*names_of(train), *names_of(val)])
+def warn_of_copies(train: data.Split, val: data.Split, photos: str, val_photos: str) -> None:
+    """Say which val photos are copies of training photos: they make val's numbers too high.
+    `photos` and `val_photos` are the folders of the two splits."""
+    names = [*names_of(train, photos), *names_of(val, val_photos)]
+    groups = groups_of_copies([*train.paths, *val.paths], names)
     seen = np.isin(groups[len(train) :], groups[: len(train)])  # (photos of val,)
     copies = [val.paths[row] for row in np.flatnonzero(seen)]
     if copies:

@@ -129,8 +129,8 @@ def fill(path: Path, measured: Callable, run_options: list[str], **columns: Iter
     inputs = digest_of(run_options)
     if any(not {*columns, "inputs"} <= row.keys() or row["inputs"] != inputs for row in read(path)):
         raise ValueError(
-            f"{path} has rows of another program, or of other options after --; choose another "
-            "--csv, or move the file away"
+            f"{path} has rows that an older version made, or that were made from other options or "
+            "photos; choose another --csv, or move the file away"
         )
     for values in itertools.product(*columns.values()):
         signals.stop_if_asked(f"before a row of {path}")

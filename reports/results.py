@@ -50,7 +50,8 @@ ALL_FILES += ["args.json", "log.jsonl", "val-photos.json"]
 class Evaluation:
     """Models of a run on its val photos: by name their logits (M, n) and their metrics, the
     simplest model first; and how many training photos show each label, (n,), or None where that is
-    not known."""
+    not known. `val_is_drawn`: val-photos.json names the val photos, so more photos do not make val
+    larger by themselves."""
 
     dataset: str
     image_size: int
@@ -58,6 +59,7 @@ class Evaluation:
     logits: dict[str, np.ndarray]
     reports: dict[str, dict]
     training_photos: np.ndarray | None
+    val_is_drawn: bool = False
 
     def file(self, name: str) -> str:
         """What a person names a model by: its file in --out, or the path of --evaluate."""
@@ -86,7 +88,7 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
 
     `font` is a TrueType font for the pictures. Only one rank calls this.
     """
-    judgement = judge(evaluation, is_drawn=(folder / "val-photos.json").is_file())
+    judgement = judge(evaluation)
     best = next(name for name in evaluation.logits if evaluation.file(name) == judgement["use"])
     rows = label_rows(evaluation, best)
     checkpoints.save_json(folder / f"verdict{suffix}.json", judgement)
@@ -125,16 +127,15 @@ def save_pictures(
     mistakes.save(split, scores, threshold, folder / f"mistakes{suffix}.jpg", model, font)
 
 
-def judge(evaluation: Evaluation, is_drawn: bool = False) -> dict:
-    """What verdict.json holds. `is_drawn`: val-photos.json names the val photos, so that more
-    photos do not make val larger by themselves."""
+def judge(evaluation: Evaluation) -> dict:
+    """What verdict.json holds."""
     logits, names = {}, {}
     for name in evaluation.logits:
         logits[evaluation.file(name)] = evaluation.logits[name]
         names[evaluation.file(name)] = evaluation.short_name(name)
     split = evaluation.split
     more_photos = "label more"
-    if is_drawn:
+    if evaluation.val_is_drawn:
         more_photos += ", then remove val-photos.json and pass --fresh to draw a larger val"
     judgement = verdict.judge(split.targets, logits, names, split.classes, more_photos)
     return judgement | {"val_id": val_id(split)}

@@ -73,7 +73,8 @@ def models(
         settings = checkpoint.get("settings")
         if not isinstance(settings, dict):  # of a released file, or a crafted one
             settings = {}
-        check_unseen(file, checkpoint, val)
+        advice = "choose --val-photos that it has not seen, or train it again with --fresh"
+        check_unseen(file, checkpoint, val, advice)
         if not loaded:  # the first is phase backbone's: where it began, and where it ended
             first_settings = settings
             first_backbones = settings.get(START), checkpoint.get("backbone_id")
@@ -113,9 +114,9 @@ def was_trained_on(split: data.Split, report: dict) -> bool:
     return isinstance(settings, dict) and settings.get(PHOTOS) == split.id()
 
 
-def check_unseen(file: str | Path, checkpoint: dict, val: data.Split) -> None:
-    """A ValueError if a model was trained on photos of val. A run that itself had photos in both
-    train and val (it warned) is accepted."""
+def check_unseen(file: str | Path, checkpoint: dict, val: data.Split, advice: str) -> None:
+    """A ValueError, which ends with the advice, if a model was trained on photos of val. A run that
+    itself had photos in both train and val (it warned) is accepted."""
     training_photos, settings = checkpoint.get("training_photos"), checkpoint.get("settings")
     if not isinstance(training_photos, torch.Tensor):
         return
@@ -128,7 +129,7 @@ def check_unseen(file: str | Path, checkpoint: dict, val: data.Split) -> None:
     if count:
         raise ValueError(
             f"{file} was trained on {count:,} of the {len(val):,} val photos, so its numbers would "
-            "be too high; choose --val-photos that it has not seen, or train it again with --fresh"
+            f"be too high; {advice}"
         )
 
 

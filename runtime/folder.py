@@ -72,8 +72,7 @@ class Folder:
         return checkpoint
 
     def reusable(self, name: str, settings: dict) -> dict | None:
-        """The file if it was made with these settings, otherwise None: it is cheap to make
-        again."""
+        """The file if it was made with these settings, otherwise None."""
         try:
             return self.begun(name, settings)
         except ValueError:
@@ -86,11 +85,12 @@ class Folder:
         tell(f"{Path(name).stem}: done before ({name}); --fresh does it again")
         return True
 
-    def set_aside(self, name: str) -> None:
-        """The first rank moves a file into before-fresh/, if it is there."""
-        if ranks.rank() == 0 and (self / name).is_file():
+    def move_before_fresh(self, name: str) -> None:
+        """Move a file into before-fresh/, if it is there. Only one rank calls this."""
+        if (self / name).is_file():
             (self / ASIDE).mkdir(exist_ok=True)
             os.replace(self / name, self / ASIDE / name)
+            tell(f"--fresh: moved {name}, made from other inputs, into {self / ASIDE}")
 
     def save(self, name: str, content: dict, settings: dict) -> None:
         """The first rank writes the file; the others wait for it."""

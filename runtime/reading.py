@@ -17,7 +17,7 @@ import stat
 import struct
 import unicodedata
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -239,31 +239,58 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
             photos.append(path)
         else:
             others[suffix or "without suffix"] += 1
-    made = sorted(name for name in folders_of(photos) if holds_made_pictures(Path(folder, name)))
-    below = tuple(f"{name}/" for name in made)
-    if pictures := {path for path in photos if path.startswith(below)}:
-        others[f"pictures made by this program, in {', '.join(made[:3])}"] = len(pictures)
+    pictures, made_in = made_pictures(str(folder), photos)
     photos = sorted(set(photos) - pictures, key=lambda path: path.split("/"))
-    text = ", ".join(f"{n:,} {printable(kind)}" for kind, n in others.most_common(5))
+    texts = [f"{n:,} {printable(kind)}" for kind, n in others.most_common(5)]
     if len(others) > 5:
-        text += ", ..."
+        texts.append("...")
+    if pictures:
+        where = " and ".join(printable(name) for name in made_in[:3])
+        texts.insert(0, f"{len(pictures):,} pictures that this program made in {where}")
+    text = ", ".join(texts)
     if ".heic" in others:
         text += f" ({HEIC})"
     return photos, text
 
 
-def folders_of(paths: list[str]) -> set[str]:
-    """The folders that these paths lead through, all of them below the root."""
-    folders = {path.rpartition("/")[0] for path in paths}
-    for name in list(folders):
-        folders.update(str(parent) for parent in PurePosixPath(name).parents)
-    return folders - {"", "."}
+# What run.py draws in --out, and --fresh moves into before-fresh/ there.
+DRAWN = {"results.jpg", "mistakes.jpg", "results-evaluated.jpg", "mistakes-evaluated.jpg"}
+DRAWN |= {"curves.png", "graph.png"}
 
 
-def holds_made_pictures(folder: Path) -> bool:
-    """Whether a folder is one of run.py's --out or of predict.py's --save."""
-    is_of_a_run = (folder / "args.json").is_file() and (folder / "lock").is_file()
-    return is_of_a_run or (folder / "predictions.jsonl").is_file()
+def made_pictures(root: str, photos: list[str]) -> tuple[set[str], list[str]]:
+    """Of the photos below a folder, those that run.py and predict.py --save have made; and the
+    folders where they made them."""
+    photos_of = defaultdict(list)  # folder -> photos
+    for photo in photos:
+        photos_of[photo.rpartition("/")[0]].append(photo)
+    pictures, made_in = set(), set()
+    for folder, inside in photos_of.items():
+        above = [place for place in map(str, PurePosixPath(folder).parents) if place != "."]
+        run = above[0] if above and folder.endswith("/before-fresh") else folder
+        if saved := [place for place in (folder, *above) if holds_predictions(root, place)]:
+            pictures.update(inside)
+            made_in.add(saved[-1])
+        elif is_of_a_run(root, run):
+            drawn = {photo for photo in inside if photo.rpartition("/")[2] in DRAWN}
+            pictures |= drawn
+            made_in.update([run] if drawn else [])
+    return pictures, sorted(made_in)
+
+
+def is_of_a_run(root: str, folder: str) -> bool:
+    """Whether a folder below the root is one that run.py writes to."""
+    files = (os.path.join(root, folder, name) for name in ("args.json", "lock"))
+    return folder != "" and all(map(os.path.isfile, files))
+
+
+def holds_predictions(root: str, folder: str) -> bool:
+    """Whether a folder below the root is one of predict.py --save, by its list of pictures."""
+    path = os.path.join(root, folder, "predictions.jsonl")
+    if not folder or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(11) == b'{"photo": "'
 
 
 def files_in(root: str) -> Iterable[tuple[str, str]]:

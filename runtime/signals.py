@@ -25,8 +25,8 @@ fresh_is_done = False  # whether a --fresh has set old files aside, and must not
 
 
 class Stopped(Exception):
-    """The run was asked to stop, `when` it was in some part, or before it; `code` is the exit code,
-    128 + the signal's number."""
+    """The run was asked to stop. `when` ends the sentence: "in the download of ...", "before phase
+    gcn". `code` is the exit code, 128 + the signal's number."""
 
     def __init__(self, when: str, resumes: bool = True):
         hint = " (without --fresh)" if fresh_is_done else ""

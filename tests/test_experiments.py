@@ -98,7 +98,7 @@ def test_evidence_trains_its_rows_and_goes_on_where_it_was(demo, tmp_path):
         trained.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("out/*/*/*.pt")})
     assert trained[0].items() <= trained[1].items()  # none twice
     other = [str(part) for part in [*command[:at], *command[at + 1 :], "--pool", "max"]]
-    with pytest.raises(ValueError, match=r"rows of another program, or of other options after --"):
+    with pytest.raises(ValueError, match="made from other options or photos"):
         evidence.work(evidence.parse_args(other))
     rows = evidence.read(tmp_path / "t.csv")
     names = [(name, "") for name in first] + [("F_PCA", "--lr 1e-5")]

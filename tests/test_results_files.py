@@ -74,7 +74,7 @@ def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
     assert labels_table.best_and_worst(rows[1:]) == (["AP: owl 100 (4)"], False)
 
 
-def test_the_ladder_has_the_lowest_threshold_of_each_precision():
+def test_the_ladder_has_the_point_for_each_precision_by_hand():
     # Above 0.04 are 10 labels, 2 per photo, and all 5 that are right: the first threshold with 50%.
     # 70% and 90% are not reached: of the highest two, 0.9, one is right. Above 0.5 are cat, dog,
     # dog, dog and cow, of which cat and the dog of photo 2 are right.
