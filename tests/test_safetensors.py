@@ -149,7 +149,9 @@ def test_a_model_of_ours_that_a_person_converted_is_loaded(tmp_path):
     assert head["weight"].equal(model.head.weight)
     for name, tensor in model.backbone.state_dict().items():
         assert backbone.state_dict()[name].equal(tensor)
-    loaded = backbones.load_released("tresnet_tiny", tmp_path / "ours.safetensors", list("abcdef"))
+    loaded = backbones.load_released(
+        "tresnet_tiny", "avg", tmp_path / "ours.safetensors", list("abcdef")
+    )
     images = torch.rand(2, 3, 64, 64)
     assert loaded(images).equal(model.eval()(images))
 
