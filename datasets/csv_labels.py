@@ -332,14 +332,15 @@ def tags(table: Table) -> list[set[str]]:
     separator = separator_of(
         table, [cell for cell, listed in zip(cells, items, strict=True) if listed is None]
     )
-    split = [re.split(separator, cell) for cell in cells if cell]
-    if are_ticks([[piece.strip() for piece in pieces] for pieces in split]):
-        row = next(i for i, cell in enumerate(cells) if cell)
-        raise table.doubt(row, column, MAY_BE_TICKS)
+    pieces_of = []  # of each row
+    for cell, listed in zip(cells, items, strict=True):
+        pieces = re.split(separator, cell) if listed is None else listed
+        pieces_of.append([piece.strip() for piece in pieces])
+    filled = [i for i, cell in enumerate(cells) if cell]
+    if are_ticks([pieces_of[i] for i in filled]):
+        raise table.doubt(filled[0], column, MAY_BE_TICKS)
     labels = []
-    for i, cell in enumerate(cells):
-        pieces = re.split(separator, cell) if items[i] is None else items[i]
-        pieces = [piece.strip() for piece in pieces]
+    for i, (cell, pieces) in enumerate(zip(cells, pieces_of, strict=True)):
         table.nothing.update(piece for piece in pieces if piece in NOTHING)
         names = {without_quotes(piece) for piece in pieces} - NOTHING - {""}
         if items[i] is None and (cell[:1] in ("[", "{") or not all(map(brackets_match, names))):

@@ -17,15 +17,13 @@ import numpy as np
 import data
 from reports import fonts
 from reports.pictures import JPEG, LABELS, OURS, grid, labelled, lit, shortened
+from runtime.reading import FIRST, PREDICTIONS
 from runtime.terminal import printable
 
 try:
     import fcntl
 except ImportError:  # Windows: two programs that write to one folder are not noticed
     fcntl = None
-
-PREDICTIONS = "predictions.jsonl"  # also the sign that a folder is one of --save
-FIRST = b'{"photo": '  # how each of its lines begins
 
 
 class LabelledFolder:

@@ -256,6 +256,8 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
 # What run.py draws in --out, and --fresh moves into before-fresh/ there.
 DRAWN = {"results.jpg", "mistakes.jpg", "results-evaluated.jpg", "mistakes-evaluated.jpg"}
 DRAWN |= {"curves.png", "graph.png"}
+PREDICTIONS = "predictions.jsonl"  # the list in a folder of predict.py --save, and its sign
+FIRST = b'{"photo": '  # how each of its lines begins
 
 
 def made_pictures(root: str, photos: list[str]) -> tuple[set[str], list[str]]:
@@ -286,11 +288,11 @@ def is_of_a_run(root: str, folder: str) -> bool:
 
 def holds_predictions(root: str, folder: str) -> bool:
     """Whether a folder below the root is one of predict.py --save, by its list of pictures."""
-    path = os.path.join(root, folder, "predictions.jsonl")
+    path = os.path.join(root, folder, PREDICTIONS)
     if not folder or not os.path.isfile(path):
         return False
     with open(path, "rb") as file:
-        return file.read(11) == b'{"photo": "'
+        return file.read(len(FIRST)) == FIRST
 
 
 def files_in(root: str) -> Iterable[tuple[str, str]]:
