@@ -591,8 +591,7 @@ def check_beforehand(args) -> None:
     # The backbone itself knows which sizes it takes.
     size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
     trained = trained_models(args)
-    from_weights = "backbone" in args.phase or ("gcn" in args.phase and args.gcn_from == "weights")
-    if args.weights != "none" and (from_weights or args.freeze) and not args.evaluate:
+    if args.weights != "none" and starts_from_weights(args):
         fetch_weights(args.weights)
     if args.evaluate:
         fetch_weights(args.evaluate)
@@ -680,7 +679,10 @@ def check_weights_stay(args) -> None:
 
 def check_starts(args, splits: Splits, folder: Folder) -> None:
     """Refuse, before any work, models to start from that phase eval would refuse after all of it:
-    those of another network, and those that have seen val photos."""
+    those of another network, and those that have seen val photos. With --fresh also weights that
+    cannot be loaded, before it moves anything."""
+    if args.fresh and starts_from_weights(args):
+        pretrained_backbone(args)
     if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
         advice = "start from other --weights, or choose val photos that they have not seen"
         checkpoint = checkpoints.read_checkpoint(args.weights)
@@ -712,6 +714,16 @@ def trained_models(args) -> list[str]:
     if "gcn" in args.phase:
         names += [f"gcn-{kind}" for kind in args.nodes]
     return names
+
+
+def starts_from_weights(args) -> bool:
+    """Whether this run needs --weights: to train from them, or for features."""
+    if args.evaluate:
+        return False
+    trains_from_them = "backbone" in args.phase or (
+        "gcn" in args.phase and args.gcn_from == "weights"
+    )
+    return trains_from_them or args.freeze
 
 
 def sources_of(args) -> dict:

@@ -146,10 +146,10 @@ def load_weights(backbone: nn.Module, path: str | Path) -> dict[str, torch.Tenso
     try:
         backbone.load_state_dict(network.weights)
     except RuntimeError as error:
-        reason = printable(" ".join(str(error).split())[:250], 250)
+        reason = state_dicts.misfit(network.weights, backbone) or printable(error, 250)
         raise ValueError(
-            f"{path} does not fit this backbone ({reason}); choose the --backbone the file was "
-            "made for"
+            f"{path} does not fit this backbone: {reason}; choose the --backbone the file was made "
+            "for"
         ) from error
     total = len(network.weights)
     text = f"{printable(path, 200)}: loaded {total} of {total} backbone tensors"

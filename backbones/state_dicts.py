@@ -140,6 +140,30 @@ def equal_weights(one: Network, other: Network) -> bool:
     return all(tensor.equal(other.weights[name]) for name, tensor in one.weights.items())
 
 
+def misfit(weights: dict[str, torch.Tensor], backbone: nn.Module) -> str:
+    """How weights differ from those of a backbone: the tensors that are missing, of another shape
+    or not the backbone's, with the first of each kind; "" if they are the same."""
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in backbone.state_dict().items()
+        if not name.endswith(COUNTERS)
+    }
+    missing = [name for name in shapes if name not in weights]
+    others = [name for name in weights if name not in shapes]
+    reshaped = []
+    for name, shape in shapes.items():
+        if name in weights and weights[name].shape != shape:
+            reshaped.append(f"{name} {tuple(weights[name].shape)}, expected {shape}")
+    reasons = []
+    if missing:
+        reasons.append(f"{len(missing)} of {len(shapes)} tensors missing{listed(missing, 1)}")
+    if reshaped:
+        reasons.append(f"{len(reshaped)} of another shape{listed(reshaped, 1)}")
+    if others:
+        reasons.append(f"{len(others)} unexpected{listed(others, 1)}")
+    return "; ".join(reasons)
+
+
 def named(network: Network) -> str:
     return printable(network.place.rstrip(".") or "the top level", 60)
 

@@ -162,12 +162,20 @@ def test_released_tresnet_m_weights_load_and_compute_what_the_released_network_d
 @pytest.mark.parametrize(
     ("name", "value", "culprit"),
     [
-        ("body.layer3.1.conv2.0.weight", None, 'Missing key(s) in state_dict: "layer3.1.conv2'),
-        ("body.layer1.1.conv1.0.weight", torch.zeros(16, 16, 3, 3), '"layer1.1.conv1.conv.weight"'),
-        ("body.layer1.0.conv1.1.bias", torch.zeros(3), "mismatch for layer1.0.conv1.bn.bias"),
-        ("body.conv1.1.weight", "text", 'Missing key(s) in state_dict: "conv1.bn.weight"'),
-        ("\x1b[31m\n" + "x" * 10**6, torch.zeros(1), 'Unexpected key(s) in state_dict: "\\x1b[31m'),
-        (7, torch.zeros(1), 'Unexpected key(s) in state_dict: "7"'),
+        ("body.layer3.1.conv2.0.weight", None, "1 of 101 tensors missing: layer3.1.conv2"),
+        (
+            "body.layer1.1.conv1.0.weight",
+            torch.zeros(16, 16, 3, 3),
+            "1 unexpected: layer1.1.conv1",
+        ),
+        (
+            "body.layer1.0.conv1.1.bias",
+            torch.zeros(3),
+            "1 of another shape: layer1.0.conv1.bn.bias (3,), expected (16,)",
+        ),
+        ("body.conv1.1.weight", "text", "missing: conv1.bn.weight"),
+        ("\x1b[31m\n" + "x" * 10**6, torch.zeros(1), "1 unexpected: \\x1b[31m"),
+        (7, torch.zeros(1), "1 unexpected: 7"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, name, value, culprit, recwarn):

@@ -10,6 +10,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from conftest import ROOT, argv, refused
 
 import run
@@ -60,6 +61,11 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--weights timm:resnet18", "same model in both"),
     (lambda d: None, "--freeze --weights x.pth --backbone-lr 0.1", "--backbone-lr has no effect"),
     (lambda d: None, "--evaluate x.pt --phase gcn", "--evaluate trains nothing"),
+    (
+        lambda d: torch.save({"x": torch.zeros(3)}, d / "w.pth"),
+        "--fresh --weights {d}/w.pth",
+        "w.pth 101 of 101 tensors missing",
+    ),
     (lambda d: None, "--phase gcn --pool max", "out/backbone.pt pool avg max"),
     (lambda d: None, "--phase gcn --nodes random --pool max", "out/backbone.pt pool avg max"),
     (lambda d: None, "--phase embed --backbone tresnet_m", "out/backbone.pt backbone tresnet_tiny"),

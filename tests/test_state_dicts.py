@@ -132,16 +132,16 @@ def without(name):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"state_dict": put("model.", without("conv1.bn.bias"))}, "Missing .*conv1.bn.bias"),
+        ({"state_dict": put("model.", without("conv1.bn.bias"))}, "missing: conv1.bn.bias"),
         (
             {"state_dict": put("model.", RAW | {"conv9.weight": torch.rand(3)})},
-            "Unexpected .*conv9",
+            "unexpected: conv9",
         ),
-        ({"ema": SMALLER}, "Missing "),
-        ({"epoch": 3}, "Missing "),
+        ({"ema": SMALLER}, "tensors missing"),
+        ({"epoch": 3}, "tensors missing"),
         (RAW | {"conv1.bn.bias": torch.ones(16, dtype=torch.int8)}, "is of torch.int8"),
         (RAW | {"conv1.bn.bias": torch.full((16,), torch.nan)}, "conv1.bn.bias holds a number"),
-        (RAW | {"conv1.bn.bias": torch.ones(17)}, "mismatch for conv1.bn.bias"),
+        (RAW | {"conv1.bn.bias": torch.ones(17)}, "another shape: conv1.bn.bias"),
     ],
 )
 def test_nothing_is_loaded_in_part(tmp_path, content, words):
