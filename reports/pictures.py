@@ -137,8 +137,10 @@ def save_judged(
 
 
 def file_name(split: data.Split, row: int) -> tuple[str, str, tuple]:
-    """The name of a photo's file, for `labelled`: so that it can be found and mended."""
-    return os.path.basename(split.paths[row]), "", GREY
+    """The name of a photo's file, for `labelled`: so that it can be found and mended. If the photos
+    of the split are in several folders, with its folder."""
+    folders = {os.path.dirname(path) for path in split.paths}
+    return os.path.relpath(split.paths[row], os.path.commonpath(folders)), "", GREY
 
 
 def thumbnail(split: data.Split, row: int) -> Image.Image:

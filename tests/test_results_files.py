@@ -16,7 +16,7 @@ from PIL import Image
 
 import data
 import metrics
-from reports import labels_table, ladder, markdown, mistakes, results, table
+from reports import labels_table, ladder, markdown, mistakes, pictures, results, table
 from runtime import reading
 from runtime.folder import Folder
 
@@ -293,6 +293,16 @@ def test_the_worst_mistakes_name_a_photo_once_and_a_label_as_rarely_as_can_be(mo
     monkeypatch.setattr(mistakes, "EACH", 2)  # two labels have mistakes, so each is named once
     assert mistakes.most_confident_wrong(SCORES, TARGETS, 0.5) == [(0, 1)]
     assert mistakes.most_painful_missed(SCORES, TARGETS, 0.5) == [(1, 0), (3, 1)]
+
+
+def test_photos_of_several_folders_are_named_with_their_folder():
+    for paths, name in (
+        (["photos/cat/1.png", "photos/dog/1.png"], "dog/1.png"),
+        (["photos/0.png", "photos/a/b/1.png"], "a/b/1.png"),
+        (["photos/0.png", "photos/1.png"], "1.png"),
+        (["0.png", "1.png"], "1.png"),
+    ):
+        assert pictures.file_name(data.Split(paths, TARGETS[:2], CLASSES), 1)[0] == name
 
 
 def test_a_sheet_of_mistakes_shows_the_photos_that_are_wrong(tmp_path):
