@@ -96,13 +96,18 @@ def precision_recall_f1(
     }
 
 
+def logit(p: float) -> float:
+    """The logit whose sigmoid is the probability p, 0 < p < 1."""
+    return math.log(p / (1 - p))
+
+
 def best_threshold(logits: np.ndarray, targets: np.ndarray) -> float:
     """The probability, in steps of 0.01, whose predictions have the highest OF1; of several, the
     middle one. `predict.py` uses it, on calibrated logits (difference 6)."""
     OF1 = {}
     for k in range(1, 100):
         p = k / 100
-        OF1[p] = precision_recall_f1(logits, targets, math.log(p / (1 - p)))["OF1"]
+        OF1[p] = precision_recall_f1(logits, targets, logit(p))["OF1"]
     best = [p for p in OF1 if OF1[p] == max(OF1.values())]
     return best[len(best) // 2]
 
@@ -115,7 +120,7 @@ def operating_points(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     points = []
     for k in range(1, 100):
         p = k / 100
-        at = precision_recall_f1(logits, targets, math.log(p / (1 - p)))
-        per_photo = (np.asarray(logits) > math.log(p / (1 - p))).sum() / len(logits)
+        at = precision_recall_f1(logits, targets, logit(p))
+        per_photo = (np.asarray(logits) > logit(p)).sum() / len(logits)
         points.append((p, at["OP"] / 100, at["OR"] / 100, per_photo))
     return np.array(points)

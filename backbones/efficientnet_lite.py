@@ -47,11 +47,18 @@ class Conv(nn.Conv2d):
     """A convolution padded as in TensorFlow's SAME: an odd pixel goes to the right and bottom."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        k, s = self.kernel_size[0], self.stride[0]
-        H, W = (max((-(-side // s) - 1) * s + k - side, 0) for side in x.shape[2:])
-        if H % 2 or W % 2:
-            x = F.pad(x, (0, W % 2, 0, H % 2))  # a copy, so only where it must be
-        return F.conv2d(x, self.weight, self.bias, s, (H // 2, W // 2), 1, self.groups)
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        pad_h = same_padding(x.shape[2], kernel, stride)
+        pad_w = same_padding(x.shape[3], kernel, stride)
+        if pad_h % 2 or pad_w % 2:
+            x = F.pad(x, (0, pad_w % 2, 0, pad_h % 2))  # a copy, so only where it must be
+        padding = (pad_h // 2, pad_w // 2)
+        return F.conv2d(x, self.weight, self.bias, stride, padding, 1, self.groups)
+
+
+def same_padding(side: int, kernel: int, stride: int) -> int:
+    """Pixels that SAME adds to a side in all, so that there are ceil(side / stride) outputs."""
+    return max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

@@ -1,12 +1,13 @@
-r"""Is one head ahead of another beyond the luck of the photos and of the seeds?
+r"""Is one head ahead of another, whichever val photos and seeds were drawn?
 
     python -m experiments.frozen --scores DIR --csv FILE.csv -- OPTIONS-OF-RUN
     python -m experiments.bootstrap --csv FILE.csv --scores DIR --data NAME \
         --minus "linear head, lr 0.001, epochs 6" "F_PCA, lr 0.001, epochs 6"
 
 A draw has as many photos as val, with replacement, and as many seeds; both heads have the same ones
-in each (the paired bootstrap). The interval holds the middle 95% of the draws' differences in mAP.
-A row of the CSV is a pair of heads. Nothing is trained here.
+in each (the paired bootstrap). The interval holds the middle 95% of the draws' differences in mAP,
+less their bias. A row of the CSV is a pair of heads. Nothing is trained here, and the training
+photos are always the same: their choice is in no interval.
 
 Symbols: S seeds, M val photos, n labels, R draws.
 """
@@ -28,16 +29,18 @@ def difference(
 ) -> tuple[float, float, float]:
     """The mean mAP of `first` minus that of `second`, and the ends of its 95% interval, in percent.
 
-    `first` and `second` are S logits (M, n) each, of the same seeds; targets (M, n).
+    `first` and `second` are S logits (M, n) each, of the same seeds; targets (M, n). Copies of a
+    photo in a draw pull differences towards 0 where labels are rare. So the draws' bias is
+    subtracted, as in `verdict.interval`.
     """
 
     def mAP(logits: np.ndarray) -> float:
         return metrics.mean_average_precision(metrics.average_precision(logits, targets))
 
     counts = verdict.photo_counts(len(targets), seed=seed)  # (M, R)
-    mean, drawn = [], []
+    differences, drawn = [], []
     for ours, theirs in zip(first, second, strict=True):
-        mean.append(mAP(ours) - mAP(theirs))
+        differences.append(mAP(ours) - mAP(theirs))
         of_ours, of_theirs = (
             verdict.mAP_of_draws(logits, targets, counts) for logits in (ours, theirs)
         )
@@ -45,8 +48,10 @@ def difference(
     S, R = len(drawn), counts.shape[1]
     seeds = np.random.default_rng(seed).integers(S, size=(S, R))  # of each draw
     of_draws = np.take_along_axis(np.stack(drawn), seeds, axis=0).mean(0)  # (R,)
+    measured = float(np.mean(differences))
+    bias = of_draws.mean() - measured
     low, high = verdict.percentiles(of_draws, 95)
-    return float(np.mean(mean)), low, high
+    return measured, low - bias, high - bias
 
 
 def stored(folder: Path, head: str) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -28,7 +28,7 @@ import run
 from runtime import signals
 
 FIRST = "direct"
-SCORES = "where logits are kept, for experiments.bootstrap; of rows that the CSV has not yet"
+SCORES = "folder for the logits of each new row, which experiments.bootstrap reads"
 SETTINGS = {  # name -> options of run.py; the model that is measured is the last one it evaluates
     FIRST: "--phase backbone embed eval",
     "direct, longer": "--phase backbone eval --weights FIRST/backbone.pt",
@@ -71,7 +71,8 @@ def trained(args, setting: str, options: str, epochs: str, start: str, seed: int
     print("python run.py", *command, flush=True)
     if code := run.main(command):
         sys.exit(code)
-    with np.load(max(out.glob("scores-*.npz"))) as scores:  # -gcn-*, else -backbone
+    files = [*out.glob("scores-gcn-*.npz"), out / "scores-backbone.npz"]
+    with np.load(files[0]) as scores:
         logits, targets = scores["logits"], scores["targets"]  # (M, n) each
     ap = metrics.average_precision(logits, targets)  # (n,)
     if args.scores:
@@ -167,8 +168,8 @@ T95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """95% confidence interval of the mean over two seeds or more (Student's t). It covers the luck
-    of the seeds only, not that of the photos. With more than ten seeds it is a little too wide."""
+    """95% confidence interval of the mean over two seeds or more (Student's t). It covers the choice
+    of the seeds, not of the photos. With more than ten seeds it is a little too wide."""
     quantile = T95[min(len(values) - 2, len(T95) - 1)]
     half = quantile * np.std(values, ddof=1) / np.sqrt(len(values))
     return np.mean(values) - half, np.mean(values) + half

@@ -3,9 +3,9 @@ docs/evidence-tables.md has the commands.
 
     python -m experiments.frozen --csv FILE.csv -- --glove FILE OPTIONS-OF-RUN
 
-run.py's part computes the features once, into its --out. A line of SETTINGS is a row of the table,
-a row of the CSV a seed of it; the same command goes on where it was. With --held-out, where choices
-are made, a fifth of the training photos takes the place of val; --held-out 1 draws another fifth.
+run.py's own code computes the features once, into its --out. A line of SETTINGS is a row of the
+table, a row of the CSV one seed of it; the same command resumes. With --held-out, where choices are
+made, a fifth of the training photos takes the place of val; --held-out 1 draws another fifth.
 
 Symbols: M images of a split, B others, n labels, D feature size.
 """
@@ -55,8 +55,8 @@ class Task:
         self.pairs, self.counts = iml_gcn.cooccurrence(Y)
 
     def gcn(self, nodes, length=1.0, hidden=1024, reading="paper", tau=0.1, p=0.2, rare=False):
-        """A GCN head, its nodes `length` long in the mean, or as they are if it is 0. `rare`: only
-        the rarer half of labels gets neighbours."""
+        """A GCN head. Its node features (n, d) are scaled to the mean length `length`; 0 leaves them
+        as they are. With `rare` only the rarer half of the labels gets neighbours."""
         nodes = run.scaled(nodes, length)
         A = iml_gcn.adjacency(self.pairs, self.counts, tau, p, reading)  # (n, n)
         A_hat = iml_gcn.normalise(A, reading)
@@ -137,7 +137,8 @@ SETTINGS = {
 
 
 def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
-    """In percent, N+ a number; `best` is the threshold of the highest OF1 here."""
+    """The figures of a row from val logits (M, n): percentages, except N+, a number of labels, and
+    `best`, the threshold of the highest OF1."""
     targets = task.val.targets
     ap = metrics.average_precision(logits, targets)  # (n,)
     row = {"mAP": metrics.mean_average_precision(ap)}
@@ -145,13 +146,13 @@ def figures(logits: np.ndarray, task: Task, threshold: float = 0.5) -> dict:
     for name, labels in zip(("often", "middle", "rare"), np.array_split(order, 3), strict=True):
         row[name] = metrics.mean_average_precision(ap[labels])
     row["best"] = metrics.best_threshold(logits, targets)
-    at = metrics.precision_recall_f1(logits, targets, np.log(threshold / (1 - threshold)))
+    at = metrics.precision_recall_f1(logits, targets, metrics.logit(threshold))
     row |= {name: at[name] for name in AT}
     return {name: round(value, 3) for name, value in row.items()}
 
 
 def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> None:
-    """Train as run.py does on features."""
+    """Train a head in place, as run.py does on features, but without a moving average."""
     optimizer = run.adam(options, iml_gcn.Model(nn.Identity(), head))
     batch_size = run.with_batch_size(options, split).batch_size
     rows = Rows(len(split), batch_size, shuffle=True, seed=seed)
@@ -160,7 +161,9 @@ def fit(head: nn.Module, split: data.Split, options, epochs: int, seed: int) -> 
     for epoch in range(epochs):
         batches.rows.epoch = epoch
         for features, targets, _, _ in batches:
-            loss = iml_gcn.asymmetric_loss(head(features), targets)
+            loss = iml_gcn.asymmetric_loss(
+                head(features), targets, options.gamma_neg, options.gamma_pos, options.clip
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -30,17 +30,24 @@ def expected_error(scores: np.ndarray, targets: np.ndarray, bins: int = 15) -> f
     return np.abs(gaps).sum() / scores.size
 
 
-def measured(logits: np.ndarray, targets: np.ndarray, fit: np.ndarray) -> dict:
-    """Figures of a calibration fitted on the photos `fit`, (M,) bool, measured on the others."""
-    slope, offset = calibration.fit(logits[fit], targets[fit])
-    scores, rest = calibration.scores(logits, slope, offset), ~fit
-    shared = metrics.best_threshold(slope * logits[fit] + offset, targets[fit])
-    raw, right = calibration.scores(logits[rest], 1, 0), targets[rest]
-    OF1 = metrics.precision_recall_f1(scores[rest], right, shared)["OF1"]
-    values = {"slope": slope, "offset": offset}
-    values |= {"ece_raw": expected_error(raw, right), "ece": expected_error(scores[rest], right)}
-    values |= {"above_raw": (raw > 0.5).sum(1).mean(), "above": (scores[rest] > 0.5).sum(1).mean()}
-    values |= {"true": right.sum(1).mean(), "OF1": OF1}
+def measured(logits: np.ndarray, targets: np.ndarray, fitted_on: np.ndarray) -> dict:
+    """Figures of a calibration fitted on the photos `fitted_on`, (M,) bool, measured on the others;
+    logits and targets (M, n)."""
+    slope, offset = calibration.fit(logits[fitted_on], targets[fitted_on])
+    threshold = metrics.best_threshold(slope * logits[fitted_on] + offset, targets[fitted_on])
+    logits, targets = logits[~fitted_on], targets[~fitted_on]  # the other photos
+    raw = calibration.scores(logits, 1, 0)
+    scores = calibration.scores(logits, slope, offset)
+    values = {
+        "slope": slope,
+        "offset": offset,
+        "ece_raw": expected_error(raw, targets),
+        "ece": expected_error(scores, targets),
+        "above_raw": (raw > 0.5).sum(1).mean(),  # labels per photo
+        "above": (scores > 0.5).sum(1).mean(),
+        "true": targets.sum(1).mean(),
+        "OF1": metrics.precision_recall_f1(scores, targets, threshold)["OF1"],
+    }
     return {name: round(float(value), 4) for name, value in values.items()}
 
 

@@ -11,7 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-coco, subset = Path(sys.argv[1] if len(sys.argv) == 2 else ""), Path("subset")
+coco = Path(sys.argv[1] if len(sys.argv) == 2 else "")
+subset = Path("subset")
 files = [coco / f"annotations/instances_{name}2014.json" for name in ("train", "val")]
 for file in files:
     if not file.is_file():
