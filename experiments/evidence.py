@@ -168,8 +168,8 @@ T95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """95% confidence interval of the mean over two seeds or more (Student's t). It covers the choice
-    of the seeds, not of the photos. With more than ten seeds it is a little too wide."""
+    """95% confidence interval of the mean over two seeds or more (Student's t). It covers the seeds
+    only, not the choice of the photos. With more than ten seeds it is a little too wide."""
     quantile = T95[min(len(values) - 2, len(T95) - 1)]
     half = quantile * np.std(values, ddof=1) / np.sqrt(len(values))
     return np.mean(values) - half, np.mean(values) + half

@@ -55,8 +55,8 @@ class Task:
         self.pairs, self.counts = iml_gcn.cooccurrence(Y)
 
     def gcn(self, nodes, length=1.0, hidden=1024, reading="paper", tau=0.1, p=0.2, rare=False):
-        """A GCN head. Its node features (n, d) are scaled to the mean length `length`; 0 leaves them
-        as they are. With `rare` only the rarer half of the labels gets neighbours."""
+        """A GCN head. Its nodes (n, d) are scaled to the mean length `length`; 0 leaves them as
+        they are. With `rare` only the rarer half of the labels gets neighbours."""
         nodes = run.scaled(nodes, length)
         A = iml_gcn.adjacency(self.pairs, self.counts, tau, p, reading)  # (n, n)
         A_hat = iml_gcn.normalise(A, reading)
