@@ -52,12 +52,17 @@ def test_the_interval_of_the_seeds_is_students_by_its_density(seeds):
 
 def test_a_claim_is_worded_by_its_interval():
     # Three seeds: t of two degrees is 4.303, and the standard error of 1, 2, 3 is 1 / sqrt(3).
-    assert claims.verdict([4.0, 5.0, 6.0]) == "seen: 5.00 [2.52, 7.48]"
-    assert claims.verdict([-4.0, -5.0, -6.0]) == "not seen: -5.00 [-7.48, -2.52]"
-    assert claims.verdict([1.0, 2.0, 3.0]) == "undecided: 2.00 [-0.48, 4.48]"
-    wider = claims.verdict([4.0, 5.0, 6.0], (-0.5, 9.0))
-    assert wider == "undecided: 5.00 [2.52, 7.48]; photos too [-0.50, 9.00]"
-    assert claims.verdict([1.0, 2.0, 3.0], (0.5, 3.5)).startswith("undecided")  # both must agree
+    ahead, behind, unclear = [4.0, 5.0, 6.0], [-4.0, -5.0, -6.0], [1.0, 2.0, 3.0]
+    above, below, around = (0.5, 9.0), (-9.0, -0.5), (-0.5, 9.0)
+    assert claims.verdict(ahead, above) == ("**seen** 5.00 [2.52, 7.48]; photos too [0.50, 9.00]")
+    assert claims.verdict(behind, below) == (
+        "**reversed** -5.00 [-7.48, -2.52]; photos too [-9.00, -0.50]"
+    )
+    assert claims.verdict(unclear, above) == (
+        "**undecided** 2.00 [-0.48, 4.48]; photos too [0.50, 9.00]"
+    )
+    assert claims.verdict(ahead, around).startswith("**undecided**")  # both must agree
+    assert claims.verdict(behind, around).startswith("**undecided**")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +242,21 @@ def test_the_interval_over_photos_and_seeds_is_the_spread_of_samples_drawn_anew(
         assert mean == pytest.approx(mean_difference(*drawn))
         widths.append((high - low) / 2 / 1.96)
     assert np.mean(widths) == pytest.approx(truth, rel=0.2)
+
+
+def test_the_interval_over_photos_lies_around_the_difference_where_labels_are_rare():
+    # Each of 40 labels is on two of 60 photos. The first head ranks them first, the second behind
+    # one wrong photo. In draws copies of the right ones count more: without a correction the whole
+    # interval is below the difference, 22 to 36.
+    targets = np.zeros((60, 40), np.uint8)
+    wrong = np.zeros((60, 40))
+    for label in range(40):
+        targets[[label, (label + 7) % 60], label] = 1
+        wrong[(label + 20) % 60, label] = 2
+    first = targets + np.linspace(0, 0.1, 60)[:, None]  # (60, 40), no equal scores
+    difference, low, high = bootstrap.difference([first], [first + wrong], targets)
+    assert difference == pytest.approx(100 - 100 * (1 / 2 + 2 / 3) / 2)
+    assert (low + high) / 2 == pytest.approx(difference, abs=1)
 
 
 def test_frozen_evidence_goes_on_where_it_was(demo, tmp_path):
