@@ -284,7 +284,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--save", type=Path, metavar="DIR", help="folder to write the photos with labels into")
     text = f"with --save: where the {WHERE} highest labels are seen; good for large things only"
     add("--where", action="store_true", help=f"{text} [docs/scores.md]")
-    text = "TrueType font for --save (Pillow's own, which has ASCII only)"
+    text = "TrueType font for --save; without it, a font of the system that has the letters of your "
+    text += "labels"
     add("--font", metavar="FILE", help=text)
     add("--export", type=Path, metavar="FILE", help="write the model here, as .onnx or .pt2")
     text = "photos that are computed at once (%(default)s)"
@@ -330,7 +331,8 @@ def find_photos(paths: list[str], save: Path | None) -> list[Photo]:
             if own is None or own not in (path / name).resolve().parents:
                 photos.append(Photo(str(path), name))
     if photos and not any(photo.path.exists() for photo in photos):
-        raise FileNotFoundError(f"there is no {printable(paths[0], 200)}; name photos or folders")
+        missing = printable(photos[0].path, 200)
+        raise FileNotFoundError(f"there is no {missing}; name photos or folders")
     if paths and not photos:
         raise FileNotFoundError(f"no photo in {', '.join(paths)}; name another folder")
     return photos

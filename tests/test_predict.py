@@ -624,6 +624,7 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1; write 0.8 for 80%"),
     ({}, "model.pt photo.png --csv out.xlsx", "call it NAME.csv"),
     ({}, "model.pt nowhere", "there is no nowhere"),
+    ({}, "model.pt empty/ missing.jpg", "there is no missing.jpg"),
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
     ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),
     ({}, "model.pt empty", "no photo in"),
