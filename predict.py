@@ -284,7 +284,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--save", type=Path, metavar="DIR", help="folder to write the photos with labels into")
     text = f"with --save: where the {WHERE} highest labels are seen; good for large things only"
     add("--where", action="store_true", help=f"{text} [docs/scores.md]")
-    text = "TrueType font for --save; without it, a font of the system that has the letters of your "
+    text = (
+        "TrueType font for --save; without it, a font of the system that has the letters of your "
+    )
     text += "labels"
     add("--font", metavar="FILE", help=text)
     add("--export", type=Path, metavar="FILE", help="write the model here, as .onnx or .pt2")

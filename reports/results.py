@@ -8,7 +8,6 @@ Symbols: M val photos, n labels.
 import hashlib
 import json
 import math
-import textwrap
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ from reports import (
 from runtime import checkpoints
 from runtime.folder import ASIDE, Folder
 from runtime.reading import DAMAGED
-from runtime.terminal import printable
+from runtime.terminal import fitted, printable
 
-COLUMNS = 80  # of a terminal
+TERMINAL_WIDTH = 80  # characters
 WRITTEN = [
     ("results", "md"),
     ("verdict", "json"),
@@ -103,9 +102,10 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
     if not suffix:
         files += [name for name in DRAWN_WHILE_TRAINING if (folder / name).is_file()]
-    print(wrapped(f"results are in {printable(folder.path, 200)}: {', '.join(files)}"))
+    place = printable(folder.path, 200)
+    print(fitted(f"results are in {place}: {', '.join(files)}", TERMINAL_WIDTH - 1))
     if not suffix:
-        print(wrapped(f"to label photos: python predict.py {printable(folder.path, 200)} PHOTOS"))
+        print(fitted(f"to label photos: python predict.py {place} PHOTOS", TERMINAL_WIDTH - 1))
 
 
 def save_pictures(
@@ -248,16 +248,6 @@ def for_terminal(evaluation: Evaluation, judgement: dict, paragraphs: list) -> s
     rows = table.short(evaluation.dataset, evaluation.reports, judgement["chance"], intervals)
     parts = ["", title(evaluation), "", rows, ""]
     for sentence, points in paragraphs:
-        parts += [wrapped(sentence), *(wrapped(point, "  ") for point in points), ""]
+        lines = [sentence, *(f"  {point}" for point in points)]
+        parts += [fitted("\n".join(lines), TERMINAL_WIDTH - 1), ""]
     return "\n".join(parts)
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    """Text in lines that fit a terminal; those after the first are indented."""
-    return textwrap.fill(
-        text,
-        COLUMNS - 1,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_on_hyphens=False,
-    )

@@ -374,6 +374,20 @@ def test_a_word_that_follows_no_option_is_named(capsys):
     assert "error: photos follows no option; see --help" in capsys.readouterr().err
 
 
+def test_a_line_that_is_too_long_goes_on_indented_and_a_path_stays_whole():
+    text = "12345 789 12 x-y\n  1 345 /a/path/of 23 letters\n\n    /a/long-path/that-comes-first"
+    assert terminal.fitted(text, 12).split("\n") == [
+        "12345 789 12",
+        "  x-y",
+        "  1 345",
+        "    /a/path/of",  # longer than 12 by itself
+        "    23",
+        "    letters",
+        "",
+        "    /a/long-path/that-comes-first",
+    ]
+
+
 @pytest.mark.parametrize("columns", [30, 80])
 def test_sentences_fit_the_window_of_a_terminal_and_are_whole_elsewhere(monkeypatch, columns):
     class Screen(io.StringIO):
