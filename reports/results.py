@@ -7,9 +7,6 @@ Symbols: M val photos, n labels.
 
 import hashlib
 import json
-import math
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +23,10 @@ from reports import (
     table,
     verdict,
 )
+from reports.trained_model import number
 from runtime import checkpoints
 from runtime.folder import ASIDE, Folder
-from runtime.reading import DAMAGED
+from runtime.reading import ANY, read_json
 from runtime.terminal import fitted, printable
 
 TERMINAL_WIDTH = 80  # characters
@@ -154,24 +152,24 @@ def val_id(split: data.Split) -> str:
 def before_fresh(evaluation: Evaluation, folder: Folder, judgement: dict, best: str) -> str:
     """The model that --fresh set aside, beside the `best` of now: a sentence, or "" if there is
     none. Only on the same val photos with the same labels are the two compared."""
-    split, old = evaluation.split, folder.path / ASIDE
+    split, old, file = evaluation.split, folder.path / ASIDE, evaluation.file(best)
     shown = np.flatnonzero(split.targets.any(0))  # labels of some val photo
     targets, now = split.targets[:, shown], evaluation.logits[best][:, shown]
+    schema = {"models": {file: {"mAP": number(0, 100)}}, "val_id": ANY}
     try:
-        earlier = json.loads((old / "verdict.json").read_text(encoding="utf-8"))
-        mAP = earlier["models"][evaluation.file(best)]["mAP"]
-        if type(mAP) is not float or not math.isfinite(mAP):
-            return ""
+        earlier = read_json(old / "verdict.json", schema)
+        mAP = earlier["models"][file]["mAP"]
         text = f"before --fresh, {evaluation.short_name(best)} had an mAP of {mAP:.1f}"
         if earlier["val_id"] != judgement["val_id"]:
             return f"{text}, on other val photos or labels: do not compare"
-        with np.load(old / f"scores-{best}.npz") as scores:
-            classes = scores["classes"].tolist()
-            then = scores["logits"][:, [classes.index(split.classes[j]) for j in shown]]
-        then_mAP = metrics.mean_average_precision(metrics.average_precision(then, targets))
-    except (*DAMAGED, RecursionError, zipfile.BadZipFile, zlib.error):
+        names = [split.classes[j] for j in shown]
+        then = table.read_logits(old / f"scores-{best}.npz", names)
+    except (OSError, ValueError):  # there is none, or it is damaged
         return ""
-    if then.shape != now.shape or abs(then_mAP - mAP) > 1e-6:
+    if then.shape != now.shape:
+        return ""
+    then_mAP = metrics.mean_average_precision(metrics.average_precision(then, targets))
+    if abs(then_mAP - mAP) > 1e-6:
         return ""  # the two files are of different runs
     return f"{text}; {verdict.change_in_words(targets, then, now)}"
 

@@ -6,6 +6,8 @@ Symbols: M images in the evaluated split, n labels. Everything is in percent, as
 """
 
 import math
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,25 @@ def save_numbers(
             np.savez_compressed(file, logits=logits, targets=targets, classes=classes)
         checkpoints.save_json(folder / f"metrics-{name}.json", report)
     return report
+
+
+# What zipfile and NumPy raise of a damaged file: RuntimeError where the damage looks like an
+# unknown compression or a password.
+DAMAGED = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def read_logits(path: Path, classes: list[str]) -> np.ndarray:
+    """The logits (M, n) of these classes in a file that `save_numbers` wrote, which may hold them
+    in another order and beside others. A file that is damaged, or lacks one, is a ValueError."""
+    try:
+        with np.load(path) as stored:
+            logits, names = stored["logits"], stored["classes"].tolist()
+    except DAMAGED as error:
+        raise ValueError(f"{path} is damaged ({error}); run --phase eval again") from error
+    fits = type(names) is list and logits.ndim == 2 and logits.shape[1] == len(names)
+    if not fits or not set(classes) <= set(names):
+        raise ValueError(f"{path} is not of these labels; run --phase eval again")
+    return logits[:, [names.index(name) for name in classes]]
 
 
 def logit_of(p: float) -> float:

@@ -236,6 +236,13 @@ def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_l
     assert say() == f"before --fresh, direct had an mAP of {then:.1f}, {other}"
 
 
+def change_zip(path, place, value):
+    """Change a byte of the first file's entry in the list at the end of a ZIP."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + place] = value
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -255,6 +262,9 @@ def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_l
         lambda old, text: np.savez(
             old / "scores-backbone.npz", logits=np.zeros((3, 1)), classes=["a"]
         ),
+        lambda old, text: np.savez(old / "scores-backbone.npz", logits=np.zeros((3, 1)), classes=1),
+        lambda old, text: change_zip(old / "scores-backbone.npz", 8, 1),  # flags: a password
+        lambda old, text: change_zip(old / "scores-backbone.npz", 10, 99),  # kind of compression
         lambda old, text: (old / "scores-backbone.npz").unlink(),
     ],
 )
