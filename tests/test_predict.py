@@ -326,8 +326,8 @@ def test_the_map_of_a_label_is_the_one_whose_mean_is_its_logit(predictor, tmp_pa
     drawn_photo(size=(300, 200)).save(tmp_path / "photo.png")
     of_file = predict.Predictor(predictor[0], "cpu")
     photos = [predict.Photo(str(tmp_path), "photo.png")]
-    (photo,) = predict.labelled(of_file, photos, top=3, where=True)
-    for (_, score), heat in zip(photo.labels, photo.maps, strict=True):
+    (prediction,) = predict.predictions(of_file, photos, top=3, where=True)
+    for (_, score), heat in zip(prediction.labels, prediction.maps, strict=True):
         assert 1 / (1 + np.exp(-float(heat.mean()))) == pytest.approx(score, abs=1e-5)
 
 
@@ -617,6 +617,7 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt photo.png --csv empty", "is not a file; choose another name"),
     ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1; write 0.8 for 80%"),
     ({}, "model.pt photo.png --csv out.xlsx", "call it NAME.csv"),
+    ({}, "none.pt photo.png --csv out.xlsx", "call it NAME.csv"),  # before the model is read
     ({}, "model.pt nowhere", "there is no nowhere"),
     ({}, "model.pt empty/ missing.jpg", "there is no missing.jpg"),
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
