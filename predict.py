@@ -43,7 +43,7 @@ from datasets.predicted_labels import header_of, is_table_of_ours, row_of, row_o
 from reports import export
 from reports.labelled_folder import LabelledFolder
 from reports.ladder import point_for
-from reports.pictures import activation_maps, maps_exist
+from reports.pictures import Caption, activation_maps, maps_exist
 from reports.trained_model import THRESHOLD, load, model_file, models_in
 from runtime import options, signals
 from runtime.csv_table import csv_table
@@ -239,16 +239,20 @@ def predictions(
             yield Prediction(photos[row], scores, pairs, highest, maps)
 
 
-def captions(prediction: Prediction, threshold: float) -> list[tuple[str, str]]:
+def captions(prediction: Prediction, threshold: float) -> list[Caption]:
     """Names and scores as a person reads them; without a label above the threshold it says so."""
     if prediction.labels:
-        return [(name, f"{score:.2f}") for name, score in prediction.labels]
+        return [Caption(name, f"{score:.2f}") for name, score in prediction.labels]
     name, score = prediction.highest
-    return [("no label above", f"{threshold:g}"), (f"highest: {name}", f"{score:.2f}")]
+    return [
+        Caption("no label above", f"{threshold:g}"),
+        Caption(f"highest: {name}", f"{score:.2f}"),
+    ]
 
 
 def line_of(prediction: Prediction, threshold: float) -> str:
-    texts = [f"{printable(name)} {score}" for name, score in captions(prediction, threshold)]
+    labels = captions(prediction, threshold)
+    texts = [f"{printable(label.text)} {label.score}" for label in labels]
     return f"{printable(prediction.photo.path, 200)}: {', '.join(texts)}"
 
 

@@ -119,9 +119,9 @@ def save_pictures(
     scores = calibration.scores(evaluation.calibrated(best), slope=1.0, offset=0.0)  # (M, n)
     model = evaluation.short_name(best)
     mAP = verdict.in_words(judgement["models"][judgement["use"]]["mAP"])
-    caption = f"{model}, mAP {mAP} on {len(split):,} val photos; labels above {threshold:.2f}"
+    heading = f"{model}, mAP {mAP} on {len(split):,} val photos; labels above {threshold:.2f}"
     path = folder / f"results{suffix}.jpg"
-    pictures.save_judged(split, scores, threshold, path, caption, font)
+    pictures.save_judged(split, scores, threshold, path, heading, font)
     mistakes.save(split, scores, threshold, folder / f"mistakes{suffix}.jpg", model, font)
 
 

@@ -26,7 +26,7 @@ from backbones import efficientnet_lite
 from datasets import own_photos
 from reports import calibration, pictures
 from reports.labelled_folder import LabelledFolder
-from reports.pictures import activation_maps
+from reports.pictures import Caption, activation_maps
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -257,8 +257,8 @@ def test_where_lights_the_place_that_a_label_comes_from(tmp_path):
 
 
 def test_long_lists_of_labels_are_cut_in_pictures(tmp_path, capsys):
-    labels = [(f"label {j}", "0.50") for j in range(500)]
-    assert pictures.shortened(labels, 12) == [*labels[:12], ("and 488 more", "")]
+    labels = [Caption(f"label {j}", "0.50") for j in range(500)]
+    assert pictures.shortened(labels, 12) == [*labels[:12], Caption("and 488 more")]
     assert pictures.shortened(labels[:12], 12) == labels[:12]
     drawn_photo().save(tmp_path / "a.png")
     with LabelledFolder(tmp_path / "out") as folder:
@@ -289,12 +289,12 @@ def test_a_judged_photo_has_what_is_right_wrong_and_missed_by_sign_and_colour(tm
         ("+ cow", "0.60"),
         ("- dog", "0.20"),
     ]
-    assert len({colour for *_, colour in labels}) == 3
-    picture = np.asarray(pictures.labelled(Image.new("RGB", (300, 60), "gray"), labels))
-    for *_, colour in labels:
-        assert (np.abs(picture[60:].astype(int) - colour).max(2) < 9).any()
+    assert len({label.colour for label in labels}) == 3
+    picture = np.asarray(pictures.with_labels(Image.new("RGB", (300, 60), "gray"), labels))
+    for label in labels:
+        assert (np.abs(picture[60:].astype(int) - label.colour).max(2) < 9).any()
     (nothing,) = pictures.judged(scores, targets * 0, ["cat", "dog", "cow", "bee"], 0.95)
-    assert nothing[0] == "nothing, rightly"
+    assert nothing.text == "nothing, rightly"
 
 
 def test_a_sheet_of_judged_photos_has_beneath_each_photo_its_own_labels(tmp_path, monkeypatch):
@@ -303,13 +303,13 @@ def test_a_sheet_of_judged_photos_has_beneath_each_photo_its_own_labels(tmp_path
         Image.new("RGB", (64, 64), fill).save(tmp_path / f"{ord(sign)}.png")
     paths = [str(tmp_path / f"{ord(sign)}.png") for sign in fills]
     split = data.Split(paths, np.array([[1], [0], [1]], np.uint8), ["cat"])
-    draw, beneath = pictures.labelled, {}
+    draw, beneath = pictures.with_labels, {}
 
     def noted(photo, labels, font):
         beneath[photo.resize((1, 1)).getpixel((0, 0))] = labels
         return draw(photo, labels, font)
 
-    monkeypatch.setattr(pictures, "labelled", noted)
+    monkeypatch.setattr(pictures, "with_labels", noted)
     scores = np.array([[0.9], [0.8], [0.1]])
     pictures.save_judged(split, scores, 0.5, tmp_path / "sheet.jpg", "a caption")
     first = {fill: labels[0][:2] for fill, labels in beneath.items()}

@@ -312,7 +312,7 @@ def test_photos_of_several_folders_are_named_with_their_folder():
         (["photos/0.png", "photos/1.png"], "1.png"),
         (["0.png", "1.png"], "1.png"),
     ):
-        assert pictures.file_name(data.Split(paths, TARGETS[:2], CLASSES), 1)[0] == name
+        assert pictures.file_name(data.Split(paths, TARGETS[:2], CLASSES), 1).text == name
 
 
 def test_a_sheet_of_mistakes_shows_the_photos_that_are_wrong(tmp_path):
