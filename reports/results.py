@@ -174,7 +174,7 @@ def before_fresh(evaluation: Evaluation, folder: Folder, judgement: dict, best: 
     return f"{text}; {verdict.change_in_words(targets, then, now)}"
 
 
-def label_rows(evaluation: Evaluation, best: str) -> list[list]:
+def label_rows(evaluation: Evaluation, best: str) -> list[labels_table.LabelRow]:
     """The rows of labels.csv, sorted by the model that the verdict names."""
     rows, split = [], evaluation.split
     for name, report in evaluation.reports.items():
@@ -186,7 +186,7 @@ def label_rows(evaluation: Evaluation, best: str) -> list[list]:
             evaluation.predicted(name),
             [report["AP"][label] for label in split.classes],
         )
-    return labels_table.what_needs_work_first(rows, evaluation.file(best))
+    return labels_table.worst_first(rows, evaluation.file(best))
 
 
 LEGEND = (
@@ -198,7 +198,7 @@ LEGEND = (
 
 
 def findings(
-    evaluation: Evaluation, judgement: dict, best: str, rows: list[list]
+    evaluation: Evaluation, judgement: dict, best: str, rows: list[labels_table.LabelRow]
 ) -> list[tuple[str, list[str]]]:
     """Sentences in plain text, each with its points: verdict, warnings, thresholds, labels."""
     model, threshold = evaluation.short_name(best), evaluation.threshold(best)
@@ -211,7 +211,7 @@ def findings(
         paragraphs.append(
             (f"Thresholds of {model} on these photos (predict.py --threshold):", points)
         )
-    own_rows = [row for row in rows if row[1] == evaluation.file(best)]
+    own_rows = [row for row in rows if row.model == evaluation.file(best)]
     points, some_left_out = labels_table.best_and_worst(own_rows)
     if points:
         heading = f"AP of {model}, and in brackets the label's val photos"

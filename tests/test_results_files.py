@@ -29,6 +29,9 @@ SCORES = np.array(
 )
 
 
+CAT = labels_table.LabelRow("cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2)
+
+
 def logits_of(scores):
     return np.log(scores / (1 - scores))
 
@@ -43,13 +46,13 @@ def test_rows_of_labels_by_hand():
     training = np.array([9, 3, 0])
     rows = labels_table.rows_of_model("a.pt", CLASSES, training, TARGETS, SCORES > 0.5, ap)
     assert rows == [  # precision, recall, F1: cat 1 of 1, 1 of 3; dog 1 of 3, 1 of 2; cow 0 of 1
-        ["cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2],
-        ["dog", "a.pt", 3, 2, 60.0, 33.33, 50.0, 40.0, None, None],
-        ["cow", "a.pt", 0, 0, None, 0.0, None, None, None, None],
+        ("cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2),
+        ("dog", "a.pt", 3, 2, 60.0, 33.33, 50.0, 40.0, None, None),
+        ("cow", "a.pt", 0, 0, None, 0.0, None, None, None, None),
     ]
-    other = [[name, "b.pt", *rest] for name, _, *rest in rows]
-    ordered = labels_table.what_needs_work_first([*rows, *other], "a.pt")
-    names = [(name, model) for name, model, *_ in ordered]
+    other = [row._replace(model="b.pt") for row in rows]
+    ordered = labels_table.worst_first([*rows, *other], "a.pt")
+    names = [(row.label, row.model) for row in ordered]
     assert names == [(name, model) for name in ("dog", "cat", "cow") for model in ("a.pt", "b.pt")]
 
 
@@ -61,16 +64,18 @@ def test_labels_with_few_training_photos_are_to_be_collected_first():
 
 
 def test_labels_that_are_never_found_are_named_if_they_have_training_photos():
-    rows = [["cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2]]
+    rows = [CAT]
     assert labels_table.never_found(rows) == ""
     for name, training, val in (("cow", 6, 2), ("owl", 4, 2), ("emu", 6, 0)):
-        rows.append([name, "a.pt", training, val, 5.0, None, 0.0 if val else None, 0.0, None, None])
+        row = CAT._replace(label=name, training_photos=training, val_photos=val, AP=5.0)
+        rows.append(row._replace(recall=0.0 if val else None))
     expected = "never found on val: cow (0 of 2 val photos, 6 in training, AP 5); "
     assert labels_table.never_found(rows).startswith(expected)
 
 
 def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
-    rows = [[name, "a.pt", 9, val, ap] for name, val, ap in (("cat", 5, 40.0), ("owl", 4, 100.0))]
+    rows = [CAT._replace(val_photos=5, AP=40.0)]
+    rows.append(CAT._replace(label="owl", val_photos=4, AP=100.0))
     assert labels_table.best_and_worst(rows) == (["AP: cat 40 (5)"], True)
     assert labels_table.best_and_worst(rows[1:]) == (["AP: owl 100 (4)"], False)
 
@@ -99,13 +104,13 @@ HOSTILE = ["=1+1", "+a", "-b", "@c", "\td", " =e", "＝f", 'g"h', "i,j;k", "l\nm
 
 def test_a_spreadsheet_reads_every_label_and_computes_none(tmp_path):
     path = tmp_path / "labels.csv"
-    labels_table.save(path, [[name, -1.5] for name in [*HOSTILE, None]])
+    labels_table.save(path, [CAT._replace(label=name, AP=-1.5) for name in [*HOSTILE, None]])
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")
     with open(path, encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == labels_table.HEADER
-    assert all(number == "-1.5" for _, number in rows)  # numbers are no formulas
-    for name, (cell, _) in zip(HOSTILE, rows, strict=False):
+    assert all(row[header.index("AP")] == "-1.5" for row in rows)  # numbers are no formulas
+    for name, (cell, *_) in zip(HOSTILE, rows, strict=False):
         if name == "\ud800":  # half a letter: nothing can store it
             name = "\\ud800"
         assert cell.removeprefix("'") == name
@@ -287,8 +292,8 @@ def test_the_id_of_val_is_that_of_its_photos_and_the_names_on_them(evaluation):
 
 def test_numbers_of_labels_csv_are_those_of_predicts_row(evaluation, tmp_path):
     rows = results.label_rows(evaluation, "backbone")
-    own = [row for row in rows if row[1] == "backbone.pt"]
-    recalls = [row[6] for row in own if row[6] is not None]
+    own = [row for row in rows if row.model == "backbone.pt"]
+    recalls = [row.recall for row in own if row.recall is not None]
     assert np.mean(recalls) == pytest.approx(
         evaluation.reports["backbone"]["predict"]["CR"], abs=0.01
     )
