@@ -1,6 +1,6 @@
 """What phase eval leaves for people: a page, a verdict, a spreadsheet of labels, and pictures.
 
-The numbers it starts from are in metrics-<model>.json and scores-<model>.npz (`reports.table`).
+The numbers it starts from are in metrics-<model>.json and scores-<model>.npz (`metrics_files`).
 
 Symbols: M val photos, n labels.
 """
@@ -18,7 +18,9 @@ from reports import (
     labels_table,
     ladder,
     markdown,
+    metrics_files,
     mistakes,
+    models_of_run,
     pictures,
     table,
     verdict,
@@ -60,7 +62,7 @@ class Evaluation:
 
     def file(self, name: str) -> str:
         """What a person names a model by: its file in --out, or the path of --evaluate."""
-        return f"{name}.pt" if name in table.MODELS else self.reports[name]["label"]
+        return f"{name}.pt" if name in models_of_run.MODELS else self.reports[name]["label"]
 
     def short_name(self, name: str) -> str:
         """What a sentence calls a model."""
@@ -73,11 +75,11 @@ class Evaluation:
 
     def threshold(self, name: str) -> float:
         """predict.py's, a calibrated score."""
-        return table.predicted_by_default(self.reports[name])[0]
+        return metrics_files.predicted_by_default(self.reports[name])[0]
 
     def predicted(self, name: str) -> np.ndarray:
         """What predict.py shows of each photo, (M, n) of bool."""
-        return self.calibrated(name) > table.logit_of(self.threshold(name))
+        return self.calibrated(name) > metrics_files.logit_of(self.threshold(name))
 
 
 def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | None = None) -> None:
@@ -163,7 +165,7 @@ def before_fresh(evaluation: Evaluation, folder: Folder, judgement: dict, best: 
         if earlier["val_id"] != judgement["val_id"]:
             return f"{text}, on other val photos or labels: do not compare"
         names = [split.classes[j] for j in shown]
-        then = table.read_logits(old / f"scores-{best}.npz", names)
+        then = metrics_files.read_logits(old / f"scores-{best}.npz", names)
     except (OSError, ValueError):  # there is none, or it is damaged
         return ""
     if then.shape != now.shape:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import data
 import metrics
-from reports import labels_table, ladder, markdown, mistakes, pictures, results, table
+from reports import labels_table, ladder, markdown, metrics_files, mistakes, pictures, results
 from runtime import reading
 from runtime.folder import Folder
 
@@ -171,7 +171,7 @@ def evaluation(tmp_path):
         ("evaluated", f"{tmp_path}/{'y' * 120}|<_.pt"),
     ):
         logits[name] = generator.standard_normal(targets.shape).astype(np.float32)
-        reports[name] = table.save_numbers(
+        reports[name] = metrics_files.save_numbers(
             folder,
             name,
             logits[name],
