@@ -798,7 +798,7 @@ def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -
         return  # heads take seconds
     backbone = backbone.to(args.device, memory_format=torch.channels_last)
     images = data.MultiLabelImages(splits.train, args.image_size, augment=store is None)
-    seconds = forecast.seconds_a_photo(backbone, images, args.workers, autocast(args))
+    seconds = forecast.seconds_per_photo(backbone, images, args.workers, autocast(args))
     forecast.say((work - done) * seconds / cost / ranks.size())
 
 

@@ -144,7 +144,7 @@ def test_the_last_epoch_is_evaluated_and_its_best_threshold_remembered(demo, tmp
 
 def test_a_run_that_resumes_foretells_the_epochs_that_are_left(demo, tmp_path, monkeypatch):
     foretold = []
-    monkeypatch.setattr(run.forecast, "seconds_a_photo", lambda *_: 1.0)
+    monkeypatch.setattr(run.forecast, "seconds_per_photo", lambda *_: 1.0)
     monkeypatch.setattr(run.forecast, "say", foretold.append)
     args = run.parse_args(argv(demo, tmp_path, "--phase backbone --epochs 3"))
     splits, folder = run.load_data(args), Folder(tmp_path, ["a"])
