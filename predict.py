@@ -42,7 +42,7 @@ import data
 from datasets.predicted_labels import header_of, is_table_of_ours, row_of, row_of_scores
 from reports import export
 from reports.labelled_folder import LabelledFolder
-from reports.ladder import point_for
+from reports.operating_points import OperatingPoint, point_for
 from reports.pictures import Caption, activation_maps, maps_exist
 from reports.trained_model import THRESHOLD, load, model_file, models_in
 from runtime import options, signals
@@ -113,24 +113,24 @@ class Predictor:
         maps = activation_maps(self.model, images).cpu()  # (B, n, h, w)
         return maps.mean((2, 3)), maps
 
-    def operating_point(self, precision: float) -> "OperatingPoint":
+    def operating_point(self, precision: float) -> OperatingPoint:
         """Of the thresholds that reached this precision on val, the one that found most labels. A
         precision that no threshold reached is a ValueError, which names the highest one."""
-        points = np.array(self.checkpoint["operating_points"])  # (99, 4)
-        if not len(points):
+        points = [OperatingPoint(*row) for row in self.checkpoint["operating_points"]]
+        if not points:
             raise ValueError(
                 f"{self.path} does not say which precision its thresholds reached: it is from an "
                 "older version; train again, or choose a threshold yourself"
             )
         point = point_for(points, precision)
         if point is None:
-            best = OperatingPoint(*max(points, key=lambda point: (point[1], point[2])))
+            best = max(points, key=lambda point: (point.precision, point.recall))
             highest = math.floor(1000 * best.precision) / 1000
             raise ValueError(
                 f"{self.path}: no threshold reached a precision of {precision:g} on val; the "
                 f"highest was {highest:g}, at the threshold {best.threshold:g}"
             )
-        return OperatingPoint(*point.tolist())
+        return point
 
 
 @dataclass
@@ -141,15 +141,6 @@ class Batch:
     logits: torch.Tensor  # (B, n), calibrated
     maps: torch.Tensor | None  # (B, n, h, w), whose means are the logits
     errors: list[str]
-
-
-class OperatingPoint(NamedTuple):
-    """What a threshold gave on val; a row of `metrics.operating_points`."""
-
-    threshold: float
-    precision: float  # share of the predicted labels that are right
-    recall: float  # share of the right labels that are predicted
-    labels_per_photo: float
 
 
 def photos_in_batches(

@@ -16,11 +16,11 @@ import metrics
 from reports import (
     calibration,
     labels_table,
-    ladder,
     markdown,
     metrics_files,
     mistakes,
     models_of_run,
+    operating_points,
     pictures,
     table,
     verdict,
@@ -207,12 +207,14 @@ def findings(
     paragraphs = [(judgement["sentence"], [])]
     if judgement["warnings"]:
         paragraphs.append(("Before you rely on these numbers:", judgement["warnings"]))
-    rungs = ladder.rungs(evaluation.calibrated(best), evaluation.split.targets, threshold)
-    if rungs:
-        points = [ladder.in_words(rung, threshold) for rung in rungs]
-        paragraphs.append(
-            (f"Thresholds of {model} on these photos (predict.py --threshold):", points)
-        )
+    logits, targets = evaluation.calibrated(best), evaluation.split.targets  # (M, n)
+    thresholds = [
+        operating_points.in_words(point, threshold)
+        for point in operating_points.suggested(logits, targets, threshold)
+    ]
+    if thresholds:
+        heading = f"Thresholds of {model} on these photos (predict.py --threshold):"
+        paragraphs.append((heading, thresholds))
     own_rows = [row for row in rows if row.model == evaluation.file(best)]
     points, some_left_out = labels_table.best_and_worst(own_rows)
     if points:

@@ -1,4 +1,4 @@
-"""What phase eval leaves for people: labels.csv, results.md, the ladder, mistakes.jpg.
+"""What phase eval leaves for people: labels.csv, results.md, its thresholds, mistakes.jpg.
 
 Oracles: photos and labels worked out by hand; Python's csv reader; a reader of Markdown in ten
 lines; the width of a terminal.
@@ -16,7 +16,15 @@ from PIL import Image
 
 import data
 import metrics
-from reports import labels_table, ladder, markdown, metrics_files, mistakes, pictures, results
+from reports import (
+    labels_table,
+    markdown,
+    metrics_files,
+    mistakes,
+    operating_points,
+    pictures,
+    results,
+)
 from runtime import reading
 from runtime.folder import Folder
 
@@ -80,19 +88,18 @@ def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
     assert labels_table.best_and_worst(rows[1:]) == (["AP: owl 100 (4)"], False)
 
 
-def test_the_ladder_has_the_point_for_each_precision_by_hand():
+def test_the_thresholds_of_results_md_are_the_points_for_each_precision_by_hand():
     # Above 0.04 are 10 labels, 2 per photo, and all 5 that are right: the first threshold with 50%.
     # 70% and 90% are not reached: of the highest two, 0.9, one is right. Above 0.5 are cat, dog,
     # dog, dog and cow, of which cat and the dog of photo 2 are right.
-    rungs = ladder.rungs(logits_of(SCORES), TARGETS, 0.5)
-    assert [rung[0] for rung in rungs] == pytest.approx([0.04, 0.5])
-    assert rungs[0][1:] == pytest.approx((5 / 10, 5 / 5, 10 / 5))
-    assert rungs[1][1:] == pytest.approx((2 / 5, 2 / 5, 5 / 5))
-    assert (
-        ladder.in_words(rungs[0], 0.5) == "at 0.04: 50% of labels right, 100% found, 2.0 per photo"
-    )
-    assert ladder.in_words(rungs[1], 0.5).endswith("1.0 per photo (predict.py's own)")
-    assert ladder.rungs(logits_of(SCORES), TARGETS * 0, 0.5) == []
+    low, own = operating_points.suggested(logits_of(SCORES), TARGETS, 0.5)
+    assert low == pytest.approx((0.04, 5 / 10, 5 / 5, 10 / 5))
+    assert own == pytest.approx((0.5, 2 / 5, 2 / 5, 5 / 5))
+    words = operating_points.in_words(low, 0.5)
+    assert words == "at 0.04: 50% of labels right, 100% found, 2.0 per photo"
+    words = operating_points.in_words(own, 0.5)
+    assert words.endswith("1.0 per photo (predict.py's own)")
+    assert operating_points.suggested(logits_of(SCORES), TARGETS * 0, 0.5) == []
 
 
 def test_the_pictures_that_are_no_photos_are_those_that_a_run_draws():
