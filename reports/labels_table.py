@@ -29,7 +29,7 @@ ENDS = 5  # labels that are named at either end of a list
 
 
 class LabelRow(NamedTuple):
-    """How well a model knows a label. None is a number that is not known or would be x / 0."""
+    """How well a model knows a label; None where there is nothing to count or to divide by."""
 
     label: str
     model: str

@@ -585,6 +585,28 @@ def test_json_is_utf8_whatever_the_terminal_is_and_hides_nothing(predictor, tmp_
     assert [json.loads(line)["photo"] for line in text.splitlines()] == names
 
 
+def test_sentences_of_predict_fit_the_window(predictor, tmp_path, monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    (tmp_path / "photos").mkdir()
+    drawn_photo().save(tmp_path / "photos/a.png")
+    (tmp_path / "photos/notes.txt").write_text("no photo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", Screen())
+    call = [str(predictor[0]), *"photos --threshold 1 --csv t.csv --device cpu".split()]
+    assert predict.main(call) == 0
+    assert sys.stderr.getvalue().splitlines() == [
+        "photos: left out 1 .txt, which are not",
+        "  read as photos",
+        "t.csv: 1 photos",
+        "no label is above 1; choose a lower",
+        "  --threshold, or --top 3",
+    ]
+
+
 BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the message
     ({}, "none.pt photo.png", "no checkpoint at"),
     ({}, "photo.png photo.png", "photo.png is not a checkpoint"),
