@@ -42,8 +42,8 @@ import data
 from datasets.predicted_labels import header_of, is_table_of_ours, row_of, row_of_scores
 from reports import export
 from reports.labelled_folder import LabelledFolder
-from reports.ladder import point_for
-from reports.pictures import activation_maps, maps_exist
+from reports.operating_points import OperatingPoint, point_for
+from reports.pictures import Caption, activation_maps, maps_exist
 from reports.trained_model import THRESHOLD, load, model_file, models_in
 from runtime import options, signals
 from runtime.csv_table import csv_table
@@ -113,24 +113,24 @@ class Predictor:
         maps = activation_maps(self.model, images).cpu()  # (B, n, h, w)
         return maps.mean((2, 3)), maps
 
-    def operating_point(self, precision: float) -> "OperatingPoint":
+    def operating_point(self, precision: float) -> OperatingPoint:
         """Of the thresholds that reached this precision on val, the one that found most labels. A
         precision that no threshold reached is a ValueError, which names the highest one."""
-        points = np.array(self.checkpoint["operating_points"])  # (99, 4)
-        if not len(points):
+        points = [OperatingPoint(*row) for row in self.checkpoint["operating_points"]]
+        if not points:
             raise ValueError(
                 f"{self.path} does not say which precision its thresholds reached: it is from an "
                 "older version; train again, or choose a threshold yourself"
             )
         point = point_for(points, precision)
         if point is None:
-            best = OperatingPoint(*max(points, key=lambda point: (point[1], point[2])))
+            best = max(points, key=lambda point: (point.precision, point.recall))
             highest = math.floor(1000 * best.precision) / 1000
             raise ValueError(
                 f"{self.path}: no threshold reached a precision of {precision:g} on val; the "
                 f"highest was {highest:g}, at the threshold {best.threshold:g}"
             )
-        return OperatingPoint(*point.tolist())
+        return point
 
 
 @dataclass
@@ -141,15 +141,6 @@ class Batch:
     logits: torch.Tensor  # (B, n), calibrated
     maps: torch.Tensor | None  # (B, n, h, w), whose means are the logits
     errors: list[str]
-
-
-class OperatingPoint(NamedTuple):
-    """What a threshold gave on val; a row of `metrics.operating_points`."""
-
-    threshold: float
-    precision: float  # share of the predicted labels that are right
-    recall: float  # share of the right labels that are predicted
-    labels_per_photo: float
 
 
 def photos_in_batches(
@@ -168,12 +159,17 @@ def photos_in_batches(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(itertools.islice(numbered, batch_size)):
             results = list(pool.map(read, [path for _, path in chunk]))
-            rows = [row for (row, _), (_, error) in zip(chunk, results, strict=True) if not error]
-            pixels = [image for image, error in results if not error]
+            rows, pixels, errors = [], [], []
+            for (row, _), (image, error) in zip(chunk, results, strict=True):
+                if error:
+                    errors.append(error)
+                else:
+                    rows.append(row)
+                    pixels.append(image)
             images = torch.empty(0, 3, S, S, dtype=torch.uint8)
             if pixels:
                 images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # (B, 3, S, S)
-            yield rows, images, [error for _, error in results if error]
+            yield rows, images, errors
 
 
 # From scores to labels
@@ -202,7 +198,7 @@ class Photo(NamedTuple):
 
 
 @dataclass
-class Labelled:
+class Prediction:
     """A photo and the labels to show for it."""
 
     photo: Photo
@@ -212,9 +208,9 @@ class Labelled:
     maps: list[np.ndarray]  # (h, w) each, maps of the first WHERE labels, with --where
 
 
-def labelled(
+def predictions(
     predictor: Predictor, photos: list[Photo], top: int | None, where: bool
-) -> Iterator[Labelled]:
+) -> Iterator[Prediction]:
     """The photos that can be read, with the labels whose score is above the threshold, or the `top`
     highest. The others are named on stderr."""
     for batch in predictor.batches((photo.path for photo in photos), where):
@@ -231,27 +227,32 @@ def labelled(
             pairs = [(predictor.classes[j], scores[j]) for j in kept]
             highest = predictor.classes[ranked[0]], scores[ranked[0]]
             maps = [batch.maps[i, j].numpy() for j in kept[:WHERE]] if where else []
-            yield Labelled(photos[row], scores, pairs, highest, maps)
+            yield Prediction(photos[row], scores, pairs, highest, maps)
 
 
-def captions(photo: Labelled, threshold: float) -> list[tuple[str, str]]:
+def captions(prediction: Prediction, threshold: float) -> list[Caption]:
     """Names and scores as a person reads them; without a label above the threshold it says so."""
-    if photo.labels:
-        return [(name, f"{score:.2f}") for name, score in photo.labels]
-    name, score = photo.highest
-    return [("no label above", f"{threshold:g}"), (f"highest: {name}", f"{score:.2f}")]
+    if prediction.labels:
+        return [Caption(name, f"{score:.2f}") for name, score in prediction.labels]
+    name, score = prediction.highest
+    return [
+        Caption("no label above", f"{threshold:g}"),
+        Caption(f"highest: {name}", f"{score:.2f}"),
+    ]
 
 
-def line_of(photo: Labelled, threshold: float) -> str:
-    texts = [f"{printable(name)} {score}" for name, score in captions(photo, threshold)]
-    return f"{printable(photo.photo.path, 200)}: {', '.join(texts)}"
+def line_of(prediction: Prediction, threshold: float) -> str:
+    labels = captions(prediction, threshold)
+    texts = [f"{printable(label.text)} {label.score}" for label in labels]
+    return f"{printable(prediction.photo.path, 200)}: {', '.join(texts)}"
 
 
-def json_of(photo: Labelled) -> str:
+def json_of(prediction: Prediction) -> str:
     """A line of JSON. Letters of all languages stand for themselves; what moves a cursor, turns
     the direction of writing or cannot be seen is escaped."""
-    labels = [{"label": name, "score": round(score, 6)} for name, score in photo.labels]
-    text = json.dumps({"photo": str(photo.photo.path), "labels": labels}, ensure_ascii=False)
+    labels = [{"label": name, "score": round(score, 6)} for name, score in prediction.labels]
+    content = {"photo": str(prediction.photo.path), "labels": labels}
+    text = json.dumps(content, ensure_ascii=False)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
@@ -268,29 +269,65 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("checkpoint", metavar="MODEL", help="backbone.pt or gcn-*.pt of run.py, or its folder")
     add("photos", nargs="*", help="photos, and folders that are walked; hidden files are left out")
-    either = parser.add_mutually_exclusive_group()
-    text = f"show labels with a calibrated score above P (the checkpoint's, else {THRESHOLD})"
-    either.add_argument("--threshold", type=options.between(0, 1), metavar="P", help=text)
-    text = "choose the threshold above which this share of labels was right on val, 0.8 for 80%%"
-    either.add_argument("--precision", type=options.between(0, 1), metavar="P", help=text)
-    text = "show the K labels with the highest scores"
-    either.add_argument("--top", type=options.whole(1), metavar="K", help=text)
+    add_one_of = parser.add_mutually_exclusive_group().add_argument
+    add_one_of(
+        "--threshold",
+        type=options.between(0, 1),
+        metavar="P",
+        help=f"show labels with a calibrated score above P (the checkpoint's, else {THRESHOLD})",
+    )
+    add_one_of(
+        "--precision",
+        type=options.between(0, 1),
+        metavar="P",
+        help="choose the threshold above which this share of labels was right on val, 0.8 for 80%%",
+    )
+    add_one_of(
+        "--top",
+        type=options.whole(1),
+        metavar="K",
+        help="show the K labels with the highest scores",
+    )
     add("--json", action="store_true", help="print a line of JSON for each photo, in UTF-8")
-    text = "write a table for spreadsheets: photo, labels, scores; in place of lines on the "
-    text += "terminal [docs/scores.md]"
-    add("--csv", type=Path, metavar="FILE", help=text)
-    text = "with --csv: a column for each label, with the scores of all photos"
-    add("--columns", action="store_true", help=text)
+    add(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write a table for spreadsheets: photo, labels, scores; in place of lines on the "
+        "terminal [docs/scores.md]",
+    )
+    add(
+        "--columns",
+        action="store_true",
+        help="with --csv: a column for each label, with the scores of all photos",
+    )
     add("--save", type=Path, metavar="DIR", help="folder to write the photos with labels into")
-    text = f"with --save: where the {WHERE} highest labels are seen; good for large things only"
-    add("--where", action="store_true", help=f"{text} [docs/scores.md]")
-    text = "TrueType font for --save (Pillow's own, which has ASCII only)"
-    add("--font", metavar="FILE", help=text)
+    add(
+        "--where",
+        action="store_true",
+        help=f"with --save: where the {WHERE} highest labels are seen; good for large things only "
+        "[docs/scores.md]",
+    )
+    add(
+        "--font",
+        metavar="FILE",
+        help="TrueType font for --save; without it, a font of the system that has the letters of "
+        "your labels",
+    )
     add("--export", type=Path, metavar="FILE", help="write the model here, as .onnx or .pt2")
-    text = "photos that are computed at once (%(default)s)"
-    add("--batch-size", type=options.whole(1), default=16, metavar="N", help=text)
-    text = "cuda, mps or cpu (auto: the first that is available)"
-    add("--device", default="auto", metavar="NAME", help=text)
+    add(
+        "--batch-size",
+        type=options.whole(1),
+        default=16,
+        metavar="N",
+        help="photos that are computed at once (%(default)s)",
+    )
+    add(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cuda, mps or cpu (auto: the first that is available)",
+    )
     args = parser.parse_intermixed_args(argv)  # photos may stand before and after options
 
     def is_photo(path: str) -> bool:
@@ -325,67 +362,88 @@ def find_photos(paths: list[str], save: Path | None) -> list[Photo]:
         names, left_out = walk(path)
         if left_out:
             note = f"left out {left_out}, which are not read as photos"
-            print(f"{printable(path, 200)}: {note}", file=sys.stderr)
+            tell(f"{printable(path, 200)}: {note}", sys.stderr)
         for name in names:
             if own is None or own not in (path / name).resolve().parents:
                 photos.append(Photo(str(path), name))
     if photos and not any(photo.path.exists() for photo in photos):
-        raise FileNotFoundError(f"there is no {printable(paths[0], 200)}; name photos or folders")
+        missing = printable(photos[0].path, 200)
+        raise FileNotFoundError(f"there is no {missing}; name photos or folders")
     if paths and not photos:
         raise FileNotFoundError(f"no photo in {', '.join(paths)}; name another folder")
     return photos
 
 
-def label(args, predictor: Predictor, photos: list[Photo]) -> int:
+def check_table(path: Path) -> None:
+    """A ValueError if --csv names a spreadsheet's kind of file, or would replace another file than
+    such a table."""
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        raise ValueError(
+            f"--csv {printable(path, 200)} would be text under a spreadsheet's name; call it "
+            "NAME.csv, which spreadsheets open too"
+        )
+    if path.is_file() and not is_table_of_ours(path):
+        raise ValueError(
+            f"--csv {printable(path, 200)} exists and is not a table of predict.py; choose another "
+            "name, or remove it"
+        )
+
+
+def write_predictions(args, predictor: Predictor, photos: list[Photo]) -> int:
     """Print every photo's labels, but not beside a table, which has them; write the table and the
     pictures that were asked for. Returns the number of photos that could be read."""
-    threshold, count, any_label = predictor.threshold, 0, False
-    if args.csv:
-        if args.csv.suffix.lower() in (".xlsx", ".xls", ".ods"):
-            raise ValueError(
-                f"--csv {printable(args.csv, 200)} would be text under a spreadsheet's name; call "
-                "it NAME.csv, which spreadsheets open too"
-            )
-        header = header_of(predictor.classes, args.columns)
-        if args.csv.is_file() and not is_table_of_ours(args.csv):
-            raise ValueError(
-                f"--csv {printable(args.csv, 200)} exists and is not a table of predict.py; choose "
-                "another name, or remove it"
-            )
+    threshold, readable, any_label = predictor.threshold, 0, False
+    header = header_of(predictor.classes, args.columns) if args.csv else []
     progress = Progress("labelling", len(photos), "photos")
     with contextlib.ExitStack() as files:
         if args.save:
             folder = files.enter_context(LabelledFolder(args.save, args.font))
         if args.csv:
             add_row = files.enter_context(csv_table(args.csv, header))
-        for photo in labelled(predictor, photos, args.top, args.where):
-            count, any_label = count + 1, any_label or bool(photo.labels)
+        for prediction in predictions(predictor, photos, args.top, args.where):
+            photo = prediction.photo
+            readable += 1
+            any_label = any_label or bool(prediction.labels)
             if args.json:
-                print(json_of(photo), flush=True)
+                print(json_of(prediction), flush=True)
             elif not args.csv:
-                tell(line_of(photo, threshold))
+                tell(line_of(prediction, threshold))
             elif progress.advance(1):
                 progress.show()
             if args.csv and args.columns:
-                add_row(row_of_scores(photo.photo.in_table(), photo.scores))
+                add_row(row_of_scores(photo.in_table(), prediction.scores))
             elif args.csv:
-                add_row(row_of(photo.photo.in_table(), photo.labels))
+                add_row(row_of(photo.in_table(), prediction.labels))
             if args.save:
-                folder.add(*photo.photo, captions(photo, threshold), json_of(photo), photo.maps)
+                labels = captions(prediction, threshold)
+                folder.add(*photo, labels, json_of(prediction), prediction.maps)
     end_progress()
     for written in (args.csv, args.save):
         if written:
-            print(f"{printable(written, 200)}: {count:,} photos", file=sys.stderr)
-    if count and not any_label:
+            tell(f"{printable(written, 200)}: {readable:,} photos", sys.stderr)
+    if readable and not any_label:
         advice = "choose a lower --threshold, or --top 3"
-        print(f"no label is above {threshold:g}; {advice}", file=sys.stderr)
-    return count
+        tell(f"no label is above {threshold:g}; {advice}", sys.stderr)
+    return readable
+
+
+def tell_operating_point(point: OperatingPoint, val_photos: int) -> None:
+    """Say what a threshold gave on val; 0 photos of val stand for a number that is not known."""
+    count = round(point.labels_per_photo * val_photos)
+    labels = f"{count:,} labels" if count else "labels"
+    tell(
+        f"at {point.threshold:g}: {100 * point.precision:.0f}% of {labels} right on val, "
+        f"{100 * point.recall:.0f}% found, {point.labels_per_photo:.1f} per photo",
+        sys.stderr,
+    )
 
 
 def run(args) -> int:
     path, reason = model_file(args.checkpoint)
     if reason:
-        print(f"{printable(path, 200)}: {reason}", file=sys.stderr)
+        tell(f"{printable(path, 200)}: {reason}", sys.stderr)
+    if args.csv:
+        check_table(args.csv)
     photos = find_photos(args.photos, args.save)
     predictor = Predictor(path, "cpu" if args.export else args.device, args.batch_size)
     if args.where and not maps_exist(predictor.model):
@@ -395,23 +453,17 @@ def run(args) -> int:
     if args.precision is not None:
         point = predictor.operating_point(args.precision)
         predictor.threshold = point.threshold
-        count = round(point.labels_per_photo * predictor.checkpoint["val_photos"])
-        labels = f"{count:,} labels" if count else "labels"
-        print(
-            f"at {point.threshold:g}: {100 * point.precision:.0f}% of {labels} right on val, "
-            f"{100 * point.recall:.0f}% found, {point.labels_per_photo:.1f} per photo",
-            file=sys.stderr,
-        )
+        tell_operating_point(point, predictor.checkpoint["val_photos"])
     if args.export:
-        count = export_model(args.export, predictor, photos)
+        readable = export_model(args.export, predictor, photos)
     else:
         try:
-            count = label(args, predictor, photos)
+            readable = write_predictions(args, predictor, photos)
         except (KeyboardInterrupt, SystemExit, BrokenPipeError):
             if args.csv:
-                print(f"stopped; {printable(args.csv, 200)} was not written", file=sys.stderr)
+                tell(f"stopped; {printable(args.csv, 200)} was not written", sys.stderr)
             raise
-    return 0 if count == len(photos) else 1
+    return 0 if readable == len(photos) else 1
 
 
 def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
@@ -420,23 +472,23 @@ def export_model(path: Path, predictor: Predictor, photos: list[Photo]) -> int:
 
     Returns the number of photos that could be read.
     """
-    S, count = predictor.image_size, 0
+    S, readable = predictor.image_size, 0
 
     def images() -> Iterator[torch.Tensor]:
-        nonlocal count
+        nonlocal readable
         if not photos:
             yield torch.rand(3, 3, S, S, generator=torch.Generator().manual_seed(0))
         paths = (photo.path for photo in photos)
         for rows, pixels, errors in photos_in_batches(paths, S, predictor.batch_size):
             for error in errors:
-                print(f"{error}; skipped", file=sys.stderr)
+                tell(f"{error}; skipped", sys.stderr)
             if rows:
-                count += len(rows)
+                readable += len(rows)
                 yield pixels.float().div_(255)
 
     checkpoint = predictor.checkpoint | {"threshold": predictor.threshold}
     export.export(path, predictor.model, checkpoint, images())
-    return count
+    return readable
 
 
 def main(argv=None) -> int:

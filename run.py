@@ -50,7 +50,16 @@ from backbones.features import FeatureStore, id_of, part_for, unit_features
 from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load, to_check
 from datasets.check import check
-from reports import calibration, curves, fonts, forecast, graph_picture, results, table
+from reports import (
+    calibration,
+    curves,
+    fonts,
+    forecast,
+    graph_picture,
+    metrics_files,
+    models_of_run,
+    results,
+)
 from runtime import checkpoints, device, lean, ranks, signals
 from runtime.download import size_of
 from runtime.folder import (
@@ -120,7 +129,7 @@ def phase_gcn(args, splits: Splits, folder: Folder) -> None:
 
 def phase_eval(args, splits: Splits, folder: Folder) -> None:
     """Every model in --out, or the one of --evaluate, on the val photos: the paper's tables."""
-    models = table.models(
+    models = models_of_run.models(
         folder, splits.val, args.image_size, args.evaluate, args.backbone, args.pool
     )
     reports, logits, evaluated = {}, {}, None
@@ -136,10 +145,12 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         evaluated = read
         report |= {"dataset": title_of(args, read), "unreadable": read.unreadable}
         thresholds = [0.5, 0.8, *args.threshold]  # ML-GCN's and ASL's; difference 6
-        reports[name] = table.save_numbers(folder, name, logits[name], read, report, thresholds)
+        reports[name] = metrics_files.save_numbers(
+            folder, name, logits[name], read, report, thresholds
+        )
     if ranks.rank() == 0:
         training_photos = None  # (n,), where the models were trained on the photos that are there
-        if all(table.was_trained_on(splits.train, report) for report in reports.values()):
+        if all(models_of_run.was_trained_on(splits.train, report) for report in reports.values()):
             training_photos = splits.train.targets.sum(0)
         is_drawn = args.dataset == "own" and not (args.val_photos or args.val_labels)
         evaluation = results.Evaluation(
@@ -686,12 +697,12 @@ def check_starts(args, splits: Splits, folder: Folder) -> None:
     if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
         advice = "start from other --weights, or choose val photos that they have not seen"
         checkpoint = checkpoints.read_checkpoint(args.weights)
-        table.check_unseen(args.weights, checkpoint, splits.val, advice)
+        models_of_run.check_unseen(args.weights, checkpoint, splits.val, advice)
     starts_from_it = "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone")
     if starts_from_it and "backbone" not in args.phase:
         trained = folder.load("backbone.pt", "backbone", network_of(args))
         advice = "run --phase backbone again, or choose val photos that it has not seen"
-        table.check_unseen(folder / "backbone.pt", trained, splits.val, advice)
+        models_of_run.check_unseen(folder / "backbone.pt", trained, splits.val, advice)
 
 
 def check_old_models(args, splits: Splits, folder: Folder) -> None:
@@ -787,7 +798,7 @@ def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -
         return  # heads take seconds
     backbone = backbone.to(args.device, memory_format=torch.channels_last)
     images = data.MultiLabelImages(splits.train, args.image_size, augment=store is None)
-    seconds = forecast.seconds_a_photo(backbone, images, args.workers, autocast(args))
+    seconds = forecast.seconds_per_photo(backbone, images, args.workers, autocast(args))
     forecast.say((work - done) * seconds / cost / ranks.size())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from reports import pictures
-from reports.table import MODELS
+from reports.models_of_run import MODELS
 from runtime import checkpoints, ranks
 
 # All sizes are px of the drawing, which is twice as large as the picture so that lines are smooth.

@@ -21,7 +21,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from iml_gcn import Model
-from runtime.terminal import printable
+from runtime.terminal import printable, tell
 
 TOLERANCE = 1e-4  # on scores [ours]
 
@@ -70,7 +70,7 @@ def export(path: Path, model: Model, checkpoint: dict, photos: Iterable[torch.Te
                 f"most {TOLERANCE:.0e}; nothing was written"
             )
         os.replace(Path(folder, path.name), path)
-    print(
+    tell(
         f"{printable(path, 200)}: {len(checkpoint['classes'])} labels, {S} px; largest difference "
         f"from PyTorch's scores {worst:.1e} on {count} images"
     )

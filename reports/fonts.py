@@ -13,6 +13,8 @@ from pathlib import Path
 
 from PIL import ImageFont, features
 
+from runtime.terminal import tell
+
 FOLDERS = [  # of Linux, macOS and Windows; those that do not exist are passed over
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -147,13 +149,13 @@ def has(file: str | None, letter: str) -> bool:
 
 
 def say_once(text: str) -> None:
-    """Print one sentence on stderr, once in a process, however many texts have such letters."""
+    """Tell one sentence on stderr, once in a process, however many texts have such letters."""
     if reported:
         return
     reported.append(text)
     escaped = text.encode("ascii", "backslashreplace").decode()
-    print(
+    tell(
         f"no font on this machine has all letters of '{text}': pictures show '{escaped}'; "
         "pass --font FILE, a TrueType font that has them",
-        file=sys.stderr,
+        sys.stderr,
     )

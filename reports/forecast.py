@@ -13,7 +13,7 @@ PIXELS = 2**20  # of the photos that are timed; small ones in a larger batch
 FEW_STEPS = {"random": 5000, "pretrained": 500}  # of training a whole network; ours
 
 
-def seconds_a_photo(
+def seconds_per_photo(
     backbone: torch.nn.Module, images: MultiLabelImages, workers: int, autocast: torch.autocast
 ) -> float:
     """Seconds per photo: of a training step if the images are augmented, else of evaluation."""

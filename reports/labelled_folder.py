@@ -16,7 +16,7 @@ import numpy as np
 
 import data
 from reports import fonts
-from reports.pictures import JPEG, LABELS, OURS, grid, labelled, lit, shortened
+from reports.pictures import JPEG, LABELS, OURS, Caption, grid, lit, shortened, with_labels
 from runtime.reading import FIRST, PREDICTIONS
 from runtime.terminal import printable
 
@@ -73,7 +73,7 @@ class LabelledFolder:
             return
 
     def add(
-        self, root: str, place: str, labels: list[tuple], line: str, maps: list[np.ndarray]
+        self, root: str, place: str, labels: list[Caption], line: str, maps: list[np.ndarray]
     ) -> None:
         """Write a picture of the photo root/place, with its labels, to the same place here, and add
         its line of JSON.
@@ -83,9 +83,9 @@ class LabelledFolder:
         image = data.read_photo(Path(root, place))
         most = 4096 if maps else 8192  # px; a side of a JPEG has at most 65,500
         image.thumbnail((most, most))
-        tiles = [labelled(image, shortened(labels, LABELS), self.font)]
+        tiles = [with_labels(image, shortened(labels, LABELS), self.font)]
         for heat, label in zip(maps, labels, strict=False):
-            tiles.append(labelled(lit(image, heat), [label], self.font))
+            tiles.append(with_labels(lit(image, heat), [label], self.font))
         picture = io.BytesIO()  # Pillow does not notice if a disk takes half of a file
         grid(tiles, len(tiles)).save(picture, "JPEG", **JPEG)
         file = self.new_file(PurePosixPath(place))

@@ -5,6 +5,7 @@ All numbers are of the val photos at predict.py's threshold; shares are in perce
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from datasets.doubtful_labels import FEW
 from runtime.csv_table import as_cell, csv_table
 from runtime.terminal import printable
 
-HEADER = [
+HEADER = [  # of the fields of LabelRow
     "label",
     "model",
     "training photos",
@@ -21,10 +22,25 @@ HEADER = [
     "precision",
     "recall",
     "F1",
-    "most often predicted instead",  # `predicted_instead`
+    "most often predicted instead",
     "in val photos",
 ]
 ENDS = 5  # labels that are named at either end of a list
+
+
+class LabelRow(NamedTuple):
+    """How well a model knows a label; None where there is nothing to count or to divide by."""
+
+    label: str
+    model: str
+    training_photos: int | None
+    val_photos: int
+    AP: float | None
+    precision: float | None
+    recall: float | None
+    F1: float | None
+    instead: str | None  # the label that is most often predicted in its place, and ...
+    instead_photos: int | None  # ... in how many val photos: `predicted_instead`
 
 
 def predicted_instead(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,30 +62,32 @@ def rows_of_model(
     targets: np.ndarray,
     predicted: np.ndarray,
     ap: list[float | None],
-) -> list[list]:
-    """A row per label for HEADER. None where there is nothing to divide by.
-
-    `training_photos` (n,) counts those of each label, if they are known; `targets` and `predicted`
-    are (M, n).
-    """
+) -> list[LabelRow]:
+    """A row per label. `training_photos` (n,) counts those of each label, if they are known;
+    `targets` and `predicted` are (M, n)."""
     targets = targets > 0
     right = (predicted & targets).sum(0)  # (n,)
     predictions, positives = predicted.sum(0), targets.sum(0)  # (n,), (n,)
     instead, photos = predicted_instead(predicted, targets)
     rows = []
     for j, name in enumerate(classes):
-        precision = percent(right[j], predictions[j])
-        recall = percent(right[j], positives[j])
-        F1 = percent(2 * right[j], predictions[j] + positives[j]) if positives[j] else None
-        mistaken = [classes[instead[j]], int(photos[j])] if photos[j] else [None, None]
-        in_training = None if training_photos is None else int(training_photos[j])
-        counts = [in_training, int(positives[j])]
-        label_ap = None if ap[j] is None else round(ap[j], 2)
-        rows.append([name, model, *counts, label_ap, precision, recall, F1, *mistaken])
+        row = LabelRow(
+            label=name,
+            model=model,
+            training_photos=None if training_photos is None else int(training_photos[j]),
+            val_photos=int(positives[j]),
+            AP=None if ap[j] is None else round(ap[j], 2),
+            precision=percent(right[j], predictions[j]),
+            recall=percent(right[j], positives[j]),
+            F1=percent(2 * right[j], predictions[j] + positives[j]) if positives[j] else None,
+            instead=classes[instead[j]] if photos[j] else None,
+            instead_photos=int(photos[j]) if photos[j] else None,
+        )
+        rows.append(row)
     return rows
 
 
-def save(path: Path, rows: list[list]) -> None:
+def save(path: Path, rows: list[LabelRow]) -> None:
     """Write the table; None is an empty cell."""
     with csv_table(path, HEADER) as add:
         for row in rows:
@@ -87,16 +105,17 @@ def percent(part: int, whole: int) -> float | None:
     return round(100 * float(part) / float(whole), 2) if whole else None
 
 
-def what_needs_work_first(rows: list[list], model: str) -> list[list]:
+def worst_first(rows: list[LabelRow], model: str) -> list[LabelRow]:
     """Rows of all models, by ascending AP of `model`; labels on no val photo come last.
 
     Of equal AP the one with fewer training photos is first. The rows of a label stay together.
     """
     place = {}
-    for name, row_model, training_photos, _, ap, *_ in rows:
-        if row_model == model:
-            place[name] = (math.inf if ap is None else ap, training_photos or 0, name)
-    return sorted(rows, key=lambda row: place[row[0]])  # the order of models stays
+    for row in rows:
+        if row.model == model:
+            ap = math.inf if row.AP is None else row.AP
+            place[row.label] = ap, row.training_photos or 0, row.label
+    return sorted(rows, key=lambda row: place[row.label])  # the order of models stays
 
 
 def to_collect(classes: list[str], training_photos: np.ndarray) -> str:
@@ -116,14 +135,16 @@ def to_collect(classes: list[str], training_photos: np.ndarray) -> str:
     )
 
 
-def never_found(rows: list[list]) -> str:
+def never_found(rows: list[LabelRow]) -> str:
     """The advice about labels of enough training photos that one model never finds on val; empty
     if there is none."""
     names = []
-    for name, _, training_photos, val_photos, ap, _, recall, *_ in rows:
-        if training_photos >= FEW and val_photos and not recall:
-            counts = f"0 of {val_photos} val photos, {training_photos} in training, AP {ap:.0f}"
-            names.append(f"{printable(name, 40)} ({counts})")
+    for row in rows:
+        if row.training_photos >= FEW and row.val_photos and not row.recall:
+            names.append(
+                f"{printable(row.label, 40)} (0 of {row.val_photos} val photos, "
+                f"{row.training_photos} in training, AP {row.AP:.0f})"
+            )
     if not names:
         return ""
     more = ", ..." if len(names) > ENDS else ""
@@ -133,17 +154,17 @@ def never_found(rows: list[list]) -> str:
     )
 
 
-def best_and_worst(rows: list[list]) -> tuple[list[str], bool]:
+def best_and_worst(rows: list[LabelRow]) -> tuple[list[str], bool]:
     """The labels of the highest and of the lowest AP in one model's rows, with their val photos;
     and whether labels of fewer than FEW val photos were left out, as their AP is luck.
 
     If they are few they are all in one list; if no label has an AP there is none.
     """
-    known = [(-row[4], row[0], row[3]) for row in rows if row[4] is not None]
-    enough = [each for each in known if each[2] >= FEW] or known
-    in_words = [
-        f"{printable(name, 40)} {-ap:.0f} ({count:,})" for ap, name, count in sorted(enough)
-    ]
+    known = [row for row in rows if row.AP is not None]
+    enough = [row for row in known if row.val_photos >= FEW] or known
+    in_words = []
+    for row in sorted(enough, key=lambda row: (-row.AP, row.label)):
+        in_words.append(f"{printable(row.label, 40)} {row.AP:.0f} ({row.val_photos:,})")
     some_left_out = len(enough) < len(known)
     if not in_words:
         return [], some_left_out

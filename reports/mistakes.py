@@ -15,7 +15,7 @@ from PIL import Image
 
 import data
 from reports import pictures
-from reports.pictures import HEAD, MISSED, SMALLEST, TILE, WHITE, WRONG
+from reports.pictures import HEAD, MISSED, SMALLEST, TILE, WRONG, Caption
 
 EACH, ACROSS = 12, 6  # photos of each kind, photos in a row
 CONTEXT = 3  # other labels that are named beneath a photo
@@ -33,13 +33,14 @@ def save(
     wrong, missed = [], []
     for row, column in most_confident_wrong(scores, split.targets, threshold):
         name, score = split.classes[column], f"{scores[row, column]:.2f}"
-        labels = [(f"x {name}", score, WRONG), *truth(split, row), pictures.file_name(split, row)]
-        wrong.append(pictures.labelled(pictures.thumbnail(split, row), labels, font))
+        labels = [Caption(f"x {name}", score, WRONG), *truth(split, row)]
+        labels.append(pictures.file_name(split, row))
+        wrong.append(pictures.with_labels(pictures.thumbnail(split, row), labels, font))
     for row, column in most_painful_missed(scores, split.targets, threshold):
         name, score = split.classes[column], f"{scores[row, column]:.2f}"
-        labels = [(f"- {name}", score, MISSED), *highest(split, scores, row)]
+        labels = [Caption(f"- {name}", score, MISSED), *highest(split, scores, row)]
         labels.append(pictures.file_name(split, row))
-        missed.append(pictures.labelled(pictures.thumbnail(split, row), labels, font))
+        missed.append(pictures.with_labels(pictures.thumbnail(split, row), labels, font))
     above = f"{model}: wrong labels with the highest scores (above {threshold:.2f}), a few of each"
     below = f"{model}: missed labels with the lowest scores, a few of each"
     parts = [*section(above, WRONG, wrong, font), *section(below, MISSED, missed, font)]
@@ -82,28 +83,29 @@ def worst(badness: np.ndarray) -> list[tuple[int, int]]:
     return places
 
 
-def truth(split: data.Split, row: int) -> list[tuple]:
-    """The labels that a photo has in the label file, for `labelled`."""
-    names = [split.classes[j] for j in np.flatnonzero(split.targets[row])]
-    labels = pictures.shortened([(name, "") for name in names], CONTEXT)
-    return [("in truth:", ""), *(labels or [("no label", "")])]
+def truth(split: data.Split, row: int) -> list[Caption]:
+    """The labels that a photo has in the label file."""
+    labels = [Caption(split.classes[j]) for j in np.flatnonzero(split.targets[row])]
+    labels = pictures.shortened(labels, CONTEXT) or [Caption("no label")]
+    return [Caption("in truth:"), *labels]
 
 
-def highest(split: data.Split, scores: np.ndarray, row: int) -> list[tuple]:
-    """The labels of a photo with the highest scores, for `labelled`."""
+def highest(split: data.Split, scores: np.ndarray, row: int) -> list[Caption]:
+    """The labels of a photo with the highest scores."""
     first = np.argsort(-scores[row], kind="stable")[:CONTEXT]
-    return [("highest:", ""), *((split.classes[j], f"{scores[row, j]:.2f}") for j in first)]
+    labels = [Caption(split.classes[j], f"{scores[row, j]:.2f}") for j in first]
+    return [Caption("highest:"), *labels]
 
 
 def section(
-    caption: str, colour: tuple, tiles: list[Image.Image], font: str | None
+    heading: str, colour: tuple, tiles: list[Image.Image], font: str | None
 ) -> list[Image.Image]:
-    """A caption, and below it photos in rows, or "none"."""
+    """A heading, and below it photos in rows, or "none"."""
     width = ACROSS * (TILE + SMALLEST) + SMALLEST
-    words = [(caption, "", colour)]
+    captions = [Caption(heading, colour=colour)]
     if not tiles:
-        words.append(("none", "", WHITE))
-    parts = [pictures.strip(words, width, HEAD, font)]
+        captions.append(Caption("none"))
+    parts = [pictures.strip(captions, width, HEAD, font)]
     if tiles:
         parts.append(pictures.grid(tiles, ACROSS, gap=SMALLEST))
     return parts

@@ -4,6 +4,7 @@ predict.py --save makes, and results.jpg."""
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
 GREY = (150, 150, 150)  # names of files
 RIGHT, WRONG, MISSED = (130, 210, 255), (255, 150, 90), (235, 215, 80)  # told apart by signs too
 SMALLEST = 14  # px, of type
-HEAD = round(1.2 * SMALLEST)  # px, of captions
+HEAD = round(1.2 * SMALLEST)  # px, of headings
 NARROWEST = 16  # width of a strip in sizes of its type: some 30 letters
 LABELS = 60  # at most, shown for a photo
 TILE = SMALLEST * NARROWEST  # px; of results.jpg
@@ -29,8 +30,16 @@ OURS = b"labelled by IML-GCN"  # tells our pictures from others
 JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
 
 
-def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -> Image.Image:
-    """The photo as it is and, on a dark strip beneath, its labels: name, score, perhaps a colour.
+class Caption(NamedTuple):
+    """What is written in a picture: a label, with its score behind it, or another text."""
+
+    text: str
+    score: str = ""
+    colour: tuple[int, int, int] = WHITE
+
+
+def with_labels(photo: Image.Image, labels: list[Caption], font: str | None = None) -> Image.Image:
+    """The photo as it is and, on a dark strip beneath, its labels.
 
     The strip is beneath the photo, not upon it: so it is legible whatever the photo shows, hides
     nothing and has room for any list. The type grows with the photo; a photo that is narrower than
@@ -38,32 +47,24 @@ def labelled(photo: Image.Image, labels: list[tuple], font: str | None = None) -
     """
     size = max(SMALLEST, round(math.sqrt(photo.width * photo.height) / 32))  # px
     width = max(photo.width, NARROWEST * size)
-    words = []
-    for name, score, *colour in labels:
-        words.append((name, score, colour[0] if colour else WHITE))
-    beneath = strip(words, width, size, font)
+    beneath = strip(labels, width, size, font)
     picture = Image.new("RGB", (width, photo.height + beneath.height), DARK)
     picture.paste(photo, ((width - photo.width) // 2, 0))
     picture.paste(beneath, (0, photo.height))
     return picture
 
 
-def strip(
-    words: list[tuple[str, str, tuple]], width: int, size: int, font: str | None = None
-) -> Image.Image:
-    """Names, each with its score (perhaps "") and colour, in lines of `width` px on a dark ground.
-
-    A name longer than a line loses its middle.
-    """
+def strip(captions: list[Caption], width: int, size: int, font: str | None = None) -> Image.Image:
+    """Captions in lines of `width` px on a dark ground. One longer than a line loses its middle."""
     gap, line = size // 2, round(1.4 * size)
     placed, x, baseline = [], gap, gap + size
-    for name, score, colour in words:
-        ending = f" {score}" if score else ""
-        text, typeface = fitting(name, width - 2 * gap, size, font, ending=ending)
+    for caption in captions:
+        ending = f" {caption.score}" if caption.score else ""
+        text, typeface = fitting(caption.text, width - 2 * gap, size, font, ending=ending)
         length = typeface.getlength(text)
         if x > gap and x + length > width - gap:
             x, baseline = gap, baseline + line
-        placed.append(((x, baseline), text, colour, typeface))
+        placed.append(((x, baseline), text, caption.colour, typeface))
         x += length + 2 * gap
     picture = Image.new("RGB", (width, baseline + line - size + gap), DARK)
     draw = ImageDraw.Draw(picture)
@@ -91,25 +92,25 @@ def fitting(
     return fonts.in_order(printable(text, letters) + ending), typeface
 
 
-def shortened(labels: list[tuple], most: int) -> list[tuple]:
+def shortened(labels: list[Caption], most: int) -> list[Caption]:
     if len(labels) <= most:
         return labels
-    return [*labels[:most], (f"and {len(labels) - most} more", "")]
+    return [*labels[:most], Caption(f"and {len(labels) - most} more")]
 
 
 def judged(
     scores: np.ndarray, targets: np.ndarray, classes: list[str], threshold: float
-) -> list[tuple]:
-    """Labels for `labelled`, from a photo's scores and targets (n,): + what is right, x what is
-    wrong, highest first, and - what was missed."""
+) -> list[Caption]:
+    """A photo's labels, from its scores and targets (n,): + what is right, x what is wrong, highest
+    first, and - what was missed."""
     labels = []
     for j in np.argsort(-scores, kind="stable"):
         if scores[j] > threshold:
             sign, colour = ("+", RIGHT) if targets[j] else ("x", WRONG)
-            labels.append((f"{sign} {classes[j]}", f"{scores[j]:.2f}", colour))
+            labels.append(Caption(f"{sign} {classes[j]}", f"{scores[j]:.2f}", colour))
         elif targets[j]:
-            labels.append((f"- {classes[j]}", f"{scores[j]:.2f}", MISSED))
-    return labels or [("nothing, rightly", "", RIGHT)]
+            labels.append(Caption(f"- {classes[j]}", f"{scores[j]:.2f}", MISSED))
+    return labels or [Caption("nothing, rightly", colour=RIGHT)]
 
 
 def save_judged(
@@ -117,30 +118,32 @@ def save_judged(
     scores: np.ndarray,
     threshold: float,
     path: Path,
-    caption: str,
+    heading: str,
     font: str | None = None,
 ) -> None:
     """A sheet of EXAMPLES photos, evenly taken from a split with scores (M, n).
 
-    Above them the caption, which says whose labels these are, and what signs and colours mean.
+    Above them the heading, which says whose labels these are, and what signs and colours mean.
     """
     tiles = []
     for row in np.unique(np.linspace(0, len(split) - 1, EXAMPLES).astype(int)):
         labels = judged(scores[row], split.targets[row], split.classes, threshold)
         labels = [*shortened(labels, EXAMPLE_LABELS), file_name(split, row)]
-        tiles.append(labelled(thumbnail(split, row), labels, font))
+        tiles.append(with_labels(thumbnail(split, row), labels, font))
     across = math.ceil(math.sqrt(len(tiles)))  # about as many as down
     photos = grid(tiles, across, gap=SMALLEST)
-    legend = [("+ right", "", RIGHT), ("x wrong", "", WRONG), ("- missed", "", MISSED)]
-    head = strip([(caption, "", WHITE), *legend], photos.width, HEAD, font)
+    signs = {"+ right": RIGHT, "x wrong": WRONG, "- missed": MISSED}
+    legend = [Caption(text, colour=colour) for text, colour in signs.items()]
+    head = strip([Caption(heading), *legend], photos.width, HEAD, font)
     save_sheet([head, photos], path)
 
 
-def file_name(split: data.Split, row: int) -> tuple[str, str, tuple]:
-    """The name of a photo's file, for `labelled`: so that it can be found and mended. If the photos
-    of the split are in several folders, with its folder."""
+def file_name(split: data.Split, row: int) -> Caption:
+    """The name of a photo's file, so that it can be found and mended. If the photos of the split
+    are in several folders, with its folder."""
     folders = {os.path.dirname(path) for path in split.paths}
-    return os.path.relpath(split.paths[row], os.path.commonpath(folders)), "", GREY
+    name = os.path.relpath(split.paths[row], os.path.commonpath(folders))
+    return Caption(name, colour=GREY)
 
 
 def thumbnail(split: data.Split, row: int) -> Image.Image:

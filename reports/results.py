@@ -1,16 +1,12 @@
 """What phase eval leaves for people: a page, a verdict, a spreadsheet of labels, and pictures.
 
-The numbers it starts from are in metrics-<model>.json and scores-<model>.npz (`reports.table`).
+The numbers it starts from are in metrics-<model>.json and scores-<model>.npz (`metrics_files`).
 
 Symbols: M val photos, n labels.
 """
 
 import hashlib
 import json
-import math
-import textwrap
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,19 +16,22 @@ import metrics
 from reports import (
     calibration,
     labels_table,
-    ladder,
     markdown,
+    metrics_files,
     mistakes,
+    models_of_run,
+    operating_points,
     pictures,
     table,
     verdict,
 )
+from reports.trained_model import number
 from runtime import checkpoints
 from runtime.folder import ASIDE, Folder
-from runtime.reading import DAMAGED
-from runtime.terminal import printable
+from runtime.reading import ANY, read_json
+from runtime.terminal import fitted, printable
 
-COLUMNS = 80  # of a terminal
+TERMINAL_WIDTH = 80  # characters
 WRITTEN = [
     ("results", "md"),
     ("verdict", "json"),
@@ -63,7 +62,7 @@ class Evaluation:
 
     def file(self, name: str) -> str:
         """What a person names a model by: its file in --out, or the path of --evaluate."""
-        return f"{name}.pt" if name in table.MODELS else self.reports[name]["label"]
+        return f"{name}.pt" if name in models_of_run.MODELS else self.reports[name]["label"]
 
     def short_name(self, name: str) -> str:
         """What a sentence calls a model."""
@@ -76,11 +75,11 @@ class Evaluation:
 
     def threshold(self, name: str) -> float:
         """predict.py's, a calibrated score."""
-        return table.predicted_by_default(self.reports[name])[0]
+        return metrics_files.predicted_by_default(self.reports[name])[0]
 
     def predicted(self, name: str) -> np.ndarray:
         """What predict.py shows of each photo, (M, n) of bool."""
-        return self.calibrated(name) > table.logit_of(self.threshold(name))
+        return self.calibrated(name) > metrics_files.logit_of(self.threshold(name))
 
 
 def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | None = None) -> None:
@@ -103,9 +102,10 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
     if not suffix:
         files += [name for name in DRAWN_WHILE_TRAINING if (folder / name).is_file()]
-    print(wrapped(f"results are in {printable(folder.path, 200)}: {', '.join(files)}"))
+    place = printable(folder.path, 200)
+    print(fitted(f"results are in {place}: {', '.join(files)}", TERMINAL_WIDTH - 1))
     if not suffix:
-        print(wrapped(f"to label photos: python predict.py {printable(folder.path, 200)} PHOTOS"))
+        print(fitted(f"to label photos: python predict.py {place} PHOTOS", TERMINAL_WIDTH - 1))
 
 
 def save_pictures(
@@ -121,9 +121,9 @@ def save_pictures(
     scores = calibration.scores(evaluation.calibrated(best), slope=1.0, offset=0.0)  # (M, n)
     model = evaluation.short_name(best)
     mAP = verdict.in_words(judgement["models"][judgement["use"]]["mAP"])
-    caption = f"{model}, mAP {mAP} on {len(split):,} val photos; labels above {threshold:.2f}"
+    heading = f"{model}, mAP {mAP} on {len(split):,} val photos; labels above {threshold:.2f}"
     path = folder / f"results{suffix}.jpg"
-    pictures.save_judged(split, scores, threshold, path, caption, font)
+    pictures.save_judged(split, scores, threshold, path, heading, font)
     mistakes.save(split, scores, threshold, folder / f"mistakes{suffix}.jpg", model, font)
 
 
@@ -154,29 +154,29 @@ def val_id(split: data.Split) -> str:
 def before_fresh(evaluation: Evaluation, folder: Folder, judgement: dict, best: str) -> str:
     """The model that --fresh set aside, beside the `best` of now: a sentence, or "" if there is
     none. Only on the same val photos with the same labels are the two compared."""
-    split, old = evaluation.split, folder.path / ASIDE
+    split, old, file = evaluation.split, folder.path / ASIDE, evaluation.file(best)
     shown = np.flatnonzero(split.targets.any(0))  # labels of some val photo
     targets, now = split.targets[:, shown], evaluation.logits[best][:, shown]
+    schema = {"models": {file: {"mAP": number(0, 100)}}, "val_id": ANY}
     try:
-        earlier = json.loads((old / "verdict.json").read_text(encoding="utf-8"))
-        mAP = earlier["models"][evaluation.file(best)]["mAP"]
-        if type(mAP) is not float or not math.isfinite(mAP):
-            return ""
+        earlier = read_json(old / "verdict.json", schema)
+        mAP = earlier["models"][file]["mAP"]
         text = f"before --fresh, {evaluation.short_name(best)} had an mAP of {mAP:.1f}"
         if earlier["val_id"] != judgement["val_id"]:
             return f"{text}, on other val photos or labels: do not compare"
-        with np.load(old / f"scores-{best}.npz") as scores:
-            classes = scores["classes"].tolist()
-            then = scores["logits"][:, [classes.index(split.classes[j]) for j in shown]]
-        then_mAP = metrics.mean_average_precision(metrics.average_precision(then, targets))
-    except (*DAMAGED, RecursionError, zipfile.BadZipFile, zlib.error):
+        names = [split.classes[j] for j in shown]
+        then = metrics_files.read_logits(old / f"scores-{best}.npz", names)
+    except (OSError, ValueError):  # there is none, or it is damaged
         return ""
-    if then.shape != now.shape or abs(then_mAP - mAP) > 1e-6:
+    if then.shape != now.shape:
+        return ""
+    then_mAP = metrics.mean_average_precision(metrics.average_precision(then, targets))
+    if abs(then_mAP - mAP) > 1e-6:
         return ""  # the two files are of different runs
     return f"{text}; {verdict.change_in_words(targets, then, now)}"
 
 
-def label_rows(evaluation: Evaluation, best: str) -> list[list]:
+def label_rows(evaluation: Evaluation, best: str) -> list[labels_table.LabelRow]:
     """The rows of labels.csv, sorted by the model that the verdict names."""
     rows, split = [], evaluation.split
     for name, report in evaluation.reports.items():
@@ -188,7 +188,7 @@ def label_rows(evaluation: Evaluation, best: str) -> list[list]:
             evaluation.predicted(name),
             [report["AP"][label] for label in split.classes],
         )
-    return labels_table.what_needs_work_first(rows, evaluation.file(best))
+    return labels_table.worst_first(rows, evaluation.file(best))
 
 
 LEGEND = (
@@ -200,20 +200,22 @@ LEGEND = (
 
 
 def findings(
-    evaluation: Evaluation, judgement: dict, best: str, rows: list[list]
+    evaluation: Evaluation, judgement: dict, best: str, rows: list[labels_table.LabelRow]
 ) -> list[tuple[str, list[str]]]:
     """Sentences in plain text, each with its points: verdict, warnings, thresholds, labels."""
     model, threshold = evaluation.short_name(best), evaluation.threshold(best)
     paragraphs = [(judgement["sentence"], [])]
     if judgement["warnings"]:
         paragraphs.append(("Before you rely on these numbers:", judgement["warnings"]))
-    rungs = ladder.rungs(evaluation.calibrated(best), evaluation.split.targets, threshold)
-    if rungs:
-        points = [ladder.in_words(rung, threshold) for rung in rungs]
-        paragraphs.append(
-            (f"Thresholds of {model} on these photos (predict.py --threshold):", points)
-        )
-    own_rows = [row for row in rows if row[1] == evaluation.file(best)]
+    logits, targets = evaluation.calibrated(best), evaluation.split.targets  # (M, n)
+    thresholds = [
+        operating_points.in_words(point, threshold)
+        for point in operating_points.suggested(logits, targets, threshold)
+    ]
+    if thresholds:
+        heading = f"Thresholds of {model} on these photos (predict.py --threshold):"
+        paragraphs.append((heading, thresholds))
+    own_rows = [row for row in rows if row.model == evaluation.file(best)]
     points, some_left_out = labels_table.best_and_worst(own_rows)
     if points:
         heading = f"AP of {model}, and in brackets the label's val photos"
@@ -248,16 +250,6 @@ def for_terminal(evaluation: Evaluation, judgement: dict, paragraphs: list) -> s
     rows = table.short(evaluation.dataset, evaluation.reports, judgement["chance"], intervals)
     parts = ["", title(evaluation), "", rows, ""]
     for sentence, points in paragraphs:
-        parts += [wrapped(sentence), *(wrapped(point, "  ") for point in points), ""]
+        lines = [sentence, *(f"  {point}" for point in points)]
+        parts += [fitted("\n".join(lines), TERMINAL_WIDTH - 1), ""]
     return "\n".join(parts)
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    """Text in lines that fit a terminal; those after the first are indented."""
-    return textwrap.fill(
-        text,
-        COLUMNS - 1,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_on_hyphens=False,
-    )

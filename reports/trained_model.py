@@ -116,11 +116,7 @@ def models_in(path: str | Path) -> list[str]:
 
 def model_file(path: str | Path) -> tuple[Path, str]:
     """The checkpoint that a path stands for: itself, or the best model of a run's folder; and why
-    it is that one.
-
-    The best is the one that verdict.json names, or else the one with the highest mAP on val, if all
-    were measured.
-    """
+    it is that one. The best is the one that verdict.json names, of all models that are there."""
     folder = Path(path)
     if not folder.is_dir():
         return folder, ""
@@ -136,18 +132,7 @@ def model_file(path: str | Path) -> tuple[Path, str]:
             return folder / use, "the model to use, as verdict.json says"
     if len(names) == 1:
         return folder / names[0], "the only model of the folder"
-    files = {name: folder / f"metrics-{Path(name).stem}.json" for name in names}
-    not_measured = [name for name, file in files.items() if not file.is_file()]
-    mAP = {}
-    if not not_measured:
-        for name, file in files.items():
-            value = read_json(file, {"mAP": ANY})["mAP"]
-            if number(0, 100).fits(value):  # null where no val photo has a label
-                mAP[name] = value
-    if not mAP:
-        raise ValueError(
-            f"{folder} holds {', '.join(names)}, and no mAP on val of "
-            f"{', '.join(not_measured or names)}; pass one of them, or run --phase eval first"
-        )
-    best = max(mAP, key=mAP.get)
-    return folder / best, f"the model of the highest mAP on val, {mAP[best]:.2f}"
+    raise ValueError(
+        f"{folder} holds {', '.join(names)}, and no verdict.json that compares them; pass one of "
+        "them, or run --phase eval first"
+    )

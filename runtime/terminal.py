@@ -34,8 +34,10 @@ def brief(value: object) -> str:
 
 def listed(names: list[str], most: int = 3) -> str:
     """For the end of a sentence: ": " and the first of some names or paths; "" for none."""
-    first = ", ".join(printable(name, 120) for name in names[:most])
-    return f": {first}{' ...' if len(names) > most else ''}" if names else ""
+    if not names:
+        return ""
+    text = ": " + ", ".join(printable(name, 120) for name in names[:most])
+    return text + " ..." if len(names) > most else text
 
 
 def counted(kinds: dict[str, int], most: int = 8) -> str:
@@ -46,16 +48,31 @@ def counted(kinds: dict[str, int], most: int = 8) -> str:
     return text + ", ..." if len(present) > most else text
 
 
+def fitted(text: str, width: int) -> str:
+    """The text in lines of at most `width` characters. A line that is too long goes on in others,
+    indented by two more blanks; a longer word, such as a path, stays whole, so it can be copied."""
+    lines = []
+    for line in text.split("\n"):
+        words = line.lstrip(" ")
+        indent = line[: len(line) - len(words)]
+        lines.append(
+            textwrap.fill(
+                words,
+                width,
+                initial_indent=indent,
+                subsequent_indent=indent + "  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+    return "\n".join(lines)
+
+
 def tell(text: str, stream: TextIO | None = None) -> None:
-    """Print text to stdout or another stream; on a terminal in lines that fit the window, those
-    that are continued indented."""
+    """Print text to stdout or another stream; on a terminal in lines that fit the window."""
     stream = stream or sys.stdout
     if stream.isatty():
-        width = max(shutil.get_terminal_size().columns - 1, 20)
-        fitted = textwrap.TextWrapper(
-            width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
-        text = "\n".join(fitted.fill(line) for line in text.split("\n"))
+        text = fitted(text, max(shutil.get_terminal_size().columns - 1, 20))
     print(text, file=stream, flush=True)
 
 
@@ -84,7 +101,7 @@ class Clock:
 
     def left(self) -> str:
         """As "1:02:03"; "" where nothing is expected, or too little is done."""
-        if not self.done or not self.expected / 50 < self.done < self.expected:
+        if not self.expected / 50 < self.done < self.expected:
             return ""
         seconds = (time.monotonic() - self.start) * (self.expected / self.done - 1)
         return str(timedelta(seconds=round(seconds)))

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import run
 from datasets import catalogue, coco_download
-from reports import calibration, graph_picture, mistakes, pictures, results, table, verdict
+from reports import calibration, graph_picture, metrics_files, mistakes, pictures, results, verdict
 from runtime import download, signals, terminal
 
 coco_download.SERVER = os.environ["REHEARSAL_SERVER"]
@@ -111,7 +111,7 @@ told(coco_download, "unpack", "unpacking {0}")
 told(download, "fetch", "fetching {1}")
 told(calibration, "fit", "calibration")
 told(graph_picture, "save", "graph.png")
-told(table, "save_numbers", "numbers {0}")
+told(metrics_files, "save_numbers", "numbers {0}")
 told(verdict, "judge", "verdict")
 told(results, "save", "results")
 told(results, "full_page", "results.md")

@@ -138,7 +138,7 @@ def write_changed(root):
         "elif": ("backbones/__init__.py", r" *else:\n *head = nn\.Linear", r"{}\g<0>"),
         'Option("--max-norm"': ("run.py", r' *Option\("--seed".*\n.*\n', r"\g<0>{}"),
         "if args.max_norm": ("run.py", r".*\.backward\(\).*\n", r"\g<0>{}"),
-        '"one_error"': ("reports/table.py", r' *"mAP": .*\n', r"\g<0>{}"),
+        '"one_error"': ("reports/metrics_files.py", r' *"mAP": .*\n', r"\g<0>{}"),
     }
     parts = re.split("```python\n(.*?)```", PAGES["docs/change-it.md"], flags=re.S)
     for text, example in zip(parts[::2], parts[1::2], strict=False):

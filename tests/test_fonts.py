@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, features
 
 from reports import fonts, pictures
+from reports.pictures import Caption
 
 
 def forget():
@@ -71,7 +72,7 @@ def test_pillows_own_font_has_ascii_and_no_box_or_blank_counts_as_a_letter(no_fo
     for letter in ("\U0010fffe", "\u0301", "\u093f", "\u4eba", "\u200d"):
         assert not fonts.has(None, letter), letter
     picture, escaped = (
-        pictures.labelled(Image.new("RGB", (200, 50)), [(name, "0.51")])
+        pictures.with_labels(Image.new("RGB", (200, 50)), [Caption(name, "0.51")])
         for name in ("x 人", "x \\u4eba")
     )
     assert np.array_equal(picture, escaped)

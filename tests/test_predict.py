@@ -26,7 +26,7 @@ from backbones import efficientnet_lite
 from datasets import own_photos
 from reports import calibration, pictures
 from reports.labelled_folder import LabelledFolder
-from reports.pictures import activation_maps
+from reports.pictures import Caption, activation_maps
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -257,8 +257,8 @@ def test_where_lights_the_place_that_a_label_comes_from(tmp_path):
 
 
 def test_long_lists_of_labels_are_cut_in_pictures(tmp_path, capsys):
-    labels = [(f"label {j}", "0.50") for j in range(500)]
-    assert pictures.shortened(labels, 12) == [*labels[:12], ("and 488 more", "")]
+    labels = [Caption(f"label {j}", "0.50") for j in range(500)]
+    assert pictures.shortened(labels, 12) == [*labels[:12], Caption("and 488 more")]
     assert pictures.shortened(labels[:12], 12) == labels[:12]
     drawn_photo().save(tmp_path / "a.png")
     with LabelledFolder(tmp_path / "out") as folder:
@@ -289,12 +289,12 @@ def test_a_judged_photo_has_what_is_right_wrong_and_missed_by_sign_and_colour(tm
         ("+ cow", "0.60"),
         ("- dog", "0.20"),
     ]
-    assert len({colour for *_, colour in labels}) == 3
-    picture = np.asarray(pictures.labelled(Image.new("RGB", (300, 60), "gray"), labels))
-    for *_, colour in labels:
-        assert (np.abs(picture[60:].astype(int) - colour).max(2) < 9).any()
+    assert len({label.colour for label in labels}) == 3
+    picture = np.asarray(pictures.with_labels(Image.new("RGB", (300, 60), "gray"), labels))
+    for label in labels:
+        assert (np.abs(picture[60:].astype(int) - label.colour).max(2) < 9).any()
     (nothing,) = pictures.judged(scores, targets * 0, ["cat", "dog", "cow", "bee"], 0.95)
-    assert nothing[0] == "nothing, rightly"
+    assert nothing.text == "nothing, rightly"
 
 
 def test_a_sheet_of_judged_photos_has_beneath_each_photo_its_own_labels(tmp_path, monkeypatch):
@@ -303,13 +303,13 @@ def test_a_sheet_of_judged_photos_has_beneath_each_photo_its_own_labels(tmp_path
         Image.new("RGB", (64, 64), fill).save(tmp_path / f"{ord(sign)}.png")
     paths = [str(tmp_path / f"{ord(sign)}.png") for sign in fills]
     split = data.Split(paths, np.array([[1], [0], [1]], np.uint8), ["cat"])
-    draw, beneath = pictures.labelled, {}
+    draw, beneath = pictures.with_labels, {}
 
     def noted(photo, labels, font):
         beneath[photo.resize((1, 1)).getpixel((0, 0))] = labels
         return draw(photo, labels, font)
 
-    monkeypatch.setattr(pictures, "labelled", noted)
+    monkeypatch.setattr(pictures, "with_labels", noted)
     scores = np.array([[0.9], [0.8], [0.1]])
     pictures.save_judged(split, scores, 0.5, tmp_path / "sheet.jpg", "a caption")
     first = {fill: labels[0][:2] for fill, labels in beneath.items()}
@@ -326,8 +326,8 @@ def test_the_map_of_a_label_is_the_one_whose_mean_is_its_logit(predictor, tmp_pa
     drawn_photo(size=(300, 200)).save(tmp_path / "photo.png")
     of_file = predict.Predictor(predictor[0], "cpu")
     photos = [predict.Photo(str(tmp_path), "photo.png")]
-    (photo,) = predict.labelled(of_file, photos, top=3, where=True)
-    for (_, score), heat in zip(photo.labels, photo.maps, strict=True):
+    (prediction,) = predict.predictions(of_file, photos, top=3, where=True)
+    for (_, score), heat in zip(prediction.labels, prediction.maps, strict=True):
         assert 1 / (1 + np.exp(-float(heat.mean()))) == pytest.approx(score, abs=1e-5)
 
 
@@ -496,9 +496,7 @@ def test_a_trained_model_reaches_on_val_what_precision_promises(demo, finished, 
 # A run's folder in place of a checkpoint
 
 
-def test_of_a_runs_folder_the_model_of_the_verdict_or_the_highest_mAP_is_used(
-    predictor, tmp_path, capsys
-):
+def test_of_a_runs_folder_the_model_of_the_verdict_is_used(predictor, tmp_path, capsys):
     (run := tmp_path / "run").mkdir()
     (tmp_path / "photos").mkdir()
     drawn_photo().save(tmp_path / "photos/a.png")
@@ -513,19 +511,15 @@ def test_of_a_runs_folder_the_model_of_the_verdict_or_the_highest_mAP_is_used(
     assert f"{run}/gcn-pca.pt: the only model" in used()
     for name in ("backbone.pt", "gcn-image.pt", "last-backbone.pt"):
         shutil.copy(predictor[0], run / name)
-    holds = f"{run} holds backbone.pt, gcn-image.pt, gcn-pca.pt, and no mAP on val of "
-    for name, mAP in {"backbone": None, "gcn-pca": 50.0, "gcn-image": 60.5}.items():
-        errors = used(code=2)  # some were not measured, as after an unfinished --fresh
-        assert holds in errors
-        assert "run --phase eval first" in errors
-        (run / f"metrics-{name}.json").write_text(json.dumps({"mAP": mAP}))
-    assert f"{run}/gcn-image.pt: the model of the highest mAP on val, 60.50" in used()
+    holds = f"{run} holds backbone.pt, gcn-image.pt, gcn-pca.pt, and no verdict.json that compares "
+    holds += "them; pass one of them, or run --phase eval first"
+    assert holds in used(code=2)
     all_three = {"backbone.pt": {}, "gcn-image.pt": {}, "gcn-pca.pt": {}}
     for use in ("gcn-random.pt", "../photos/a.png", 5, None):  # not there, or not one of them
         (run / "verdict.json").write_text(json.dumps({"use": use, "models": all_three}))
-        assert "highest mAP" in used()
+        assert holds in used(code=2)
     (run / "verdict.json").write_text(json.dumps({"use": "backbone.pt", "models": {}}))
-    assert "highest mAP" in used()  # it does not know the others
+    assert holds in used(code=2)  # it does not know the others
     (run / "verdict.json").write_text(json.dumps({"use": "backbone.pt", "models": all_three}))
     assert f"{run}/backbone.pt: the model to use, as verdict.json says" in used()
     (run / "verdict.json").write_text("{")
@@ -591,6 +585,28 @@ def test_json_is_utf8_whatever_the_terminal_is_and_hides_nothing(predictor, tmp_
     assert [json.loads(line)["photo"] for line in text.splitlines()] == names
 
 
+def test_sentences_of_predict_fit_the_window(predictor, tmp_path, monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    (tmp_path / "photos").mkdir()
+    drawn_photo().save(tmp_path / "photos/a.png")
+    (tmp_path / "photos/notes.txt").write_text("no photo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", Screen())
+    call = [str(predictor[0]), *"photos --threshold 1 --csv t.csv --device cpu".split()]
+    assert predict.main(call) == 0
+    assert sys.stderr.getvalue().splitlines() == [
+        "photos: left out 1 .txt, which are not",
+        "  read as photos",
+        "t.csv: 1 photos",
+        "no label is above 1; choose a lower",
+        "  --threshold, or --top 3",
+    ]
+
+
 BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the message
     ({}, "none.pt photo.png", "no checkpoint at"),
     ({}, "photo.png photo.png", "photo.png is not a checkpoint"),
@@ -623,7 +639,9 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt photo.png --csv empty", "is not a file; choose another name"),
     ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1; write 0.8 for 80%"),
     ({}, "model.pt photo.png --csv out.xlsx", "call it NAME.csv"),
+    ({}, "none.pt photo.png --csv out.xlsx", "call it NAME.csv"),  # before the model is read
     ({}, "model.pt nowhere", "there is no nowhere"),
+    ({}, "model.pt empty/ missing.jpg", "there is no missing.jpg"),
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
     ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),
     ({}, "model.pt empty", "no photo in"),

@@ -1,4 +1,4 @@
-"""What phase eval leaves for people: labels.csv, results.md, the ladder, mistakes.jpg.
+"""What phase eval leaves for people: labels.csv, results.md, its thresholds, mistakes.jpg.
 
 Oracles: photos and labels worked out by hand; Python's csv reader; a reader of Markdown in ten
 lines; the width of a terminal.
@@ -16,7 +16,15 @@ from PIL import Image
 
 import data
 import metrics
-from reports import labels_table, ladder, markdown, mistakes, pictures, results, table
+from reports import (
+    labels_table,
+    markdown,
+    metrics_files,
+    mistakes,
+    operating_points,
+    pictures,
+    results,
+)
 from runtime import reading
 from runtime.folder import Folder
 
@@ -27,6 +35,9 @@ TARGETS = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], np.u
 SCORES = np.array(
     [[0.4, 0.9, 0.8], [0.2, 0.7, 0.035], [0.9, 0.6, 0.2], [0.035, 0.3, 0.035], [0.035, 0.2, 0.035]]
 )
+
+
+CAT = labels_table.LabelRow("cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2)
 
 
 def logits_of(scores):
@@ -43,13 +54,13 @@ def test_rows_of_labels_by_hand():
     training = np.array([9, 3, 0])
     rows = labels_table.rows_of_model("a.pt", CLASSES, training, TARGETS, SCORES > 0.5, ap)
     assert rows == [  # precision, recall, F1: cat 1 of 1, 1 of 3; dog 1 of 3, 1 of 2; cow 0 of 1
-        ["cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2],
-        ["dog", "a.pt", 3, 2, 60.0, 33.33, 50.0, 40.0, None, None],
-        ["cow", "a.pt", 0, 0, None, 0.0, None, None, None, None],
+        ("cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2),
+        ("dog", "a.pt", 3, 2, 60.0, 33.33, 50.0, 40.0, None, None),
+        ("cow", "a.pt", 0, 0, None, 0.0, None, None, None, None),
     ]
-    other = [[name, "b.pt", *rest] for name, _, *rest in rows]
-    ordered = labels_table.what_needs_work_first([*rows, *other], "a.pt")
-    names = [(name, model) for name, model, *_ in ordered]
+    other = [row._replace(model="b.pt") for row in rows]
+    ordered = labels_table.worst_first([*rows, *other], "a.pt")
+    names = [(row.label, row.model) for row in ordered]
     assert names == [(name, model) for name in ("dog", "cat", "cow") for model in ("a.pt", "b.pt")]
 
 
@@ -61,33 +72,34 @@ def test_labels_with_few_training_photos_are_to_be_collected_first():
 
 
 def test_labels_that_are_never_found_are_named_if_they_have_training_photos():
-    rows = [["cat", "a.pt", 9, 3, 70.0, 100.0, 33.33, 50.0, "dog", 2]]
+    rows = [CAT]
     assert labels_table.never_found(rows) == ""
     for name, training, val in (("cow", 6, 2), ("owl", 4, 2), ("emu", 6, 0)):
-        rows.append([name, "a.pt", training, val, 5.0, None, 0.0 if val else None, 0.0, None, None])
+        row = CAT._replace(label=name, training_photos=training, val_photos=val, AP=5.0)
+        rows.append(row._replace(recall=0.0 if val else None))
     expected = "never found on val: cow (0 of 2 val photos, 6 in training, AP 5); "
     assert labels_table.never_found(rows).startswith(expected)
 
 
 def test_labels_of_few_val_photos_are_not_among_the_best_where_others_are():
-    rows = [[name, "a.pt", 9, val, ap] for name, val, ap in (("cat", 5, 40.0), ("owl", 4, 100.0))]
+    rows = [CAT._replace(val_photos=5, AP=40.0)]
+    rows.append(CAT._replace(label="owl", val_photos=4, AP=100.0))
     assert labels_table.best_and_worst(rows) == (["AP: cat 40 (5)"], True)
     assert labels_table.best_and_worst(rows[1:]) == (["AP: owl 100 (4)"], False)
 
 
-def test_the_ladder_has_the_point_for_each_precision_by_hand():
+def test_the_thresholds_of_results_md_are_the_points_for_each_precision_by_hand():
     # Above 0.04 are 10 labels, 2 per photo, and all 5 that are right: the first threshold with 50%.
     # 70% and 90% are not reached: of the highest two, 0.9, one is right. Above 0.5 are cat, dog,
     # dog, dog and cow, of which cat and the dog of photo 2 are right.
-    rungs = ladder.rungs(logits_of(SCORES), TARGETS, 0.5)
-    assert [rung[0] for rung in rungs] == pytest.approx([0.04, 0.5])
-    assert rungs[0][1:] == pytest.approx((5 / 10, 5 / 5, 10 / 5))
-    assert rungs[1][1:] == pytest.approx((2 / 5, 2 / 5, 5 / 5))
-    assert (
-        ladder.in_words(rungs[0], 0.5) == "at 0.04: 50% of labels right, 100% found, 2.0 per photo"
-    )
-    assert ladder.in_words(rungs[1], 0.5).endswith("1.0 per photo (predict.py's own)")
-    assert ladder.rungs(logits_of(SCORES), TARGETS * 0, 0.5) == []
+    low, own = operating_points.suggested(logits_of(SCORES), TARGETS, 0.5)
+    assert low == pytest.approx((0.04, 5 / 10, 5 / 5, 10 / 5))
+    assert own == pytest.approx((0.5, 2 / 5, 2 / 5, 5 / 5))
+    words = operating_points.in_words(low, 0.5)
+    assert words == "at 0.04: 50% of labels right, 100% found, 2.0 per photo"
+    words = operating_points.in_words(own, 0.5)
+    assert words.endswith("1.0 per photo (predict.py's own)")
+    assert operating_points.suggested(logits_of(SCORES), TARGETS * 0, 0.5) == []
 
 
 def test_the_pictures_that_are_no_photos_are_those_that_a_run_draws():
@@ -99,13 +111,13 @@ HOSTILE = ["=1+1", "+a", "-b", "@c", "\td", " =e", "＝f", 'g"h', "i,j;k", "l\nm
 
 def test_a_spreadsheet_reads_every_label_and_computes_none(tmp_path):
     path = tmp_path / "labels.csv"
-    labels_table.save(path, [[name, -1.5] for name in [*HOSTILE, None]])
+    labels_table.save(path, [CAT._replace(label=name, AP=-1.5) for name in [*HOSTILE, None]])
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")
     with open(path, encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == labels_table.HEADER
-    assert all(number == "-1.5" for _, number in rows)  # numbers are no formulas
-    for name, (cell, _) in zip(HOSTILE, rows, strict=False):
+    assert all(row[header.index("AP")] == "-1.5" for row in rows)  # numbers are no formulas
+    for name, (cell, *_) in zip(HOSTILE, rows, strict=False):
         if name == "\ud800":  # half a letter: nothing can store it
             name = "\\ud800"
         assert cell.removeprefix("'") == name
@@ -166,7 +178,7 @@ def evaluation(tmp_path):
         ("evaluated", f"{tmp_path}/{'y' * 120}|<_.pt"),
     ):
         logits[name] = generator.standard_normal(targets.shape).astype(np.float32)
-        reports[name] = table.save_numbers(
+        reports[name] = metrics_files.save_numbers(
             folder,
             name,
             logits[name],
@@ -236,6 +248,13 @@ def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_l
     assert say() == f"before --fresh, direct had an mAP of {then:.1f}, {other}"
 
 
+def change_zip(path, place, value):
+    """Change a byte of the first file's entry in the list at the end of a ZIP."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + place] = value
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -255,6 +274,9 @@ def test_the_model_before_fresh_is_compared_on_the_same_val_whatever_the_other_l
         lambda old, text: np.savez(
             old / "scores-backbone.npz", logits=np.zeros((3, 1)), classes=["a"]
         ),
+        lambda old, text: np.savez(old / "scores-backbone.npz", logits=np.zeros((3, 1)), classes=1),
+        lambda old, text: change_zip(old / "scores-backbone.npz", 8, 1),  # flags: a password
+        lambda old, text: change_zip(old / "scores-backbone.npz", 10, 99),  # kind of compression
         lambda old, text: (old / "scores-backbone.npz").unlink(),
     ],
 )
@@ -277,8 +299,8 @@ def test_the_id_of_val_is_that_of_its_photos_and_the_names_on_them(evaluation):
 
 def test_numbers_of_labels_csv_are_those_of_predicts_row(evaluation, tmp_path):
     rows = results.label_rows(evaluation, "backbone")
-    own = [row for row in rows if row[1] == "backbone.pt"]
-    recalls = [row[6] for row in own if row[6] is not None]
+    own = [row for row in rows if row.model == "backbone.pt"]
+    recalls = [row.recall for row in own if row.recall is not None]
     assert np.mean(recalls) == pytest.approx(
         evaluation.reports["backbone"]["predict"]["CR"], abs=0.01
     )
@@ -302,7 +324,7 @@ def test_photos_of_several_folders_are_named_with_their_folder():
         (["photos/0.png", "photos/1.png"], "1.png"),
         (["0.png", "1.png"], "1.png"),
     ):
-        assert pictures.file_name(data.Split(paths, TARGETS[:2], CLASSES), 1)[0] == name
+        assert pictures.file_name(data.Split(paths, TARGETS[:2], CLASSES), 1).text == name
 
 
 def test_a_sheet_of_mistakes_shows_the_photos_that_are_wrong(tmp_path):

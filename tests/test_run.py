@@ -144,7 +144,7 @@ def test_the_last_epoch_is_evaluated_and_its_best_threshold_remembered(demo, tmp
 
 def test_a_run_that_resumes_foretells_the_epochs_that_are_left(demo, tmp_path, monkeypatch):
     foretold = []
-    monkeypatch.setattr(run.forecast, "seconds_a_photo", lambda *_: 1.0)
+    monkeypatch.setattr(run.forecast, "seconds_per_photo", lambda *_: 1.0)
     monkeypatch.setattr(run.forecast, "say", foretold.append)
     args = run.parse_args(argv(demo, tmp_path, "--phase backbone --epochs 3"))
     splits, folder = run.load_data(args), Folder(tmp_path, ["a"])
@@ -372,6 +372,20 @@ def test_a_word_that_follows_no_option_is_named(capsys):
     with pytest.raises(SystemExit):
         run.parse_args(["photos", "--epochs", "3"])
     assert "error: photos follows no option; see --help" in capsys.readouterr().err
+
+
+def test_a_line_that_is_too_long_goes_on_indented_and_a_path_stays_whole():
+    text = "12345 789 12 x-y\n  1 345 /a/path/of 23 letters\n\n    /a/long-path/that-comes-first"
+    assert terminal.fitted(text, 12).split("\n") == [
+        "12345 789 12",
+        "  x-y",
+        "  1 345",
+        "    /a/path/of",  # longer than 12 by itself
+        "    23",
+        "    letters",
+        "",
+        "    /a/long-path/that-comes-first",
+    ]
 
 
 @pytest.mark.parametrize("columns", [30, 80])
