@@ -97,7 +97,9 @@ def precision_recall_f1(
 
 
 def logit(p: float) -> float:
-    """The logit whose sigmoid is the probability p, 0 < p < 1."""
+    """The logit whose sigmoid is the probability p, a threshold; infinite for 0 and 1."""
+    if p in (0, 1):
+        return math.inf if p else -math.inf
     return math.log(p / (1 - p))
 
 

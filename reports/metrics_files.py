@@ -5,7 +5,6 @@ What people read is made from them in the other modules of this folder.
 Symbols: M val photos, n labels. Metrics are in percent.
 """
 
-import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -43,11 +42,11 @@ def save_numbers(
         "AP": dict(zip(split.classes, percent, strict=True)),
     }
     for p in sorted(set(thresholds)):
-        at = metrics.precision_recall_f1(logits, targets, logit_of(p))
+        at = metrics.precision_recall_f1(logits, targets, metrics.logit(p))
         report["thresholds"][f"{p:g}"] = at
     if "calibration" in start:  # where predict.py draws the line
         slope, offset = start["calibration"]
-        line = (logit_of(start["threshold"]) - offset) / slope
+        line = (metrics.logit(start["threshold"]) - offset) / slope
         report["predict"] = metrics.precision_recall_f1(logits, targets, line)
     if ranks.rank() == 0:
         with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
@@ -69,13 +68,6 @@ def read_logits(path: Path, classes: list[str]) -> np.ndarray:
     if not fits or not set(classes) <= set(names):
         raise ValueError(f"{path} is not of these labels; run --phase eval again")
     return logits[:, [names.index(name) for name in classes]]
-
-
-def logit_of(p: float) -> float:
-    """A threshold on probabilities, on the scale of the logits; infinite for 0 and 1."""
-    if p in (0, 1):
-        return math.inf if p else -math.inf
-    return math.log(p / (1 - p))
 
 
 def predicted_by_default(report: dict) -> tuple[float, dict]:

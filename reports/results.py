@@ -79,7 +79,7 @@ class Evaluation:
 
     def predicted(self, name: str) -> np.ndarray:
         """What predict.py shows of each photo, (M, n) of bool."""
-        return self.calibrated(name) > metrics_files.logit_of(self.threshold(name))
+        return self.calibrated(name) > metrics.logit(self.threshold(name))
 
 
 def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | None = None) -> None:
