@@ -94,9 +94,8 @@ class FeatureStore:
             content = {"photos": self.photos, "features": self.features}
             self.folder.save(self.FILE, content, self.settings)
 
-        photos.save = save
         size = math.ceil(batch_size / ranks.size())  # of this rank's part
-        for images, _, rows in photos:
+        for images, _, rows in photos.batches(save):
             # A batch of another size may be computed in another order. So all have one size, and a
             # photo's features are the same whichever others were missing.
             filled = images.new_zeros(size, *images.shape[1:])  # (size, 3, S, S)

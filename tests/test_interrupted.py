@@ -385,6 +385,35 @@ def test_a_damaged_line_of_the_log_is_named_before_an_epoch_is_trained(demo, out
     assert "epoch" not in printed
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "null",
+        "[1, 2]",
+        '"epoch"',
+        "[" * 100_000,
+        '{"model": "backbone"}',
+        '{"model": ["backbone"], "epoch": 1, "loss": 1}',
+        '{"model": "backbone", "epoch": true, "loss": 1}',
+        '{"model": "backbone", "epoch": -3, "loss": 1}',
+        '{"model": "backbone", "epoch": 1e400, "loss": 1}',
+        '{"model": "backbone", "epoch": 1' + "0" * 400 + ', "loss": 1}',
+        '{"model": "backbone", "epoch": 1, "lo',
+        "\x00\x00\x00",
+        "\ufffd",
+    ],
+)
+def test_a_line_of_the_log_that_is_not_an_epoch_is_refused(line, tmp_path):
+    path, good = tmp_path / "log.jsonl", '{"model": "backbone", "epoch": 1, "loss": 1}'
+    path.write_text(f"{good}\n{good}\n")
+    assert len(journal.read_log(path)) == 2
+    path.write_text(f"{good}\n{line}\n{good}\n")
+    with pytest.raises(ValueError, match="line 2 is damaged: "):
+        journal.read_log(path)
+
+
 def test_the_log_holds_null_where_a_number_is_none(tmp_path):
     entry = {"model": "backbone", "epoch": 1, "loss": 1.5, "mAP": float("nan")}
     journal.log(tmp_path / "log.jsonl", entry)
