@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset
 
-from runtime import photo_names, reading
+from runtime import photo_files, photo_names, reading
 from runtime.photo_names import NAME, PhotoFolder
 from runtime.reading import LABEL, PHOTO, Kind, composed
 from runtime.terminal import brief, tell
@@ -93,7 +93,7 @@ def ids_of(paths: list[str], by_content: bool) -> torch.Tensor:
     ids = []
     for path in paths:
         if by_content:
-            known_by = reading.digest(path)
+            known_by = photo_files.digest(path)
         else:
             known_by = f"{os.path.basename(path)} {os.path.getsize(path)}"
         ids.append(number_of(known_by))
@@ -271,7 +271,7 @@ def read_image(
             image.draft(None, (size, size))  # stays at least this large
         return to_rgb(image, upright)
 
-    image = reading.open_photo(path, smaller)
+    image = photo_files.open_photo(path, smaller)
     if not draft:
         return image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W) uint8
@@ -281,7 +281,7 @@ def read_image(
 
 def read_photo(path: str | Path, upright: bool = True) -> Image.Image:
     """The photo as RGB, in its own size, turned upright by EXIF unless that is not wanted."""
-    return reading.open_photo(path, lambda photo: to_rgb(photo, upright))
+    return photo_files.open_photo(path, lambda photo: to_rgb(photo, upright))
 
 
 TURNS = {  # EXIF's orientation -> what turns the photo upright
@@ -299,7 +299,7 @@ def to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     """Grey, CMYK and palette images as RGB, turned upright if wanted. What is transparent becomes
     white. 16-bit grey keeps its upper 8 bits; grey of 32 bits is a ValueError."""
     image.load()
-    orientation = reading.orientation(image) if upright else 1
+    orientation = photo_files.orientation(image) if upright else 1
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ValueError("how white its 32-bit grey is cannot be known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):

@@ -50,7 +50,7 @@ from runtime.csv_table import csv_table
 from runtime.device import check as check_device
 from runtime.device import choose as choose_device
 from runtime.memory import keep_freed_memory
-from runtime.reading import walk
+from runtime.photo_files import walk
 from runtime.terminal import Progress, end_progress, printable, tell
 
 # From photos to scores

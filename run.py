@@ -54,14 +54,17 @@ from reports import calibration, curves, fonts, forecast, graph_picture, results
 from runtime import checkpoints, device, lean, ranks, signals
 from runtime.download import size_of
 from runtime.folder import (
+    ABOUT_ALL_MODELS,
     ASIDE,
     BACKBONE,
     CODE,
+    EVALUATED,
     GRAPH,
     NODES,
     PHOTOS,
     START,
     VAL_PHOTOS,
+    WRITTEN,
     Folder,
     finish_setting_aside,
     is_set_aside,
@@ -151,7 +154,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
             training_photos,
             is_drawn,
         )
-        suffix = "-evaluated" if args.evaluate else ""
+        suffix = EVALUATED if args.evaluate else ""
         results.save(evaluation, folder, suffix, args.font)
 
 
@@ -457,14 +460,15 @@ def logits_of(
 # their values, everything else by content. Not compared are the device, --compile, --memory and the
 # number of processes, which change numbers by rounding and batch norm.
 
-FILES = ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*", "reports/calibration"]
-FILES += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
+DECISIVE_FILES = ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
+DECISIVE_FILES += ["reports/calibration", "runtime/lean", "runtime/loading", "runtime/reading"]
+DECISIVE_FILES += ["runtime/photo_files", "runtime/journal"]
 HERE = Path(__file__).parent
 
 
 def code_files() -> list[Path]:
     paths = []
-    for name in FILES:
+    for name in DECISIVE_FILES:
         paths += sorted(HERE.glob(f"{name}.py"))
     return paths
 
@@ -633,7 +637,7 @@ def check_out(args) -> None:
 
 def is_written(name: str) -> bool:
     """Whether a run writes a file of this name into --out; the case counts on some systems only."""
-    return name.lower() in results.ALL_FILES
+    return name.lower() in WRITTEN
 
 
 def set_old_files_aside(args) -> None:
@@ -657,7 +661,7 @@ def moved_by_fresh(args) -> tuple[list[str], list[str]]:
     if "embed" in args.phase:
         patterns.append("embeddings.pt")
     if models:
-        patterns += results.FILES  # predict.py chooses a model by verdict.json
+        patterns += ABOUT_ALL_MODELS  # predict.py chooses a model by verdict.json
         staying = {path.stem for path in args.out.glob("gcn-*.pt")} - set(models)
         if staying:
             patterns.remove("graph.png")  # it is theirs

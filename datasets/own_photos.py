@@ -16,7 +16,7 @@ import numpy as np
 
 import data
 from datasets.label_files import as_split, read_labels
-from runtime import checkpoints, ranks, reading
+from runtime import checkpoints, photo_files, ranks, reading
 from runtime.photo_names import PART, PhotoFolder
 from runtime.reading import PHOTO, composed
 from runtime.terminal import listed, printable, tell
@@ -93,7 +93,7 @@ def read(photos: str, labels: str | None) -> data.Split:
 
 def photos_in(photos: str) -> list[str]:
     """The names of all photos of a folder; tells what else is there."""
-    inside, left_out = reading.walk(photos)
+    inside, left_out = photo_files.walk(photos)
     if left_out:
         tell(f"{photos}: left out {left_out}, which are not read as photos")
     return inside
@@ -178,7 +178,7 @@ def groups_of_copies(paths: list[str], names: list[str] | None = None) -> np.nda
     for row, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         common = []
         if size is not None and count[size] > 1:
-            content = reading.digest(path)
+            content = photo_files.digest(path)
             common.append((size, path if content == "unreadable" else content))
         if names and (original := made_from(names[row])):
             common.append(original)

@@ -17,7 +17,7 @@ import numpy as np
 import data
 from reports import fonts
 from reports.pictures import JPEG, LABELS, OURS, grid, labelled, lit, shortened
-from runtime.reading import FIRST, PREDICTIONS
+from runtime.photo_files import FIRST, PREDICTIONS
 from runtime.terminal import printable
 
 try:

@@ -28,22 +28,11 @@ from reports import (
     verdict,
 )
 from runtime import checkpoints
-from runtime.folder import ASIDE, Folder
-from runtime.reading import DAMAGED
+from runtime.folder import ASIDE, WHILE_TRAINING, Folder, result_files
+from runtime.photo_files import DAMAGED
 from runtime.terminal import printable
 
 COLUMNS = 80  # of a terminal
-WRITTEN = [
-    ("results", "md"),
-    ("verdict", "json"),
-    ("labels", "csv"),
-    ("results", "jpg"),
-    ("mistakes", "jpg"),
-]
-DRAWN_WHILE_TRAINING = ["curves.png", "graph.png"]
-FILES = [f"{stem}.{kind}" for stem, kind in WRITTEN] + DRAWN_WHILE_TRAINING  # about all models
-ALL_FILES = [*FILES, *(f"{stem}-evaluated.{kind}" for stem, kind in WRITTEN)]
-ALL_FILES += ["args.json", "log.jsonl", "val-photos.json"]
 
 
 @dataclass
@@ -100,9 +89,9 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     checkpoints.save_text(folder / f"results{suffix}.md", page)
     print(for_terminal(evaluation, judgement, paragraphs))
     save_pictures(evaluation, judgement, best, folder, suffix, font)
-    files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
+    files = result_files(suffix)
     if not suffix:
-        files += [name for name in DRAWN_WHILE_TRAINING if (folder / name).is_file()]
+        files += [name for name in WHILE_TRAINING if (folder / name).is_file()]
     print(wrapped(f"results are in {printable(folder.path, 200)}: {', '.join(files)}"))
     if not suffix:
         print(wrapped(f"to label photos: python predict.py {printable(folder.path, 200)} PHOTOS"))

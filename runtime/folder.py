@@ -35,6 +35,22 @@ IN_WORDS = {
     NODES: "node features (--glove, --node-norm)",
 }
 
+# The files of a run that are named after no model.
+WHILE_TRAINING = ["curves.png", "graph.png"]
+EVALUATED = "-evaluated"  # ends the names of what --evaluate writes, before their suffix
+
+
+def result_files(end: str = "") -> list[str]:
+    """What phase eval writes about all its models together; `end` ends the names before their
+    suffix."""
+    texts = [f"results{end}.md", f"verdict{end}.json", f"labels{end}.csv"]
+    return [*texts, f"results{end}.jpg", f"mistakes{end}.jpg"]
+
+
+ABOUT_ALL_MODELS = [*result_files(), *WHILE_TRAINING]
+WRITTEN = {*ABOUT_ALL_MODELS, *result_files(EVALUATED), "args.json", "log.jsonl", "val-photos.json"}
+DRAWN = {name for name in WRITTEN if name.endswith((".jpg", ".png"))}
+
 ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh moves old files; the list of these
 MODEL = re.compile(r"(backbone|gcn-\w+)\.pt")  # a trained one
 LAUNCH = "launch.txt"  # in before-fresh/: which start of torchrun moved them there

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 import data
 from datasets import catalogue
-from runtime import checkpoints, loading, reading
+from runtime import checkpoints, loading, photo_files, reading
 
 # What labelling tools write as COCO JSON: names of photos a, b and c, ids of the first image and
 # label, what else a category, an image and an annotation hold. CVAT by datumaro's exporter, Label
@@ -255,7 +255,7 @@ def test_photos_are_turned_as_pillow_turns_them(tmp_path, number):
 def test_a_photo_that_is_heic_whatever_its_name_has_the_advice_for_heic(
     tmp_path, monkeypatch, name
 ):
-    monkeypatch.setattr(reading, "FORMATS", ["JPEG"])  # as where pillow-heif is not installed
+    monkeypatch.setattr(photo_files, "FORMATS", ["JPEG"])  # as where pillow-heif is not installed
     (tmp_path / name).write_bytes(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(12))
     with pytest.raises(ValueError, match=f"{name} .*; pip install pillow-heif to read HEIC"):
         data.read_photo(tmp_path / name)

@@ -23,7 +23,7 @@ import data
 import predict
 import run
 from datasets import catalogue, own_photos
-from runtime import reading
+from runtime import photo_files
 
 
 def arguments(out, photos, labels=None, more=""):
@@ -80,7 +80,7 @@ def test_linked_folders_are_entered_and_circles_of_links_come_to_an_end(tmp_path
     (root / "cat/dogs").symlink_to(root / "dog")  # both labels
     (root / "cat/x/up").symlink_to(root / "cat")
     (tmp_path / "far/bird/loop").symlink_to(tmp_path / "far")
-    photos, _ = reading.walk(root)
+    photos, _ = photo_files.walk(root)
     assert photos == [
         *("bird/a.png", "cat/b.png", "cat/dogs/d.png", "cat/x/y/c.png", "dog/d.png"),
         *("kitten/b.png", "kitten/dogs/d.png", "kitten/x/y/c.png"),
@@ -103,7 +103,7 @@ def test_what_is_in_the_folder_and_no_file_is_named_and_left_alone(tmp_path):
         directory = os.open(tmp_path / "cat", os.O_RDONLY)  # a socket's path is short
         server.bind(f"/proc/self/fd/{directory}/s.png")
         os.close(directory)
-        photos, left_out = reading.walk(tmp_path)
+        photos, left_out = photo_files.walk(tmp_path)
     assert photos == ["cat/a.png"]
     assert left_out == "3 pipes, sockets or devices, 2 broken links"
     with pytest.raises(ValueError, match="it is not a regular file"):  # and does not wait
@@ -207,7 +207,7 @@ def test_copies_are_known_by_their_bytes_and_by_roboflows_names(tmp_path, monkey
     assert groups.tolist() == [0, 1, 0, 2, 2, 3, 2, 4, 5, 6, 7]
     groups = own_photos.groups_of_copies([str(path) for path in paths])
     assert groups.tolist() == [0, 1, 0, 2, 3, 4, 3, 5, 6, 7, 8]
-    monkeypatch.setattr(reading, "digest", lambda path: "unreadable")  # without permission
+    monkeypatch.setattr(photo_files, "digest", lambda path: "unreadable")  # without permission
     groups = own_photos.groups_of_copies([str(path) for path in paths])
     assert len(set(groups.tolist())) == 11
 

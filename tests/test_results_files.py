@@ -17,7 +17,6 @@ from PIL import Image
 import data
 import metrics
 from reports import labels_table, ladder, markdown, mistakes, pictures, results, table
-from runtime import reading
 from runtime.folder import Folder
 
 # Five photos, three labels, above a half: cat is missed twice and a dog is seen in its place both
@@ -88,10 +87,6 @@ def test_the_ladder_has_the_point_for_each_precision_by_hand():
     )
     assert ladder.in_words(rungs[1], 0.5).endswith("1.0 per photo (predict.py's own)")
     assert ladder.rungs(logits_of(SCORES), TARGETS * 0, 0.5) == []
-
-
-def test_the_pictures_that_are_no_photos_are_those_that_a_run_draws():
-    assert {name for name in results.ALL_FILES if name.endswith(("jpg", "png"))} == reading.DRAWN
 
 
 HOSTILE = ["=1+1", "+a", "-b", "@c", "\td", " =e", "＝f", 'g"h', "i,j;k", "l\nm", "\ud800", "人 é"]
