@@ -51,7 +51,7 @@ from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load, to_check
 from datasets.check import check
 from reports import calibration, curves, fonts, forecast, graph_picture, results, table
-from runtime import checkpoints, device, lean, ranks, signals
+from runtime import checkpoints, device, lean, ranks, signals, writing
 from runtime.download import size_of
 from runtime.folder import (
     ABOUT_ALL_MODELS,
@@ -557,7 +557,7 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     signals.fresh_is_done = args.fresh
     check_old_models(args, splits, folder)
     if ranks.rank() == 0:
-        checkpoints.save_json(args.out / "args.json", vars(args))
+        writing.save_json(args.out / "args.json", vars(args))
         is_of_a_model = (folder / "graph.png").is_file() and list(args.out.glob("*gcn-*.pt"))
         if args.phase != ["eval"] and not is_of_a_model:
             path, classes = folder / "graph.png", splits.train.classes

@@ -16,7 +16,7 @@ import numpy as np
 
 import data
 from datasets.label_files import as_split, read_labels
-from runtime import checkpoints, photo_files, ranks, reading
+from runtime import photo_files, ranks, reading, writing
 from runtime.photo_names import PART, PhotoFolder
 from runtime.reading import PHOTO, composed
 from runtime.terminal import listed, printable, tell
@@ -74,7 +74,7 @@ def load(
                 f"{photos}: of {len(held):,} photos none with a label can be held out; {advice}"
             )
         if not kept.is_file():
-            checkpoints.save_json(kept, [names[row] for row in np.flatnonzero(held)])
+            writing.save_json(kept, [names[row] for row in np.flatnonzero(held)])
     tell(f"val: {held.sum():,} of the {len(held):,} photos, named in {kept}")
     copies = np.isin(groups, groups[held]) & ~held  # added after the split was drawn
     if copies.any():

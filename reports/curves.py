@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from reports import pictures
 from reports.table import MODELS
-from runtime import checkpoints, ranks
+from runtime import ranks, writing
 from runtime.journal import read_log
 
 # All sizes are px of the drawing, which is twice as large as the picture so that lines are smooth.
@@ -50,7 +50,7 @@ def save_curves(folder: Path, final: bool = True, font: str | None = None) -> No
     image.paste(head, (0, 0))
     image.paste(loss, (0, head.height))
     image.paste(mAP, (WIDTH, head.height))
-    checkpoints.save_image(picture, image.reduce(FINER), "PNG")
+    writing.save_image(picture, image.reduce(FINER), "PNG")
 
 
 def by_model(entries: list[dict]) -> dict[str, dict[int, dict]]:

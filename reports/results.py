@@ -27,7 +27,7 @@ from reports import (
     table,
     verdict,
 )
-from runtime import checkpoints
+from runtime import writing
 from runtime.folder import ASIDE, WHILE_TRAINING, Folder, result_files
 from runtime.photo_files import DAMAGED
 from runtime.terminal import printable
@@ -80,13 +80,13 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     judgement = judge(evaluation)
     best = next(name for name in evaluation.logits if evaluation.file(name) == judgement["use"])
     rows = label_rows(evaluation, best)
-    checkpoints.save_json(folder / f"verdict{suffix}.json", judgement)
+    writing.save_json(folder / f"verdict{suffix}.json", judgement)
     labels_table.save(folder / f"labels{suffix}.csv", rows)
     paragraphs = findings(evaluation, judgement, best, rows)
     if earlier := before_fresh(evaluation, folder, judgement, best):
         paragraphs.insert(1, (earlier, []))
     page = full_page(evaluation, judgement, paragraphs)
-    checkpoints.save_text(folder / f"results{suffix}.md", page)
+    writing.save_text(folder / f"results{suffix}.md", page)
     print(for_terminal(evaluation, judgement, paragraphs))
     save_pictures(evaluation, judgement, best, folder, suffix, font)
     files = result_files(suffix)

@@ -17,7 +17,7 @@ from backbones import fetch_weights, load_released
 from iml_gcn import Model, count_parameters
 from reports import markdown
 from reports.trained_model import THRESHOLD, load_checked
-from runtime import checkpoints, ranks
+from runtime import checkpoints, ranks, writing
 from runtime.folder import PHOTOS, START, VAL_PHOTOS, Folder, check_settings
 from runtime.terminal import printable
 
@@ -160,10 +160,10 @@ def save_numbers(
         line = (logit_of(start["threshold"]) - offset) / slope
         report["predict"] = metrics.precision_recall_f1(logits, targets, line)
     if ranks.rank() == 0:
-        with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
-            classes = np.array(split.classes)
+        classes, path = np.array(split.classes), folder / f"scores-{name}.npz"
+        with writing.replacing(path) as file, writing.explained(path):
             np.savez_compressed(file, logits=logits, targets=targets, classes=classes)
-        checkpoints.save_json(folder / f"metrics-{name}.json", report)
+        writing.save_json(folder / f"metrics-{name}.json", report)
     return report
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from runtime import checkpoints, ranks
+from runtime import checkpoints, ranks, writing
 from runtime.reading import PHOTO, read_json
 from runtime.terminal import printable, tell
 
@@ -130,12 +130,12 @@ def set_aside(folder: Path, names: list[str], launch: str) -> None:
             if older.name not in present:
                 older.unlink()
     if present:
-        checkpoints.save_json(folder / MARK, present)
+        writing.save_json(folder / MARK, present)
         finish_setting_aside(folder)
         tell(f"--fresh: moved {len(present)} files of an earlier run into {folder / ASIDE}")
     if launch:
         (folder / ASIDE).mkdir(exist_ok=True)
-        checkpoints.save_text(folder / ASIDE / LAUNCH, launch)
+        writing.save_text(folder / ASIDE / LAUNCH, launch)
 
 
 def is_set_aside(folder: Path, launch: str) -> bool:

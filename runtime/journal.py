@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from runtime import checkpoints, ranks, signals
+from runtime import ranks, signals, writing
 from runtime.folder import Folder
 from runtime.options import MOST
 from runtime.terminal import Progress, clock, printable, tell
@@ -180,8 +180,8 @@ def forget(path: Path, models: list[str]) -> None:
 
 
 def write_log(path: Path, entries: list[dict]) -> None:
-    lines = [json.dumps(checkpoints.plain(entry)) + "\n" for entry in entries]
-    checkpoints.save_text(path, "".join(lines))
+    lines = [json.dumps(writing.plain(entry)) + "\n" for entry in entries]
+    writing.save_text(path, "".join(lines))
 
 
 def read_log(path: Path) -> list[dict]:
