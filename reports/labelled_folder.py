@@ -17,13 +17,9 @@ import numpy as np
 import data
 from reports import fonts
 from reports.pictures import JPEG, LABELS, OURS, grid, labelled, lit, shortened
+from runtime.locks import locked
 from runtime.photo_files import FIRST, PREDICTIONS
 from runtime.terminal import printable
-
-try:
-    import fcntl
-except ImportError:  # Windows: two programs that write to one folder are not noticed
-    fcntl = None
 
 
 class LabelledFolder:
@@ -60,17 +56,16 @@ class LabelledFolder:
 
     def hold(self) -> None:
         """Lock the folder: two calls at once would remove each other's pictures, so the second is
-        refused. The lock ends when the file is closed, however the program ends."""
+        refused."""
         try:
-            if fcntl:
-                fcntl.flock(self.predictions, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            is_ours = locked(self.predictions)
+        except OSError:  # a file system without locks
+            return
+        if not is_ours:
             raise ValueError(
                 f"--save {printable(self.path, 200)} is in use by another call; wait for its end, "
                 "or choose another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            return
+            )
 
     def add(
         self, root: str, place: str, labels: list[tuple], line: str, maps: list[np.ndarray]

@@ -5,19 +5,13 @@ starting weights are in the settings by their content. The caller chooses the se
 """
 
 import contextlib
-import errno
 import os
 import re
 from pathlib import Path
 
-from runtime import checkpoints, ranks, writing
+from runtime import checkpoints, locks, ranks, writing
 from runtime.reading import PHOTO, read_json
 from runtime.terminal import printable, tell
-
-try:
-    import fcntl
-except ImportError:  # Windows: without it two runs in one folder are not noticed
-    fcntl = None
 
 CONTENT = re.compile("[0-9a-f]{16}")  # the form of checkpoints.content_id and other ids
 
@@ -178,23 +172,21 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
 
 @contextlib.contextmanager
 def lock(path: Path):
-    """Make the folder and lock it for this run, since two runs would mix up their files.
-
-    The system releases the lock when the process ends, however it ends. The first rank holds it for
-    all ranks.
-    """
+    """Make the folder and lock it for this run, since two runs would mix up their files. The first
+    rank holds the lock for all ranks."""
     if ranks.rank() > 0:
         yield
         return
     path.mkdir(parents=True, exist_ok=True)
     with open(path / "lock", "w") as file:
         try:
-            if fcntl:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = locks.locked(file)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # what POSIX says of a held lock
+            tell(f"{path}: its file system has no locks ({error.strerror}); start one run in it")
+        else:
+            if not is_ours:
                 raise ValueError(
                     f"{path} is in use by another run; wait for its end, or choose another --out"
-                ) from None
-            tell(f"{path}: its file system has no locks ({error.strerror}); start one run in it")
+                )
+            writing.remove_leftovers(path)
         yield

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import IO
 from PIL import Image
 
 from runtime.terminal import printable
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # the end of a temporary name
 
 
 @contextlib.contextmanager
@@ -40,6 +43,14 @@ def replacing(path: Path, mode: str = "wb", **options) -> Iterator[IO]:
             file.close()
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed. Call it only where no other process
+    writes into the folder."""
+    for path in folder.glob("*.tmp"):
+        if TEMPORARY.search(path.name):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -285,6 +285,15 @@ def test_a_batch_of_fewer_photos_than_ranks_is_refused(monkeypatch):
         loading.Rows(8, 1, shuffle=True)
 
 
+def test_what_a_killed_run_was_writing_is_removed_by_the_next(demo, out):
+    left, other = out / "last-gcn-pca.pt.0123abcd.tmp", out / "mine.tmp"
+    left.write_bytes(b"half")
+    other.write_bytes(b"a user's")
+    assert run.main(argv(demo, out)) == 0
+    assert not left.exists()
+    assert other.read_bytes() == b"a user's"
+
+
 @pytest.mark.parametrize("nodes", ["", "--nodes pca"])  # of the old backbone no GCN may stay
 def test_what_fresh_will_redo_is_nowhere_in_the_folder_after_a_kill(
     demo, finished, out, monkeypatch, nodes
