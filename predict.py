@@ -456,10 +456,7 @@ def stop(number: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed; no other file may take its number
-            setattr(sys, name, open(os.devnull, "w"))
-    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
+    signals.prepare_streams()
     for name in ("SIGTERM", "SIGHUP"):  # Windows has one of them, nohup ignores the other
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) == signal.SIG_DFL:

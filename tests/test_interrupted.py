@@ -193,6 +193,15 @@ def test_an_unexpected_error_is_shown_and_ends_the_run_and_its_workers(
         assert worker.exitcode == -signal.SIGKILL
 
 
+def test_streams_that_were_closed_are_opened_again(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    signals.prepare_streams()
+    with sys.stdout, sys.stderr:
+        assert sys.stdout.errors == "backslashreplace"
+        assert [sys.stdout.write("人"), sys.stderr.write("nobody reads it")] == [1, 15]
+
+
 NO_SPACE = (os, "fsync", OSError(28, "No space left on device"))
 
 
