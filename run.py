@@ -23,7 +23,6 @@ Symbols: B images in a batch, M images in a split, n labels, D feature size.
 import argparse
 import contextlib
 import copy
-import fnmatch
 import math
 import os
 import shutil
@@ -51,11 +50,9 @@ from datasets import coco_download
 from datasets.catalogue import DATASETS, Splits, load, to_check
 from datasets.check import check
 from reports import calibration, curves, fonts, forecast, graph_picture, results, table
-from runtime import checkpoints, device, lean, ranks, signals, writing
+from runtime import checkpoints, device, fresh, lean, ranks, signals, writing
 from runtime.download import size_of
 from runtime.folder import (
-    ABOUT_ALL_MODELS,
-    ASIDE,
     BACKBONE,
     CODE,
     EVALUATED,
@@ -66,10 +63,7 @@ from runtime.folder import (
     VAL_PHOTOS,
     WRITTEN,
     Folder,
-    finish_setting_aside,
-    is_set_aside,
     lock,
-    set_aside,
 )
 from runtime.journal import Journal, Pass, forget, read_log
 from runtime.loading import FeatureLoader, Loader, Rows
@@ -525,7 +519,8 @@ def run(args) -> int:
     if args.quiet:
         silence = contextlib.redirect_stdout(open(os.devnull, "w"))
     check_out(args)
-    check_weights_stay(args)
+    if args.fresh:
+        fresh.check_weights_stay(args.weights, args.out, moved_by_fresh(args))
     with lock(args.out):
         with silence:
             args, splits, folder = prepared(args)
@@ -642,43 +637,25 @@ def is_written(name: str) -> bool:
 
 def set_old_files_aside(args) -> None:
     """With --fresh, move away what this run will make again, before it makes anything."""
-    finish_setting_aside(args.out)
-    if not args.fresh or (ranks.restarted() and is_set_aside(args.out, ranks.launch())):
+    fresh.finish_setting_aside(args.out)
+    if not args.fresh or (ranks.restarted() and fresh.is_set_aside(args.out, ranks.launch())):
         return
-    models, patterns = moved_by_fresh(args)
-    set_aside(args.out, patterns, ranks.launch())
-    forget(args.out / "log.jsonl", models)
+    fresh.set_aside(args.out, moved_by_fresh(args), ranks.launch())
+    forget(args.out / "log.jsonl", models_made_anew(args))
 
 
-def moved_by_fresh(args) -> tuple[list[str], list[str]]:
-    """The models that --fresh sets aside, and the names or patterns of all files that move."""
-    models = trained_models(args)
+def moved_by_fresh(args) -> list[str]:
+    """The names or patterns of all files that --fresh moves."""
+    return fresh.patterns_of(models_made_anew(args), "embed" in args.phase, args.out)
+
+
+def models_made_anew(args) -> list[str]:
+    """The models whose old files --fresh moves: those that this run trains, or with a new backbone
+    all, since phase eval would refuse GCNs of the old one, of whatever nodes."""
     others = {"gcn"} if args.freeze else {"gcn", "eval"}
     if "backbone" in args.phase and others & set(args.phase):
-        # Phase eval would refuse GCNs of the old backbone, of whatever nodes.
-        models = ["backbone", *(f"gcn-{kind}" for kind in NODE_KINDS)]
-    patterns = [pattern for name in models for pattern in (f"{name}.pt", f"*-{name}.*")]
-    if "embed" in args.phase:
-        patterns.append("embeddings.pt")
-    if models:
-        patterns += ABOUT_ALL_MODELS  # predict.py chooses a model by verdict.json
-        staying = {path.stem for path in args.out.glob("gcn-*.pt")} - set(models)
-        if staying:
-            patterns.remove("graph.png")  # it is theirs
-    return models, patterns
-
-
-def check_weights_stay(args) -> None:
-    """A ValueError if --fresh would move the file of --weights away, or write over it."""
-    weights = Path(args.weights).resolve()
-    _, patterns = moved_by_fresh(args)
-    moves = any(fnmatch.fnmatchcase(weights.name, pattern) for pattern in patterns)
-    here = weights.parent in (args.out.resolve(), args.out.resolve() / ASIDE)
-    if args.fresh and moves and here and weights.is_file():
-        raise ValueError(
-            f"--fresh would move --weights {args.weights} away; copy the file to another folder, "
-            "or choose another --out"
-        )
+        return ["backbone", *(f"gcn-{kind}" for kind in NODE_KINDS)]
+    return trained_models(args)
 
 
 def check_starts(args, splits: Splits, folder: Folder) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from backbones.unit_features import UnitFeatures, signed_roots
 from data import Split, number_of
 from iml_gcn import Model
-from runtime import checkpoints, ranks
+from runtime import checkpoints, fresh, ranks
 from runtime.folder import START, Folder
 from runtime.journal import Pass
 
@@ -62,7 +62,7 @@ class FeatureStore:
     def move_others(cls, folder: Folder, settings: dict) -> None:
         """Move a file that was made with other settings into before-fresh/."""
         if ranks.rank() == 0 and Folder(folder.path, []).reusable(cls.FILE, settings) is None:
-            folder.move_before_fresh(cls.FILE)
+            fresh.move(folder.path, cls.FILE)
         ranks.wait()
 
     def places(self, split: Split) -> np.ndarray:

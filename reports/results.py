@@ -28,7 +28,8 @@ from reports import (
     verdict,
 )
 from runtime import writing
-from runtime.folder import ASIDE, WHILE_TRAINING, Folder, result_files
+from runtime.folder import WHILE_TRAINING, Folder, result_files
+from runtime.fresh import ASIDE
 from runtime.photo_files import DAMAGED
 from runtime.terminal import printable
 

@@ -5,12 +5,10 @@ starting weights are in the settings by their content. The caller chooses the se
 """
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
 from runtime import checkpoints, locks, ranks, writing
-from runtime.reading import PHOTO, read_json
 from runtime.terminal import printable, tell
 
 CONTENT = re.compile("[0-9a-f]{16}")  # the form of checkpoints.content_id and other ids
@@ -44,10 +42,6 @@ def result_files(end: str = "") -> list[str]:
 ABOUT_ALL_MODELS = [*result_files(), *WHILE_TRAINING]
 WRITTEN = {*ABOUT_ALL_MODELS, *result_files(EVALUATED), "args.json", "log.jsonl", "val-photos.json"}
 DRAWN = {name for name in WRITTEN if name.endswith((".jpg", ".png"))}
-
-ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh moves old files; the list of these
-MODEL = re.compile(r"(backbone|gcn-\w+)\.pt")  # a trained one
-LAUNCH = "launch.txt"  # in before-fresh/: which start of torchrun moved them there
 
 
 class Folder:
@@ -95,58 +89,12 @@ class Folder:
         tell(f"{Path(name).stem}: done before ({name}); --fresh does it again")
         return True
 
-    def move_before_fresh(self, name: str) -> None:
-        """Move a file into before-fresh/, if it is there. Only one rank calls this."""
-        if (self / name).is_file():
-            (self / ASIDE).mkdir(exist_ok=True)
-            os.replace(self / name, self / ASIDE / name)
-            tell(f"--fresh: moved {name}, made from other inputs, into {self / ASIDE}")
-
     def save(self, name: str, content: dict, settings: dict) -> None:
         """The first rank writes the file; the others wait for it."""
         if ranks.rank() == 0:
             header = {"classes": self.classes, "settings": settings}
             checkpoints.save(self / name, header | content)
         ranks.wait()
-
-
-def set_aside(folder: Path, names: list[str], launch: str) -> None:
-    """Move the files of these names or patterns into before-fresh/, where they replace older ones;
-    if a trained model moves, all older ones of these patterns, or they would be mixed.
-
-    So nothing of an earlier run can be taken for a result of this one. If the process is killed
-    halfway, the next start moves the rest (`finish_setting_aside`). When torchrun restarts,
-    `is_set_aside` says that it is done.
-    """
-    present = sorted({path.name for name in names for path in folder.glob(name) if path.is_file()})
-    if any(MODEL.fullmatch(name) for name in present):
-        for older in {path for name in names for path in (folder / ASIDE).glob(name)}:
-            if older.name not in present:
-                older.unlink()
-    if present:
-        writing.save_json(folder / MARK, present)
-        finish_setting_aside(folder)
-        tell(f"--fresh: moved {len(present)} files of an earlier run into {folder / ASIDE}")
-    if launch:
-        (folder / ASIDE).mkdir(exist_ok=True)
-        writing.save_text(folder / ASIDE / LAUNCH, launch)
-
-
-def is_set_aside(folder: Path, launch: str) -> bool:
-    """Whether this start of torchrun had already set the files aside when it lost a rank."""
-    path = folder / ASIDE / LAUNCH
-    return path.is_file() and path.read_text(encoding="utf-8") == launch
-
-
-def finish_setting_aside(folder: Path) -> None:
-    """Move what is left to move after a --fresh was killed."""
-    if not (folder / MARK).is_file():
-        return
-    (folder / ASIDE).mkdir(exist_ok=True)
-    for name in read_json(folder / MARK, [PHOTO]):
-        if (folder / name).is_file():
-            os.replace(folder / name, folder / ASIDE / name)
-    (folder / MARK).unlink()
 
 
 def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
