@@ -36,6 +36,11 @@ class Option:
         return self.name[2:].replace("-", "_")
 
 
+def typed_name(key: str) -> str:
+    """An option as it is typed, "--val-photos" of the key "val_photos"."""
+    return f"--{key.replace('_', '-')}"
+
+
 Table = dict[str, list[Option]]  # title of a group -> its options
 
 
