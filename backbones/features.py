@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from backbones.unit_features import UnitFeatures, signed_roots
-from data import Split, number_of
+from data import Split, int64_digest
 from iml_gcn import Model
 from runtime import checkpoints, fresh, ranks
 from runtime.folder import START, Folder
@@ -128,7 +128,9 @@ def keys_of(split: Split) -> list[int]:
     """What each photo is known by in features.pt: its content, or its path and size."""
     if split.known_by_content:
         return split.photo_ids.tolist()
-    return [number_of(f"{os.path.abspath(path)} {os.path.getsize(path)}") for path in split.paths]
+    return [
+        int64_digest(f"{os.path.abspath(path)} {os.path.getsize(path)}") for path in split.paths
+    ]
 
 
 def unit_features(train: Split, val: Split) -> tuple[Split, Split]:

@@ -166,10 +166,9 @@ def check_lengths(table: Table) -> None:
 
 def split_header(table: Table, photos: PhotoFolder) -> Table:
     """The table with its header apart, if there is one, and its column of photos known."""
-    is_photo = is_photo_name
-    if not any(is_photo(cell) for row in table.rows for cell in row):
-        is_photo = is_in(photos)  # names without suffixes, as Kaggle has them
-    table.photo = photo_column(table, is_photo)
+    have_suffixes = any(is_photo_name(cell) for row in table.rows for cell in row)
+    is_photo = is_photo_name if have_suffixes else is_in(photos)  # Kaggle has names without
+    table.photo = photo_column(table, is_photo, have_suffixes)
     first, *rest = table.rows
     is_there = os.path.isfile(os.path.join(photos.folder, first[table.photo]))
     if (
@@ -197,10 +196,11 @@ def is_in(photos: PhotoFolder) -> Callable[[str], bool]:
     return is_photo
 
 
-def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
-    """The column that names the photos in every row, perhaps but for the first."""
+def photo_column(table: Table, is_photo: Callable[[str], bool], have_suffixes: bool) -> int:
+    """The column that names the photos in every row, perhaps but for the first. If the names have
+    no suffixes, `is_photo` looks for them in the folder, where some photos may be missing."""
     body = table.rows[1:] or table.rows
-    sample = body if is_photo is is_photo_name else body[:200]  # looking into the folder is slow
+    sample = body if have_suffixes else body[:200]  # looking into the folder is slow
     counts = [sum(map(is_photo, column)) for column in zip(*sample, strict=True)]
     most = max(counts)
     if not most:
@@ -209,7 +209,7 @@ def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
             f"{brief(table.rows[-1])}; expected a file name such as a.jpg in every row"
         )
     columns = [j for j, count in enumerate(counts) if count == most]
-    if is_photo is not is_photo_name:  # of names without a suffix, some photos may be missing
+    if not have_suffixes:
         columns = [j for j, count in enumerate(counts) if 2 * count >= most]
     if len(columns) > 1:  # class numbers may be names of photos too; photos differ in every row
         distinct = [j for j in columns if len({row[j] for row in body}) == len(body)]

@@ -383,7 +383,7 @@ def test_val_photos_are_known_however_their_accents_are_spelled(tmp_path):
     composed, apart = "caf\u00e9.png", "cafe\u0301.png"  # copied from a Mac to Linux, or back
     for kept, name in ((composed, apart), (apart, composed)):
         (tmp_path / "kept.json").write_text(json.dumps([kept]))
-        held = own_photos.kept_before(tmp_path / "kept.json", ["a.png", name], "photos")
+        held = own_photos.held_out_before(tmp_path / "kept.json", ["a.png", name], "photos")
         assert held.tolist() == [False, True]
 
 
