@@ -126,7 +126,10 @@ def photos_named(
     for path, labels in zip(paths, targets, strict=True):
         united[row_of[path]] |= labels
     if twice := len(paths) - len(row_of):
-        tell(f"{source}: rows that name a photo again: {twice:,}; their labels are united")
+        tell(
+            f"{source}: {twice:,} of {len(paths):,} rows name a photo that an earlier row names; "
+            "their labels are united"
+        )
     return Split(list(row_of), united, classes)
 
 

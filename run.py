@@ -684,7 +684,7 @@ def check_beforehand(args) -> None:
     if needed > free:
         raise OSError(
             f"--out {args.out} needs about {size_of(needed)} for {len(trained)} models and their "
-            f"training, {size_of(free)} are free; make room, or choose another --out"
+            f"training, but only {size_of(free)} are free; make room, or choose another --out"
         )
 
 

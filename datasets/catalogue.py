@@ -154,8 +154,13 @@ def used_part(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
     if absent:
         note += f", {len(absent)} of them on no photo"
     tell(f"{part}: {note}{listed(absent)}")
+    if not len(split) and len(labelled):
+        raise ValueError(
+            f"none of the {len(labelled):,} {part} photos has a label; correct the labels, or keep "
+            "photos without a label with --keep-unlabelled"
+        )
     if not len(split):
-        raise ValueError(f"no {part} photo is left; check the annotations")
+        raise ValueError(f"there are no {part} photos; check the file of their labels")
     return split
 
 

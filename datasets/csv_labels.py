@@ -80,7 +80,10 @@ def read(
     or None where they are tags."""
     table = read_rows(path)
     if predicted_labels.holds_scores(table.rows):
-        raise ValueError(f"{path} holds scores, no labels; write it without --columns")
+        raise ValueError(
+            f"{path} holds the scores that predict.py --columns writes, no labels; write it again "
+            "without --columns"
+        )
     if table.rows[0] == predicted_labels.HEADER:
         tell(f"{path}: a table of predict.py; its labels count as they are, its scores do not")
         table = Table(path, table.rows[0], table.rows[1:], table.numbers[1:], labels=(1,))
@@ -105,7 +108,7 @@ def read(
     else:
         labels = tags(table)
     if table.nothing:
-        tell(f"{path}: read as no label: {counted(table.nothing)}")
+        tell(f"{path}: these entries mean no label: {counted(table.nothing)}")
     names = [row[table.photo] for row in table.rows]
     return list(zip(names, labels, strict=True)), classes
 

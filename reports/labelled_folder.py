@@ -19,6 +19,7 @@ from reports import fonts
 from reports.pictures import JPEG, LABELS, OURS, grid, labelled, lit, shortened
 from runtime.locks import locked
 from runtime.photo_files import FIRST, PREDICTIONS
+from runtime.reading import reason_of
 from runtime.terminal import printable
 
 
@@ -91,10 +92,9 @@ class LabelledFolder:
             self.predictions.flush()
         except OSError as error:
             Path(file.name).unlink(missing_ok=True)
-            reason = error.strerror or error
             raise OSError(
-                f"cannot write {printable(file.name, 200)} ({reason}); the pictures before it are "
-                "whole"
+                f"cannot write {printable(file.name, 200)} ({reason_of(error)}); the pictures "
+                "before it are whole"
             ) from error
 
     def new_file(self, place: PurePosixPath) -> BinaryIO:

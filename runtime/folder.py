@@ -101,8 +101,8 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
     """A ValueError that names the first setting that differs from the file's own."""
     if checkpoint.get("classes") != classes:
         raise ValueError(
-            f"{path} is not of the data set's {len(classes)} labels; choose the --out of this data "
-            "set, or use --fresh to start over"
+            f"{path} was made for other labels than this data set's {len(classes)}; choose the "
+            "--out of this data set, or use --fresh to start over"
         )
     stored = checkpoint.get("settings")
     if not isinstance(stored, dict):

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image, PngImagePlugin
 
 from runtime.folder import DRAWN
+from runtime.reading import reason_of
 from runtime.terminal import printable
 
 HEIC = "pip install pillow-heif to read HEIC"
@@ -42,14 +43,13 @@ def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> I
             with Image.open(path, formats=FORMATS) as image:
                 return use(image)
     except Exception as error:  # of a dozen kinds
-        reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
         advice = "replace the file"
         if isinstance(error, FileNotFoundError):
             advice = "correct the path"
         elif "HEIF" not in FORMATS and is_heic(path):
             advice = HEIC
         raise ValueError(
-            f"cannot read photo {printable(path, 200)} ({reason}); {advice}"
+            f"cannot read photo {printable(path, 200)} ({reason_of(error)}); {advice}"
         ) from error
 
 

@@ -266,8 +266,8 @@ def tell_how(matches: dict[str, tuple[str, str]], source: str | Path) -> None:
         ]
         count = sum(map(len, names_by.values()))
         tell(
-            f"{source}: photos found by less than the exact path: {count:,} of {len(matches):,}; "
-            f"{', '.join(ways)}"
+            f"{source}: {count:,} of {len(matches):,} photos are not at the exact path that it "
+            f"names but were found: {', '.join(ways)}"
         )
 
 

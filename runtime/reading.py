@@ -131,8 +131,20 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
         if value not in known:
             raise ValueError(
                 f"{path}: {what} {brief(value)} is not among the {len(known):,} there are; the "
-                "file is damaged, cut by hand, or belongs to another data set"
+                "file is damaged, cut by hand, or belongs to another data set: export it again"
             )
+
+
+def reason_of(error: BaseException, width: int = 120) -> str:
+    """Why the system or a library failed, as one line for a sentence of ours."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(text, width)
+
+
+def described(error: BaseException) -> str:
+    """The kind of an error and the first line of its text, for errors of many kinds: the text alone
+    may say little, such as a KeyError's."""
+    return printable(f"{type(error).__name__}: {error}".split("\n")[0], 120)
 
 
 def read_text(path: str | Path) -> str:
@@ -191,4 +203,7 @@ def read_matrix(path: str | Path, rows: int) -> np.ndarray:
             matrix = matrix.astype(np.float64)
             if fits_float32(matrix):
                 return matrix
-    raise ValueError(f"{path} is not a .npy file of finite numbers of shape ({rows}, d)")
+    raise ValueError(
+        f"{path} is not a .npy file of finite numbers of shape ({rows}, d); save a matrix with a "
+        "row for each label with numpy.save, or pass word vectors as text"
+    )

@@ -429,3 +429,12 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(demo):
     keys = [(epoch, row) for epoch in range(3) for row in range(4)]
     assert pixels(5, keys) == pixels(5, keys[::-1])[::-1]
     assert len({*pixels(5, keys), *pixels(6, keys)}) == 2 * len(keys)
+
+
+def test_photos_without_any_label_are_refused_with_the_option_that_keeps_them():
+    split = data.Split(["a.jpg", "b.jpg"], np.zeros((2, 1), np.uint8), ["cat"])
+    with pytest.raises(ValueError, match=r"none of the 2 val photos has a label; .*--keep-unlabel"):
+        catalogue.used_part("val", split, keep_unlabelled=False, limit=None)
+    assert catalogue.used_part("val", split, keep_unlabelled=True, limit=None) is split
+    with pytest.raises(ValueError, match="there are no val photos"):
+        catalogue.used_part("val", split.select(np.array([], int)), True, None)
