@@ -1,4 +1,5 @@
-"""The folder of a run: one run at a time, and its files are used again only where they fit.
+"""The folder of a run: what its files are called, that one run at a time writes to it, and that its
+files are used again only where they fit.
 
 Every file of tensors has `classes` and `settings`: all that decided its numbers. Data, code and
 starting weights are in the settings by their content. The caller chooses the settings.

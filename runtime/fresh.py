@@ -49,7 +49,7 @@ def set_aside(folder: Path, patterns: list[str], launch: str) -> None:
     their names. If a trained model is among them, all other files of these patterns that lie there
     are removed first, so that before-fresh/ holds the files of one run.
 
-    So nothing of an earlier run can be taken for a result of this one. If the process is killed
+    Then nothing of an earlier run can be taken for a result of this one. If the process is killed
     halfway, the next start moves the rest (`finish_setting_aside`). When torchrun restarts,
     `is_set_aside` says that it is done.
     """
