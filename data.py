@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import Dataset
 
-from runtime import photo_names, reading
+from runtime import photo_files, photo_names, reading
 from runtime.photo_names import NAME, PhotoFolder
 from runtime.reading import LABEL, PHOTO, Kind, composed
 from runtime.terminal import brief, tell
@@ -93,14 +93,14 @@ def ids_of(paths: list[str], by_content: bool) -> torch.Tensor:
     ids = []
     for path in paths:
         if by_content:
-            known_by = reading.digest(path)
+            known_by = photo_files.digest(path)
         else:
             known_by = f"{os.path.basename(path)} {os.path.getsize(path)}"
-        ids.append(number_of(known_by))
+        ids.append(int64_digest(known_by))
     return torch.tensor(ids, dtype=torch.int64)
 
 
-def number_of(text: str) -> int:
+def int64_digest(text: str) -> int:
     """A digest of a text, as an int64."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
@@ -114,10 +114,11 @@ def photos_named(
     source: str | Path,
     uploads: bool = False,
 ) -> Split:
-    """The split of the photos of a folder that the names in a label file, the source, mean.
+    """The split of the photos in a folder that a label file, the source, names.
 
-    A photo that is named several times has the labels of all its rows, in the place of the first.
-    `uploads`: the names are Label Studio's, see PhotoFolder.find.
+    `names` and `targets`, (rows, n), are those of the file's rows. A photo that is named several
+    times has the labels of all its rows, in the place of the first. `uploads`: the names are Label
+    Studio's, see PhotoFolder.find.
     """
     paths = photo_names.locate(names, folder, source, uploads)
     row_of = {path: row for row, path in enumerate(dict.fromkeys(paths))}
@@ -125,7 +126,10 @@ def photos_named(
     for path, labels in zip(paths, targets, strict=True):
         united[row_of[path]] |= labels
     if twice := len(paths) - len(row_of):
-        tell(f"{source}: rows that name a photo again: {twice:,}; their labels are united")
+        tell(
+            f"{source}: {twice:,} of {len(paths):,} rows name a photo that an earlier row names; "
+            "their labels are united"
+        )
     return Split(list(row_of), united, classes)
 
 
@@ -159,11 +163,11 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
     row_of = {key: row for row, key in enumerate(names)}
     column_of = {key: classes.index(name) for key, name in category_names.items()}
 
-    marks = [(int(m["image_id"]), int(m["category_id"])) for m in coco["annotations"]]
-    reading.check_known((image for image, _ in marks), row_of, json_path, "image_id")
-    reading.check_known((category for _, category in marks), column_of, json_path, "category_id")
+    pairs = [(int(each["image_id"]), int(each["category_id"])) for each in coco["annotations"]]
+    reading.check_known((image for image, _ in pairs), row_of, json_path, "image_id")
+    reading.check_known((category for _, category in pairs), column_of, json_path, "category_id")
     targets = np.zeros((len(names), len(classes)), np.uint8)  # (M, n)
-    for image, category in marks:
+    for image, category in pairs:
         targets[row_of[image], column_of[category]] = 1
     info = coco.get("info")
     uploads = isinstance(info, dict) and info.get("contributor") == "Label Studio"
@@ -172,7 +176,8 @@ def load_coco(json_path: str | Path, image_dir: str | Path) -> Split:
 
 
 def by_id(items: list[dict], key: str, path: str | Path, what: str) -> dict[int, str]:
-    """Id -> item[key]. An id may be there twice with the same, not with something else."""
+    """What the items of a COCO file have under `key`, by their ids. An id may be there twice with
+    the same value; with another value it is a ValueError, which calls the id `what`."""
     values = {}
     for item in items:
         number = int(item["id"])
@@ -204,8 +209,9 @@ def load_vg500(root: str | Path) -> tuple[Split, Split]:
             f"  VG_100K/*.jpg  VG_100K_2/*.jpg  {path.name}\n"
             "  train_list_500.txt  test_list_500.txt"
         )
-    index, splits = reading.read_json(path, {...: [LABEL_NUMBER]}), []
+    index = reading.read_json(path, {...: [LABEL_NUMBER]})
     second = set(os.listdir(root / "VG_100K_2")) if (root / "VG_100K_2").is_dir() else set()
+    splits = []
     for part in ("train", "test"):
         names = read_list(root / f"{part}_list_500.txt")
         reading.check_known(names, index, path, "a photo of the lists,")
@@ -271,7 +277,7 @@ def read_image(
             image.draft(None, (size, size))  # stays at least this large
         return to_rgb(image, upright)
 
-    image = reading.open_photo(path, smaller)
+    image = photo_files.open_photo(path, smaller)
     if not draft:
         return image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # (1, 3, H, W) uint8
@@ -281,7 +287,7 @@ def read_image(
 
 def read_photo(path: str | Path, upright: bool = True) -> Image.Image:
     """The photo as RGB, in its own size, turned upright by EXIF unless that is not wanted."""
-    return reading.open_photo(path, lambda photo: to_rgb(photo, upright))
+    return photo_files.open_photo(path, lambda photo: to_rgb(photo, upright))
 
 
 TURNS = {  # EXIF's orientation -> what turns the photo upright
@@ -299,7 +305,7 @@ def to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     """Grey, CMYK and palette images as RGB, turned upright if wanted. What is transparent becomes
     white. 16-bit grey keeps its upper 8 bits; grey of 32 bits is a ValueError."""
     image.load()
-    orientation = reading.orientation(image) if upright else 1
+    orientation = photo_files.orientation(image) if upright else 1
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ValueError("how white its 32-bit grey is cannot be known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):

@@ -50,7 +50,7 @@ from runtime.csv_table import csv_table
 from runtime.device import check as check_device
 from runtime.device import choose as choose_device
 from runtime.memory import keep_freed_memory
-from runtime.reading import walk
+from runtime.photo_files import walk
 from runtime.terminal import Progress, end_progress, printable, tell
 
 # From photos to scores
@@ -508,10 +508,7 @@ def stop(number: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed; no other file may take its number
-            setattr(sys, name, open(os.devnull, "w"))
-    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
+    signals.prepare_streams()
     for name in ("SIGTERM", "SIGHUP"):  # Windows has one of them, nohup ignores the other
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) == signal.SIG_DFL:

@@ -23,7 +23,7 @@ Symbols: B images in a batch, M images in a split, n labels, D feature size.
 import argparse
 import contextlib
 import copy
-import fnmatch
+import io
 import math
 import os
 import shutil
@@ -48,7 +48,7 @@ from backbones import (
 )
 from backbones.features import FeatureStore, id_of, part_for, unit_features
 from datasets import coco_download
-from datasets.catalogue import DATASETS, Splits, load, to_check
+from datasets.catalogue import DATASETS, Sources, Splits, load, to_check
 from datasets.check import check
 from reports import (
     calibration,
@@ -60,27 +60,25 @@ from reports import (
     models_of_run,
     results,
 )
-from runtime import checkpoints, device, lean, ranks, signals
+from runtime import checkpoints, device, fresh, lean, ranks, signals, writing
 from runtime.download import size_of
 from runtime.folder import (
-    ASIDE,
     BACKBONE,
     CODE,
+    EVALUATED,
     GRAPH,
     NODES,
     PHOTOS,
     START,
     VAL_PHOTOS,
+    WRITTEN,
     Folder,
-    finish_setting_aside,
-    is_set_aside,
     lock,
-    set_aside,
 )
 from runtime.journal import Journal, Pass, forget, read_log
 from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.memory import keep_freed_memory
-from runtime.options import Option, between, defaults_of, or_auto, parser_of, whole
+from runtime.options import Option, between, defaults_of, or_auto, parser_of, typed_name, whole
 from runtime.terminal import clock, listed, tell
 
 # The phases
@@ -117,7 +115,7 @@ def phase_embed(args, splits: Splits, folder: Folder) -> None:
 
 def phase_gcn(args, splits: Splits, folder: Folder) -> None:
     """Phase 3: CNN and GCN trained jointly, once for every kind of node features (Table 3)."""
-    *_, A = label_graph(args, splits.train)  # (n, n), Eq. 3 and 4
+    _, _, A = label_graph(args, splits.train)  # (n, n), Eq. 3 and 4
     A_hat = iml_gcn.normalise(A, args.adjacency)  # (n, n), Eq. 2
     for kind in args.nodes:
         nodes = node_features(args, kind, splits, folder)  # (n, d): F_W, F_I or F_PCA
@@ -152,17 +150,16 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
         training_photos = None  # (n,), where the models were trained on the photos that are there
         if all(models_of_run.was_trained_on(splits.train, report) for report in reports.values()):
             training_photos = splits.train.targets.sum(0)
-        is_drawn = args.dataset == "own" and not (args.val_photos or args.val_labels)
         evaluation = results.Evaluation(
-            title_of(args, evaluated),
-            args.image_size,
-            evaluated,
-            logits,
-            reports,
-            training_photos,
-            is_drawn,
+            dataset=title_of(args, evaluated),
+            image_size=args.image_size,
+            split=evaluated,
+            logits=logits,
+            reports=reports,
+            training_photos=training_photos,
+            val_is_drawn=args.dataset == "own" and sources_of(args).val_is_drawn,
         )
-        suffix = "-evaluated" if args.evaluate else ""
+        suffix = EVALUATED if args.evaluate else ""
         results.save(evaluation, folder, suffix, args.font)
 
 
@@ -328,7 +325,7 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
             optimizer.step()
             scheduler.step()
             if average:
-                follow(average, part, args.ema)
+                update_average(average, part, args.ema)
             journal.loss = loss
         mAP = None
         if is_measured(epoch, args):
@@ -422,7 +419,7 @@ def schedule(
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, quarters, gamma=0.1)
 
 
-def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+def update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """One step of the moving average of weights and running statistics; it starts at their first
     values. (torch's AveragedModel counts its steps on the device and synchronises at each.)"""
     averages = floating(average)
@@ -468,14 +465,15 @@ def logits_of(
 # their values, everything else by content. Not compared are the device, --compile, --memory and the
 # number of processes, which change numbers by rounding and batch norm.
 
-FILES = ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*", "reports/calibration"]
-FILES += [f"runtime/{name}" for name in ("lean", "loading", "reading", "journal")]
+DECISIVE_FILES = ["iml_gcn", "tresnet", "data", "metrics", "run", "backbones/*"]
+DECISIVE_FILES += ["reports/calibration", "runtime/lean", "runtime/loading", "runtime/reading"]
+DECISIVE_FILES += ["runtime/photo_files", "runtime/journal"]
 HERE = Path(__file__).parent
 
 
 def code_files() -> list[Path]:
     paths = []
-    for name in FILES:
+    for name in DECISIVE_FILES:
         paths += sorted(HERE.glob(f"{name}.py"))
     return paths
 
@@ -521,7 +519,7 @@ def run(args) -> int:
     """The phases in their order, in a folder that no other run writes to. Returns 0; with --check,
     1 if some photos cannot be used."""
     if args.check:
-        unusable = check(to_check(args.dataset, args.data, **sources_of(args)))
+        unusable = check(to_check(args.dataset, args.data, sources_of(args)))
         return 1 if unusable else 0
     signals.fresh_is_done = False
     args = on_device(args)
@@ -532,7 +530,8 @@ def run(args) -> int:
     if args.quiet:
         silence = contextlib.redirect_stdout(open(os.devnull, "w"))
     check_out(args)
-    check_weights_stay(args)
+    if args.fresh:
+        fresh.check_weights_stay(args.weights, args.out, moved_by_fresh(args))
     with lock(args.out):
         with silence:
             args, splits, folder = prepared(args)
@@ -553,8 +552,8 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     splits = load_data(args)
     keep_freed_memory()  # only now: what reading took, 1 GB for COCO, has gone back to the system
     args = with_batch_size(args, splits.train)
-    graph = label_graph(args, splits.train)
-    graph_picture.describe(graph[2], args.tau, args.adjacency)
+    pairs, counts, A = label_graph(args, splits.train)
+    graph_picture.describe(A, args.tau, args.adjacency)
     check_nodes(args, splits.train)
     folder = Folder(args.out, splits.train.classes)
     check_starts(args, splits, folder)
@@ -564,13 +563,13 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     signals.fresh_is_done = args.fresh
     check_old_models(args, splits, folder)
     if ranks.rank() == 0:
-        checkpoints.save_json(args.out / "args.json", vars(args))
+        writing.save_json(args.out / "args.json", vars(args))
         is_of_a_model = (folder / "graph.png").is_file() and list(args.out.glob("*gcn-*.pt"))
         if args.phase != ["eval"] and not is_of_a_model:
-            path, classes = folder / "graph.png", splits.train.classes
-            graph_picture.save(path, graph, classes, args.tau, args.font)
+            path, graph = folder / "graph.png", (pairs, counts, A)
+            graph_picture.save(path, graph, folder.classes, args.tau, args.font)
     store = feature_store(args, splits, folder)
-    foretell(args, splits, folder, store)
+    tell_forecast(args, splits, folder, store)
     if store:
         splits = frozen(args, splits, store)
     return args, splits, folder
@@ -595,30 +594,57 @@ def with_batch_size(args, split: data.Split) -> argparse.Namespace:
     return argparse.Namespace(**vars(args) | {"batch_size": batch_size})
 
 
-def check_beforehand(args) -> None:
-    """Check what can be known before photos are fetched and labels are read, and would otherwise
-    end the run hours later: image size, font, weights, word vectors, room on the disks."""
-    fonts.check(args.font)
-    # The backbone itself knows which sizes it takes.
-    size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
-    trained = trained_models(args)
-    if args.weights != "none" and starts_from_weights(args):
-        fetch_weights(args.weights)
-    if args.evaluate:
-        fetch_weights(args.evaluate)
-    if "word" in args.nodes and "gcn" in args.phase and not Path(args.glove).is_file():
-        raise FileNotFoundError(f"--glove {args.glove} is not there; pass an existing file")
-    if args.download:
-        coco_download.check_room(Path(args.data), args.year)
-    # A file for each model; and twice, as a new file replaces an old one, the state of the model in
-    # training: its weights, Adam's two moments and an average.
-    needed = size * (len(trained) + 2 * 4) if trained else 0
-    free = shutil.disk_usage(args.out).free
-    if needed > free:
-        raise OSError(
-            f"--out {args.out} needs about {size_of(needed)} for {len(trained)} models and their "
-            f"training, {size_of(free)} are free; make room, or choose another --out"
-        )
+def trained_models(args) -> list[str]:
+    """The names of the models that the phases of this run train, in their order."""
+    names = []
+    if "backbone" in args.phase:
+        names.append("backbone")
+    if "gcn" in args.phase:
+        names += [f"gcn-{kind}" for kind in args.nodes]
+    return names
+
+
+def main(argv=None) -> int:
+    return signals.code_of(lambda: run(parse_args(argv)))
+
+
+# Photos and labels
+
+
+def load_data(args) -> Splits:
+    """Both splits; errors that would end the run hours later come here."""
+    splits = load(
+        args.dataset,
+        args.data,
+        sources_of(args),
+        args.keep_unlabelled,
+        args.limit,
+        skip_missing=args.skip_bad_images,
+    )
+    targets = splits.train.targets
+    occurring = targets[:, targets.any(0)]  # (M, labels in some photo)
+    if "gcn" in args.phase and "pca" in args.nodes and (occurring == occurring[:, :1]).all():
+        raise ValueError("all labels are in the same photos, so F_PCA is 0; use --nodes image")
+    return splits
+
+
+def sources_of(args) -> Sources:
+    """The options that say where the files of a data set are."""
+    return Sources(
+        year=args.year,
+        download=args.download,
+        train_json=args.train_json,
+        train_images=args.train_images,
+        val_json=args.val_json,
+        val_images=args.val_images,
+        labels=args.labels,
+        val_photos=args.val_photos,
+        val_labels=args.val_labels,
+        val_list=args.out / "val-photos.json",
+    )
+
+
+# Checks before the first phase
 
 
 def check_out(args) -> None:
@@ -637,63 +663,65 @@ def check_out(args) -> None:
         file = getattr(args, option)
         if file and Path(file).resolve().parent == out and is_written(Path(file).name):
             raise ValueError(
-                f"the run would write its own {Path(file).name} over --{option.replace('_', '-')} "
-                f"{file}; choose another --out, such as runs/mine"
+                f"the run would write its own {Path(file).name} over {typed_name(option)} {file}; "
+                "choose another --out, such as runs/mine"
             )
 
 
 def is_written(name: str) -> bool:
     """Whether a run writes a file of this name into --out; the case counts on some systems only."""
-    return name.lower() in results.ALL_FILES
+    return name.lower() in WRITTEN
 
 
-def set_old_files_aside(args) -> None:
-    """With --fresh, move away what this run will make again, before it makes anything."""
-    finish_setting_aside(args.out)
-    if not args.fresh or (ranks.restarted() and is_set_aside(args.out, ranks.launch())):
-        return
-    models, patterns = moved_by_fresh(args)
-    set_aside(args.out, patterns, ranks.launch())
-    forget(args.out / "log.jsonl", models)
-
-
-def moved_by_fresh(args) -> tuple[list[str], list[str]]:
-    """The models that --fresh sets aside, and the names or patterns of all files that move."""
-    models = trained_models(args)
-    others = {"gcn"} if args.freeze else {"gcn", "eval"}
-    if "backbone" in args.phase and others & set(args.phase):
-        # Phase eval would refuse GCNs of the old backbone, of whatever nodes.
-        models = ["backbone", *(f"gcn-{kind}" for kind in NODE_KINDS)]
-    patterns = [pattern for name in models for pattern in (f"{name}.pt", f"*-{name}.*")]
-    if "embed" in args.phase:
-        patterns.append("embeddings.pt")
-    if models:
-        patterns += results.FILES  # predict.py chooses a model by verdict.json
-        staying = {path.stem for path in args.out.glob("gcn-*.pt")} - set(models)
-        if staying:
-            patterns.remove("graph.png")  # it is theirs
-    return models, patterns
-
-
-def check_weights_stay(args) -> None:
-    """A ValueError if --fresh would move the file of --weights away, or write over it."""
-    weights = Path(args.weights).resolve()
-    _, patterns = moved_by_fresh(args)
-    moves = any(fnmatch.fnmatchcase(weights.name, pattern) for pattern in patterns)
-    here = weights.parent in (args.out.resolve(), args.out.resolve() / ASIDE)
-    if args.fresh and moves and here and weights.is_file():
-        raise ValueError(
-            f"--fresh would move --weights {args.weights} away; copy the file to another folder, "
-            "or choose another --out"
+def check_beforehand(args) -> None:
+    """Check what can be known before photos are fetched and labels are read, and would otherwise
+    end the run hours later: image size, font, weights, word vectors, room on the disks."""
+    fonts.check(args.font)
+    # The backbone itself knows which sizes it takes.
+    size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
+    trained = trained_models(args)
+    if args.weights != "none" and needs_weights(args):
+        fetch_weights(args.weights)
+    if args.evaluate:
+        fetch_weights(args.evaluate)
+    if "word" in args.nodes and "gcn" in args.phase and not Path(args.glove).is_file():
+        raise FileNotFoundError(f"--glove {args.glove} is not there; pass an existing file")
+    if args.download:
+        coco_download.check_room(Path(args.data), args.year)
+    # A file for each model; and twice, as a new file replaces an old one, the state of the model in
+    # training: its weights, Adam's two moments and an average.
+    needed = size * (len(trained) + 2 * 4) if trained else 0
+    free = shutil.disk_usage(args.out).free
+    if needed > free:
+        raise OSError(
+            f"--out {args.out} needs about {size_of(needed)} for {len(trained)} models and their "
+            f"training, but only {size_of(free)} are free; make room, or choose another --out"
         )
+
+
+def needs_weights(args) -> bool:
+    """Whether this run loads --weights: to start from them, or, with --freeze, to compute
+    features."""
+    if args.evaluate:
+        return False
+    gcn_starts_from_them = "gcn" in args.phase and args.gcn_from == "weights"
+    return args.freeze or "backbone" in args.phase or gcn_starts_from_them
+
+
+def check_nodes(args, split: data.Split) -> None:
+    """Read the word vectors once before the hours of phase backbone, so that errors come now."""
+    if "word" in args.nodes and "gcn" in args.phase:
+        _, unknown = data.load_glove(args.glove, split.classes)
+        tell(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
 
 
 def check_starts(args, splits: Splits, folder: Folder) -> None:
     """Refuse, before any work, models to start from that phase eval would refuse after all of it:
     those of another network, and those that have seen val photos. With --fresh also weights that
     cannot be loaded, before it moves anything."""
-    if args.fresh and starts_from_weights(args):
-        pretrained_backbone(args)
+    if args.fresh and needs_weights(args):
+        with contextlib.redirect_stdout(io.StringIO()):  # they are loaded again, and then told
+            pretrained_backbone(args)
     if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
         advice = "start from other --weights, or choose val photos that they have not seen"
         checkpoint = checkpoints.read_checkpoint(args.weights)
@@ -717,59 +745,36 @@ def check_old_models(args, splits: Splits, folder: Folder) -> None:
                 folder.begun(file, settings)
 
 
-def trained_models(args) -> list[str]:
-    """The names of the models that the phases of this run train, in their order."""
-    names = []
-    if "backbone" in args.phase:
-        names.append("backbone")
-    if "gcn" in args.phase:
-        names += [f"gcn-{kind}" for kind in args.nodes]
-    return names
+# --fresh
 
 
-def starts_from_weights(args) -> bool:
-    """Whether this run needs --weights: to train from them, or for features."""
-    if args.evaluate:
-        return False
-    trains_from_them = "backbone" in args.phase or (
-        "gcn" in args.phase and args.gcn_from == "weights"
-    )
-    return trains_from_them or args.freeze
+def set_old_files_aside(args) -> None:
+    """With --fresh, move away what this run will make again, before it makes anything."""
+    fresh.finish_setting_aside(args.out)
+    if not args.fresh or (ranks.restarted() and fresh.is_set_aside(args.out, ranks.launch())):
+        return
+    fresh.set_aside(args.out, moved_by_fresh(args), ranks.launch())
+    forget(args.out / "log.jsonl", models_made_anew(args))
 
 
-def sources_of(args) -> dict:
-    """The options that say where the files of a data set are."""
-    keys = ["year", "train_json", "train_images", "val_json", "val_images"]
-    keys += ["labels", "val_photos", "val_labels"]
-    sources = {key: getattr(args, key) for key in keys}
-    return sources | {"fetch": args.download, "kept": args.out / "val-photos.json"}
+def moved_by_fresh(args) -> list[str]:
+    """The names or patterns of all files that --fresh moves."""
+    return fresh.patterns_of(models_made_anew(args), "embed" in args.phase, args.out)
 
 
-def load_data(args) -> Splits:
-    """Both splits; errors that would end the run hours later come here."""
-    splits = load(
-        args.dataset,
-        args.data,
-        args.keep_unlabelled,
-        args.limit,
-        skip_missing=args.skip_bad_images,
-        **sources_of(args),
-    )
-    targets = splits.train.targets
-    occurring = targets[:, targets.any(0)]  # (M, labels in some photo)
-    if "gcn" in args.phase and "pca" in args.nodes and (occurring == occurring[:, :1]).all():
-        raise ValueError("all labels are in the same photos, so F_PCA is 0; use --nodes image")
-    return splits
+def models_made_anew(args) -> list[str]:
+    """The models whose old files --fresh moves: those that this run trains, or with a new backbone
+    all, since phase eval would refuse GCNs of the old one, of whatever nodes."""
+    others = {"gcn"} if args.freeze else {"gcn", "eval"}
+    if "backbone" in args.phase and others & set(args.phase):
+        return ["backbone", *(f"gcn-{kind}" for kind in NODE_KINDS)]
+    return trained_models(args)
 
 
-def check_nodes(args, split: data.Split) -> None:
-    """Read the word vectors once before the hours of phase backbone, so that errors come now."""
-    if "word" in args.nodes and "gcn" in args.phase:
-        _, unknown = data.load_glove(args.glove, split.classes)
-        tell(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
+# The forecast
 
 
-def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -> None:
+def tell_forecast(args, splits: Splits, folder: Folder, store: FeatureStore | None) -> None:
     """Say how long training will take, and whether it is likely to be too short."""
     clock.begin(0)
     left = [name for name in trained_models(args) if not (folder / f"{name}.pt").is_file()]
@@ -800,10 +805,6 @@ def foretell(args, splits: Splits, folder: Folder, store: FeatureStore | None) -
     images = data.MultiLabelImages(splits.train, args.image_size, augment=store is None)
     seconds = forecast.seconds_per_photo(backbone, images, args.workers, autocast(args))
     forecast.say((work - done) * seconds / cost / ranks.size())
-
-
-def main(argv=None) -> int:
-    return signals.code_of(lambda: run(parse_args(argv)))
 
 
 # Options
@@ -837,35 +838,35 @@ def check_typed(typed: dict) -> None:
     """A ValueError on options that contradict each other."""
     for name, value in typed.items():
         if value == "":
-            raise ValueError(f"--{name.replace('_', '-')} is empty; pass a value, or leave it out")
+            raise ValueError(f"{typed_name(name)} is empty; pass a value, or leave it out")
     own = {"photos", "labels", "val_photos", "val_labels"} & typed.keys()
     coco_files = {"train_json", "train_images", "val_json", "val_images"} & typed.keys()
-    if "data" in typed and not (coco_files | {"dataset", "photos", "year"} & typed.keys()):
+    if "data" in typed and not (coco_files | ({"dataset", "photos", "year"} & typed.keys())):
         raise ValueError(
             "--data is the folder of --dataset; add --dataset coco or another, or name your own "
             "photos with --photos"
         )
     if own and "photos" not in typed:
-        raise ValueError(f"--{min(own).replace('_', '-')} needs --photos, the folder of the photos")
-    if own and (others := coco_files | {"dataset", "data", "year"} & typed.keys()):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
+        raise ValueError(f"{typed_name(min(own))} needs --photos, the folder of the photos")
+    if own and (others := coco_files | ({"dataset", "data", "year"} & typed.keys())):
+        names = ", ".join(map(typed_name, sorted(others)))
         raise ValueError(f"--photos stands for a data set of your own; leave out {names}")
     if {"labels", "val_photos"} <= typed.keys() and "val_labels" not in typed:
         raise ValueError(
             "--labels names photos of --photos; pass the label file of --val-photos as --val-labels"
         )
-    of_coco = sorted(coco_files | {"year"} & typed.keys())
+    of_coco = sorted(coco_files | ({"year"} & typed.keys()))
     if of_coco and typed.get("dataset", "coco") != "coco":
-        name = of_coco[0].replace("_", "-")
         raise ValueError(
-            f"--{name} belongs to COCO, not to {typed['dataset']}; use it with --dataset coco"
+            f"{typed_name(of_coco[0])} belongs to COCO, not to {typed['dataset']}; use it with "
+            "--dataset coco"
         )
     without_effect = {"paper": set(), "mlgcn": {"p"}, "none": {"tau", "p"}}
     typed_in_vain = without_effect[typed.get("adjacency", "paper")] & typed.keys()
     if typed_in_vain:
         raise ValueError(
-            f"--{min(typed_in_vain)} has no effect with --adjacency {typed['adjacency']}; leave it "
-            "out"
+            f"{typed_name(min(typed_in_vain))} has no effect with --adjacency "
+            f"{typed['adjacency']}; leave it out"
         )
     if "evaluate" in typed and typed.get("phase", ["eval"]) != ["eval"]:
         raise ValueError("--evaluate trains nothing and is the only phase; leave out --phase")

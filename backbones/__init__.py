@@ -24,6 +24,7 @@ from backbones.resnet import resnet101
 from backbones.unit_features import UnitFeatures
 from runtime import download
 from runtime.checkpoints import read_checkpoint
+from runtime.reading import described
 from runtime.terminal import brief, printable, tell
 
 TIMM = "timm:"  # before the name of any model of the package timm
@@ -199,9 +200,9 @@ def load_model(path: str | Path, chosen: str = "") -> tuple[iml_gcn.Model, dict]
         model = iml_gcn.Model(backbone, head)
         model.load_state_dict(state)
     except Exception as error:  # KeyError of another program's file, and a dozen kinds
-        reason = printable(f"{type(error).__name__}: {error}".split("\n")[0], 120)
         raise ValueError(
-            f"{path} is not a model this program wrote ({reason}); pass a backbone.pt or gcn-*.pt"
+            f"{path} is not a model this program wrote ({described(error)}); pass a backbone.pt or "
+            "gcn-*.pt"
         ) from error
     return model.eval(), checkpoint
 

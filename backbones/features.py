@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from backbones.unit_features import UnitFeatures, signed_roots
-from data import Split, number_of
+from data import Split, int64_digest
 from iml_gcn import Model
-from runtime import checkpoints, ranks
+from runtime import checkpoints, fresh, ranks
 from runtime.folder import START, Folder
 from runtime.journal import Pass
 
@@ -62,7 +62,7 @@ class FeatureStore:
     def move_others(cls, folder: Folder, settings: dict) -> None:
         """Move a file that was made with other settings into before-fresh/."""
         if ranks.rank() == 0 and Folder(folder.path, []).reusable(cls.FILE, settings) is None:
-            folder.move_before_fresh(cls.FILE)
+            fresh.move(folder.path, cls.FILE)
         ranks.wait()
 
     def places(self, split: Split) -> np.ndarray:
@@ -94,9 +94,8 @@ class FeatureStore:
             content = {"photos": self.photos, "features": self.features}
             self.folder.save(self.FILE, content, self.settings)
 
-        photos.save = save
         size = math.ceil(batch_size / ranks.size())  # of this rank's part
-        for images, _, rows in photos:
+        for images, _, rows in photos.batches(save):
             # A batch of another size may be computed in another order. So all have one size, and a
             # photo's features are the same whichever others were missing.
             filled = images.new_zeros(size, *images.shape[1:])  # (size, 3, S, S)
@@ -129,7 +128,9 @@ def keys_of(split: Split) -> list[int]:
     """What each photo is known by in features.pt: its content, or its path and size."""
     if split.known_by_content:
         return split.photo_ids.tolist()
-    return [number_of(f"{os.path.abspath(path)} {os.path.getsize(path)}") for path in split.paths]
+    return [
+        int64_digest(f"{os.path.abspath(path)} {os.path.getsize(path)}") for path in split.paths
+    ]
 
 
 def unit_features(train: Split, val: Split) -> tuple[Split, Split]:

@@ -7,6 +7,7 @@ go through it.
 import torch
 from torch import nn
 
+from runtime.reading import described
 from runtime.terminal import printable, tell
 
 
@@ -18,7 +19,7 @@ def create(name: str, pretrained: bool = False) -> nn.Module:
         raise ValueError(f"--backbone timm:{name} needs timm ({error}); pip install timm") from None
     except Exception as error:  # such as RuntimeError, if torchvision is for another torch
         raise ValueError(
-            f"timm is installed, but its import fails ({reason_of(error)}); install versions of "
+            f"timm is installed, but its import fails ({described(error)}); install versions of "
             "timm, torchvision and torch that fit each other"
         ) from error
     try:
@@ -26,12 +27,8 @@ def create(name: str, pretrained: bool = False) -> nn.Module:
     except Exception as error:  # of many kinds, also from its hub
         advice = "timm.list_models() has the names; or pass --weights FILE, or none"
         raise ValueError(
-            f"timm cannot make {printable(name)} ({reason_of(error)}); {advice}"
+            f"timm cannot make {printable(name)} ({described(error)}); {advice}"
         ) from error
-
-
-def reason_of(error: Exception) -> str:
-    return printable(f"{type(error).__name__}: {error}".split("\n")[0], 120)
 
 
 class TimmBackbone(nn.Module):

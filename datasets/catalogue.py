@@ -1,13 +1,12 @@
 """The data sets by name: where their files are, and how they are downloaded, generated, described.
 
-A data set is a function of its root folder and of the options that say where its files are; it
-returns train and val. `data.py` and `label_files.py` read the files, `own_photos.py`
-those of people's own photos.
+A data set is a function of its root folder and of `Sources`; it returns train and val. `data.py`
+and `label_files.py` read the files, `own_photos.py` those of people's own photos.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,22 +25,49 @@ class Splits(NamedTuple):
     val: data.Split
 
 
-def load_demo(root: str, **where) -> Splits:
+@dataclass(frozen=True)
+class Sources:
+    """The options that say where the files of a data set are, beside its root folder. Each data set
+    uses some of them."""
+
+    year: str = "2014"  # of COCO
+    download: bool = False  # fetch what is not there
+    train_json: str | None = None
+    train_images: str | None = None
+    val_json: str | None = None
+    val_images: str | None = None
+    labels: str | None = None  # of own photos
+    val_photos: str | None = None
+    val_labels: str | None = None
+    val_list: Path | None = None  # val-photos.json, which names the photos that are held out
+
+    @property
+    def val_is_drawn(self) -> bool:
+        """Whether some of one's own photos are held out for val, as val has no files of its own."""
+        return not (self.val_photos or self.val_labels)
+
+
+def load_demo(root: str, sources: Sources) -> Splits:
     with ranks.in_turn():
         demo.make_demo(root, seed=0)
-    return load_coco(root, **where)
+    return load_coco(root, sources)
 
 
-def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Splits:
+def load_coco(root: str, sources: Sources) -> Splits:
     """Train and val of the COCO tree of a year. train_json, train_images, val_json and val_images
     are used in place of parts of it."""
-    if fetch:
+    year = sources.year
+    if sources.download:
         with ranks.in_turn():
             coco_download.coco(Path(root), year)
+    given = {
+        "train": (sources.train_json, sources.train_images),
+        "val": (sources.val_json, sources.val_images),
+    }
     splits = []
-    for split in ("train", "val"):
-        labels = where.get(f"{split}_json") or f"{root}/annotations/instances_{split}{year}.json"
-        images = where.get(f"{split}_images") or f"{root}/{split}{year}"
+    for split, (labels, images) in given.items():
+        labels = labels or f"{root}/annotations/instances_{split}{year}.json"
+        images = images or f"{root}/{split}{year}"
         missing = [path for path in (labels, images) if not os.path.exists(path)]
         if missing:
             raise FileNotFoundError(
@@ -54,28 +80,40 @@ def load_coco(root: str, year: str = "2014", fetch: bool = False, **where) -> Sp
     return Splits(*splits)
 
 
-DATASETS: dict[str, Callable[..., tuple[data.Split, data.Split]]] = {
+def load_vg500(root: str, sources: Sources) -> Splits:
+    return Splits(*data.load_vg500(root))
+
+
+def load_own(root: str, sources: Sources) -> Splits:
+    return Splits(
+        *own_photos.load(
+            root, sources.labels, sources.val_photos, sources.val_labels, sources.val_list
+        )
+    )
+
+
+DATASETS: dict[str, Callable[[str, Sources], Splits]] = {
     "demo": load_demo,
     "coco": load_coco,
-    "vg500": lambda root, **_: data.load_vg500(root),
-    "own": own_photos.load,
+    "vg500": load_vg500,
+    "own": load_own,
 }
 
 
 def load(
     name: str,
     root: str,
+    sources: Sources,
     keep_unlabelled: bool = False,
     limit: int | None = None,
     skip_missing: bool = False,
-    **where,
 ) -> Splits:
     """Both splits, checked and described, so that an error comes now and not hours later.
 
     `limit`: the number of photos to keep of each split, evenly spaced. `skip_missing`: leave out
     photos that are missing, instead of raising an error.
     """
-    train, val = DATASETS[name](root, **where)
+    train, val = DATASETS[name](root, sources)
     train = used_part("train", train, keep_unlabelled, limit)
     if name == "own":
         tell(f"labels: {most_frequent(train)}")  # shows whether a table was misread
@@ -85,18 +123,18 @@ def load(
     train = all_there("train", train, skip_missing)
     val = all_there("val", val, skip_missing)
     if name == "own":
-        own_photos.warn_of_copies(train, val, root, where["val_photos"] or root)
+        own_photos.warn_of_copies(train, val, root, sources.val_photos or root)
     return Splits(train, aligned(val, train.classes))
 
 
-def to_check(name: str, root: str, **where) -> dict[str, tuple[data.Split, str]]:
+def to_check(name: str, root: str, sources: Sources) -> dict[str, tuple[data.Split, str]]:
     """What `check` is to look at: the splits before any photo is left out, and their folders.
     Nothing is downloaded, and own photos are not divided, because that would write
     val-photos.json."""
-    if name == "own" and not (where["val_photos"] or where["val_labels"]):
-        return {"photos": (own_photos.read(root, where["labels"]), root)}
-    train, val = DATASETS[name](root, **where | {"fetch": False})
-    return {"train": (train, root), "val": (val, where.get("val_photos") or root)}
+    if name == "own" and sources.val_is_drawn:
+        return {"photos": (own_photos.read(root, sources.labels), root)}
+    train, val = DATASETS[name](root, replace(sources, download=False))
+    return {"train": (train, root), "val": (val, sources.val_photos or root)}
 
 
 def used_part(part: str, split: data.Split, keep_unlabelled: bool, limit: int | None) -> data.Split:
@@ -116,8 +154,13 @@ def used_part(part: str, split: data.Split, keep_unlabelled: bool, limit: int | 
     if absent:
         note += f", {len(absent)} of them on no photo"
     tell(f"{part}: {note}{listed(absent)}")
+    if not len(split) and len(labelled):
+        raise ValueError(
+            f"none of the {len(labelled):,} {part} photos has a label; correct the labels, or keep "
+            "photos without a label with --keep-unlabelled"
+        )
     if not len(split):
-        raise ValueError(f"no {part} photo is left; check the annotations")
+        raise ValueError(f"there are no {part} photos; check the file of their labels")
     return split
 
 

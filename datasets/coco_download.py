@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 from runtime import download
 from runtime.locks import one_at_a_time
+from runtime.reading import reason_of
 from runtime.signals import Stopped, stop_if_asked
-from runtime.terminal import printable
+from runtime.terminal import tell
 
 SERVER = "http://images.cocodataset.org"  # its certificate is for another name: https fails
 GB = 10**9
@@ -103,8 +104,8 @@ def check_room(root: Path, year: str) -> None:
     if room > free:
         raise ValueError(
             f"--download of COCO {year} needs {room / GB:.1f} GB in {root} ({to_come / GB:.1f} GB "
-            f"to download, and room to unpack), {free / GB:.1f} GB are free; make room, or choose "
-            "another --data"
+            f"to download, and room to unpack), but only {free / GB:.1f} GB are free; make room, "
+            "or choose another --data"
         )
 
 
@@ -127,9 +128,8 @@ def coco(root: Path, year: str) -> None:
             except Stopped:
                 raise
             except Exception as error:  # of a dozen kinds, if a zip is damaged or odd
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise ValueError(
-                    f"cannot unpack {path} ({printable(reason, 150)}); make room if the disk is "
+                    f"cannot unpack {path} ({reason_of(error, 150)}); make room if the disk is "
                     f"full, else delete that zip and start again, to fetch {part.url} anew"
                 ) from error
             part.ours.unlink(missing_ok=True)
@@ -147,7 +147,7 @@ def remove_leftovers(everything: list[Part]) -> None:
 
 def unpack(path: Path, part: Part) -> None:
     """Unpack the folder of a part from its zip: all of it, checked, or nothing."""
-    print(f"unpacking {path}", flush=True)
+    tell(f"unpacking {path}")
     shutil.rmtree(part.temporary, ignore_errors=True)
     with zipfile.ZipFile(path) as zipped:
         entries = zipped.infolist()
@@ -157,7 +157,8 @@ def unpack(path: Path, part: Part) -> None:
         free = shutil.disk_usage(part.root).free
         if size > free:
             raise ValueError(
-                f"{download.size_of(size)} to unpack, {download.size_of(free)} free in {part.root}"
+                f"{download.size_of(size)} to unpack, but only {download.size_of(free)} are free "
+                f"in {part.root}"
             )
         for entry in entries:  # zipfile compares the name before the bytes, and the CRC
             if entry.is_dir() and not entry.file_size:

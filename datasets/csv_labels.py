@@ -80,7 +80,10 @@ def read(
     or None where they are tags."""
     table = read_rows(path)
     if predicted_labels.holds_scores(table.rows):
-        raise ValueError(f"{path} holds scores, no labels; write it without --columns")
+        raise ValueError(
+            f"{path} holds the scores that predict.py --columns writes, no labels; write it again "
+            "without --columns"
+        )
     if table.rows[0] == predicted_labels.HEADER:
         tell(f"{path}: a table of predict.py; its labels count as they are, its scores do not")
         table = Table(path, table.rows[0], table.rows[1:], table.numbers[1:], labels=(1,))
@@ -105,7 +108,7 @@ def read(
     else:
         labels = tags(table)
     if table.nothing:
-        tell(f"{path}: read as no label: {counted(table.nothing)}")
+        tell(f"{path}: these entries mean no label: {counted(table.nothing)}")
     names = [row[table.photo] for row in table.rows]
     return list(zip(names, labels, strict=True)), classes
 
@@ -166,10 +169,9 @@ def check_lengths(table: Table) -> None:
 
 def split_header(table: Table, photos: PhotoFolder) -> Table:
     """The table with its header apart, if there is one, and its column of photos known."""
-    is_photo = is_photo_name
-    if not any(is_photo(cell) for row in table.rows for cell in row):
-        is_photo = is_in(photos)  # names without suffixes, as Kaggle has them
-    table.photo = photo_column(table, is_photo)
+    have_suffixes = any(is_photo_name(cell) for row in table.rows for cell in row)
+    is_photo = is_photo_name if have_suffixes else is_in(photos)  # Kaggle has names without
+    table.photo = photo_column(table, is_photo, have_suffixes)
     first, *rest = table.rows
     is_there = os.path.isfile(os.path.join(photos.folder, first[table.photo]))
     if (
@@ -197,10 +199,11 @@ def is_in(photos: PhotoFolder) -> Callable[[str], bool]:
     return is_photo
 
 
-def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
-    """The column that names the photos in every row, perhaps but for the first."""
+def photo_column(table: Table, is_photo: Callable[[str], bool], have_suffixes: bool) -> int:
+    """The column that names the photos in every row, perhaps but for the first. If the names have
+    no suffixes, `is_photo` looks for them in the folder, where some photos may be missing."""
     body = table.rows[1:] or table.rows
-    sample = body if is_photo is is_photo_name else body[:200]  # looking into the folder is slow
+    sample = body if have_suffixes else body[:200]  # looking into the folder is slow
     counts = [sum(map(is_photo, column)) for column in zip(*sample, strict=True)]
     most = max(counts)
     if not most:
@@ -209,7 +212,7 @@ def photo_column(table: Table, is_photo: Callable[[str], bool]) -> int:
             f"{brief(table.rows[-1])}; expected a file name such as a.jpg in every row"
         )
     columns = [j for j, count in enumerate(counts) if count == most]
-    if is_photo is not is_photo_name:  # of names without a suffix, some photos may be missing
+    if not have_suffixes:
         columns = [j for j, count in enumerate(counts) if 2 * count >= most]
     if len(columns) > 1:  # class numbers may be names of photos too; photos differ in every row
         distinct = [j for j in columns if len({row[j] for row in body}) == len(body)]

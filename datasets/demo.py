@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from runtime import checkpoints
+from runtime import writing
 from runtime.locks import one_at_a_time
 
 SCENE_WIDTH, SCENE_HEIGHT, JPEG_QUALITY = 160, 120, 90
@@ -195,4 +195,4 @@ def draw_split(root: str | Path, folder: str, seed: int, split: int, count: int)
     content["categories"] = categories
     path = labels_of(root, folder)
     path.parent.mkdir(exist_ok=True)
-    checkpoints.save_json(path, content)
+    writing.save_json(path, content)

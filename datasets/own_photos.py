@@ -16,7 +16,7 @@ import numpy as np
 
 import data
 from datasets.label_files import as_split, read_labels
-from runtime import checkpoints, ranks, reading
+from runtime import photo_files, ranks, reading, writing
 from runtime.photo_names import PART, PhotoFolder
 from runtime.reading import PHOTO, composed
 from runtime.terminal import listed, printable, tell
@@ -33,53 +33,84 @@ COPY = re.compile(r"(.+)\.rf\.[^./]+\.\w+")  # Roboflow's names of what it makes
 
 
 def load(
-    photos: str, labels: str | None, val_photos: str | None, val_labels: str | None, kept: Path, **_
+    photos: str,
+    labels: str | None,
+    val_photos: str | None,
+    val_labels: str | None,
+    val_list: Path,
 ) -> tuple[data.Split, data.Split]:
-    """Train and val, upright by EXIF. If val has no files of its own, a fifth of the photos is held
-    out and named in `kept`; if that file is there already, val is the photos that it names."""
+    """Train and val, upright by EXIF. Val has photos of its own, or a label file of its own for
+    photos of the same folder, or is drawn from the photos."""
     if val_photos:
         return read(photos, labels), read(val_photos, val_labels)
-    inside = photos_in(photos)
     if val_labels:
-        split, val = labelled(photos, labels, inside), labelled(photos, val_labels, inside)
-        if labels:
-            tell_unnamed(photos, inside, split.paths + val.paths, f"{labels} or {val_labels}")
-            return split, val
-        names = [*names_of(split, photos), *names_of(val, photos)]
-        groups = groups_of_copies([*split.paths, *val.paths], names)
-        held = np.isin(groups[: len(split)], groups[len(split) :])  # (M,)
-        tell(f"train: left out {held.sum():,} of {len(split):,} photos, val photos or their copies")
-        return split.select(np.flatnonzero(~held)), val
-    split = labelled(photos, labels, inside, prefer=names_in(kept))
+        return with_val_labels(photos, labels, val_labels)
+    return with_val_drawn(photos, labels, val_list)
+
+
+def with_val_labels(
+    photos: str, labels: str | None, val_labels: str
+) -> tuple[data.Split, data.Split]:
+    """Train and val of one folder, where a label file names the val photos. Without one for train,
+    all others are train, labelled by folder, but for copies of val photos."""
+    inside = photos_in(photos)
+    split, val = labelled(photos, labels, inside), labelled(photos, val_labels, inside)
+    if labels:
+        tell_unnamed(photos, inside, split.paths + val.paths, f"{labels} or {val_labels}")
+        return split, val
+    names = [*names_of(split, photos), *names_of(val, photos)]
+    groups = groups_of_copies([*split.paths, *val.paths], names)
+    held = np.isin(groups[: len(split)], groups[len(split) :])  # (M,)
+    tell(f"train: left out {held.sum():,} of {len(split):,} photos, val photos or their copies")
+    return split.select(np.flatnonzero(~held)), val
+
+
+def with_val_drawn(
+    photos: str, labels: str | None, val_list: Path
+) -> tuple[data.Split, data.Split]:
+    """Train and val of one folder, where val is a fifth of the photos, which `val_list`, the
+    val-photos.json of a run, names."""
+    inside = photos_in(photos)
+    split = labelled(photos, labels, inside, prefer=names_in(val_list))
     if labels:
         tell_unnamed(photos, inside, split.paths, labels)
     names = names_of(split, photos)
     groups = groups_of_copies(split.paths, names)  # (M,)
-    present = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
     with ranks.in_turn():
-        if kept.is_file():
-            held = kept_before(kept, names, photos)  # (M,) bool
-        else:
-            # A photo that is missing is not held out: the file would name what is not there.
-            held = np.zeros(len(split), bool)
-            held[present] = stratified(split.targets[present], HELD_OUT, groups=groups[present])
-        if not split.targets[held].any() or held.all():
-            advice = "add more, or pass --val-labels"
-            if not present.all():
-                missing = [split.paths[row] for row in np.flatnonzero(~present)]
-                advice = f"{len(missing):,} are missing{listed(missing)}; correct their names"
-            if kept.is_file():
-                advice += f" and remove {kept}"
-            raise ValueError(
-                f"{photos}: of {len(held):,} photos none with a label can be held out; {advice}"
-            )
-        if not kept.is_file():
-            checkpoints.save_json(kept, [names[row] for row in np.flatnonzero(held)])
-    tell(f"val: {held.sum():,} of the {len(held):,} photos, named in {kept}")
+        held = held_out(split, names, groups, photos, val_list)  # (M,) bool
+    tell(f"val: {held.sum():,} of the {len(held):,} photos, named in {val_list}")
     copies = np.isin(groups, groups[held]) & ~held  # added after the split was drawn
     if copies.any():
         tell(f"train: left out {copies.sum():,} of {(~held).sum():,} photos, copies of val photos")
     return split.select(np.flatnonzero(~held & ~copies)), split.select(np.flatnonzero(held))
+
+
+def held_out(
+    split: data.Split, names: list[str], groups: np.ndarray, photos: str, val_list: Path
+) -> np.ndarray:
+    """(M,) bool: the photos that `val_list` names; where there is no such file, a fifth of the
+    photos, which the file then names. An error if no photo with a label is held out, or all are."""
+    present = np.array([os.path.isfile(path) for path in split.paths], bool)  # (M,)
+    is_drawn = not val_list.is_file()
+    if is_drawn:
+        # A photo that is missing is not held out: the file would name what is not there.
+        held = np.zeros(len(split), bool)
+        held[present] = stratified(split.targets[present], HELD_OUT, groups=groups[present])
+    else:
+        held = held_out_before(val_list, names, photos)
+    if not split.targets[held].any() or held.all():
+        advice = "add more, or pass --val-labels"
+        if not present.all():
+            missing = [split.paths[row] for row in np.flatnonzero(~present)]
+            advice = f"{len(missing):,} are missing{listed(missing)}; correct their names"
+        if not is_drawn:
+            advice += f" and remove {val_list}"
+        raise ValueError(
+            f"{photos}: of {len(held):,} photos none with a label can be held out; {advice}"
+        )
+    if is_drawn:
+        writing.save_json(val_list, [names[row] for row in np.flatnonzero(held)])
+    return held
 
 
 def read(photos: str, labels: str | None) -> data.Split:
@@ -93,7 +124,7 @@ def read(photos: str, labels: str | None) -> data.Split:
 
 def photos_in(photos: str) -> list[str]:
     """The names of all photos of a folder; tells what else is there."""
-    inside, left_out = reading.walk(photos)
+    inside, left_out = photo_files.walk(photos)
     if left_out:
         tell(f"{photos}: left out {left_out}, which are not read as photos")
     return inside
@@ -163,30 +194,33 @@ def names_of(split: data.Split, folder: str) -> list[str]:
 def groups_of_copies(paths: list[str], names: list[str] | None = None) -> np.ndarray:
     """(M,) numbers from 0 to G - 1, equal for copies of one photo: files of the same bytes and, if
     their `names` are given, what Roboflow makes from one photo (`made_from`). Only files that share
-    their size with another are hashed."""
+    their size with another are hashed.
+
+    A union-find: groups are trees of rows, and what two rows have in common joins their trees.
+    """
     sizes = [os.path.getsize(path) if os.path.isfile(path) else None for path in paths]
     count = Counter(sizes)
-    before = list(range(len(paths)))  # of each row: an earlier row of its group, or the row itself
+    parent = list(range(len(paths)))  # of each row: an earlier row of its group; a root's is itself
     first_with = {}  # what copies have in common -> the first row that has it
 
-    def first_of_group(row: int) -> int:
-        while before[row] != row:
-            before[row] = before[before[row]]  # a shorter way for the next search
-            row = before[row]
+    def root_of(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]  # a shorter way for the next search
+            row = parent[row]
         return row
 
     for row, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-        common = []
+        in_common = []
         if size is not None and count[size] > 1:
-            content = reading.digest(path)
-            common.append((size, path if content == "unreadable" else content))
+            content = photo_files.digest(path)
+            in_common.append((size, path if content == "unreadable" else content))
         if names and (original := made_from(names[row])):
-            common.append(original)
-        for each in common:
-            one, other = first_of_group(first_with.setdefault(each, row)), first_of_group(row)
-            before[max(one, other)] = min(one, other)
-    firsts = [first_of_group(row) for row in range(len(paths))]
-    return np.unique(firsts, return_inverse=True)[1]  # in order of the first photo of each
+            in_common.append(original)
+        for each in in_common:
+            one, other = root_of(first_with.setdefault(each, row)), root_of(row)
+            parent[max(one, other)] = min(one, other)
+    roots = [root_of(row) for row in range(len(paths))]
+    return np.unique(roots, return_inverse=True)[1]  # in order of the first photo of each
 
 
 def made_from(name: str) -> str:
@@ -237,10 +271,10 @@ def stratified(
     return side[groups] == 1
 
 
-def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
+def held_out_before(val_list: Path, names: list[str], photos: str) -> np.ndarray:
     """(M,) bool: the photos that a file of an earlier run names. All of them must be there, perhaps
     in another folder, if no two photos have one file name: so a label is corrected."""
-    named = names_in(kept)
+    named = names_in(val_list)
     names = [composed(name) for name in names]
     name_of = {name.rpartition("/")[2]: name for name in names}  # file name -> name
     moved = {}
@@ -257,18 +291,18 @@ def kept_before(kept: Path, names: list[str], photos: str) -> np.ndarray:
     named = {moved.get(name, name) for name in named}
     if absent := sorted(named - set(names)):
         raise ValueError(
-            f"{kept}: {len(absent):,} of the {len(named):,} photos held out are not among those of "
-            f"{photos}{listed(absent)}; put them and their labels back, or remove their names from "
-            f"{kept.name}, or that file to draw others, and pass --fresh"
+            f"{val_list}: {len(absent):,} of the {len(named):,} photos held out are not among "
+            f"those of {photos}{listed(absent)}; put them and their labels back, or remove their "
+            f"names from {val_list.name}, or that file to draw others, and pass --fresh"
         )
     return np.array([name in named for name in names], bool)
 
 
-def names_in(kept: Path) -> set[str]:
+def names_in(val_list: Path) -> set[str]:
     """The photos that a file of an earlier run names; none where there is no such file."""
-    if not kept.is_file():
+    if not val_list.is_file():
         return set()
-    return {composed(name) for name in reading.read_json(kept, [PHOTO])}
+    return {composed(name) for name in reading.read_json(val_list, [PHOTO])}
 
 
 def warn_of_copies(train: data.Split, val: data.Split, photos: str, val_photos: str) -> None:

@@ -1,7 +1,7 @@
 """The table of predict.py --csv: photo, labels, scores. `run.py --labels` reads it again, perhaps
 after somebody has corrected the labels in a spreadsheet.
 
-Other CSVs are read in label_files.py.
+`csv_labels.py` reads other CSVs.
 """
 
 import codecs

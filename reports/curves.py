@@ -3,7 +3,6 @@
 Drawn from log.jsonl by Pillow alone, fast enough to be drawn again after every epoch.
 """
 
-import json
 import math
 import time
 from pathlib import Path
@@ -12,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from reports import pictures
 from reports.models_of_run import MODELS
-from runtime import checkpoints, ranks
+from runtime import ranks, writing
+from runtime.journal import read_log
 
 # All sizes are px of the drawing, which is twice as large as the picture so that lines are smooth.
 FINER = 2
@@ -39,7 +39,7 @@ def save_curves(folder: Path, final: bool = True, font: str | None = None) -> No
     young = picture.is_file() and 0 <= time.time() - picture.stat().st_mtime < PAUSE
     if ranks.rank() or not log.is_file() or (young and not final):
         return
-    entries = read_log(log)
+    entries = by_model(read_log(log))
     if not entries:
         return
     names = [MODELS.get(model, model) for model in entries]
@@ -50,27 +50,18 @@ def save_curves(folder: Path, final: bool = True, font: str | None = None) -> No
     image.paste(head, (0, 0))
     image.paste(loss, (0, head.height))
     image.paste(mAP, (WIDTH, head.height))
-    checkpoints.save_image(picture, image.reduce(FINER), "PNG")
+    writing.save_image(picture, image.reduce(FINER), "PNG")
 
 
-def read_log(path: Path) -> dict[str, dict[int, dict]]:
-    """Model -> epoch -> entry of log.jsonl, the models in the order of the tables.
-
-    A line that is not an epoch is left out. A run that resumes from the file reports such lines.
-    """
-    entries = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("model"), str):
-            epoch = entry.get("epoch")
-            if type(epoch) is int and 0 < epoch < LARGEST:
-                entries.setdefault(entry["model"], {})[epoch] = entry
-    ours = [model for model in MODELS if model in entries]
-    others = [model for model in entries if model not in MODELS]
-    return {model: entries[model] for model in [*ours, *others][: len(COLOURS)]}
+def by_model(entries: list[dict]) -> dict[str, dict[int, dict]]:
+    """Model -> epoch -> entry of log.jsonl, the models in the order of the tables, as many as there
+    are colours."""
+    grouped = {}
+    for entry in entries:
+        grouped.setdefault(entry["model"], {})[entry["epoch"]] = entry
+    ours = [model for model in MODELS if model in grouped]
+    others = [model for model in grouped if model not in MODELS]
+    return {model: grouped[model] for model in [*ours, *others][: len(COLOURS)]}
 
 
 def points(entries: dict[str, dict[int, dict]], key: str) -> list[Points]:

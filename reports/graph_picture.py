@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from reports import fonts, pictures
-from runtime import checkpoints
+from runtime import writing
 from runtime.terminal import tell
 
 MOST, NAME_LETTERS, NAME_WIDTH = 100, 30, 240  # labels drawn; letters and px of their names
@@ -50,7 +50,7 @@ def save(
     image.paste(columns.rotate(90, expand=True), (margin, top))
     image.paste(cells, (margin, top + margin))
     draw_lines(image, (margin, top + margin), len(labels))
-    checkpoints.save_image(path, image, "PNG")
+    writing.save_image(path, image, "PNG")
     tell(f"the label graph is drawn in {path}")
 
 

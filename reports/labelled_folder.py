@@ -17,13 +17,10 @@ import numpy as np
 import data
 from reports import fonts
 from reports.pictures import JPEG, LABELS, OURS, Caption, grid, lit, shortened, with_labels
-from runtime.reading import FIRST, PREDICTIONS
+from runtime.locks import locked
+from runtime.photo_files import FIRST, PREDICTIONS
+from runtime.reading import reason_of
 from runtime.terminal import printable
-
-try:
-    import fcntl
-except ImportError:  # Windows: two programs that write to one folder are not noticed
-    fcntl = None
 
 
 class LabelledFolder:
@@ -60,17 +57,16 @@ class LabelledFolder:
 
     def hold(self) -> None:
         """Lock the folder: two calls at once would remove each other's pictures, so the second is
-        refused. The lock ends when the file is closed, however the program ends."""
+        refused."""
         try:
-            if fcntl:
-                fcntl.flock(self.predictions, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            is_ours = locked(self.predictions)
+        except OSError:  # a file system without locks
+            return
+        if not is_ours:
             raise ValueError(
                 f"--save {printable(self.path, 200)} is in use by another call; wait for its end, "
                 "or choose another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            return
+            )
 
     def add(
         self, root: str, place: str, labels: list[Caption], line: str, maps: list[np.ndarray]
@@ -96,10 +92,9 @@ class LabelledFolder:
             self.predictions.flush()
         except OSError as error:
             Path(file.name).unlink(missing_ok=True)
-            reason = error.strerror or error
             raise OSError(
-                f"cannot write {printable(file.name, 200)} ({reason}); the pictures before it are "
-                "whole"
+                f"cannot write {printable(file.name, 200)} ({reason_of(error)}); the pictures "
+                "before it are whole"
             ) from error
 
     def new_file(self, place: PurePosixPath) -> BinaryIO:

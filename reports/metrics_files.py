@@ -14,7 +14,7 @@ import numpy as np
 import data
 import metrics
 from reports.trained_model import THRESHOLD
-from runtime import checkpoints, ranks
+from runtime import ranks, writing
 from runtime.folder import Folder
 
 # What zipfile and NumPy raise of a damaged file: RuntimeError where the damage looks like an
@@ -49,10 +49,10 @@ def save_numbers(
         line = (metrics.logit(start["threshold"]) - offset) / slope
         report["predict"] = metrics.precision_recall_f1(logits, targets, line)
     if ranks.rank() == 0:
-        with checkpoints.replacing(folder / f"scores-{name}.npz") as file:
-            classes = np.array(split.classes)
+        classes, path = np.array(split.classes), folder / f"scores-{name}.npz"
+        with writing.replacing(path) as file, writing.explained(path):
             np.savez_compressed(file, logits=logits, targets=targets, classes=classes)
-        checkpoints.save_json(folder / f"metrics-{name}.json", report)
+        writing.save_json(folder / f"metrics-{name}.json", report)
     return report
 
 

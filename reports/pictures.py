@@ -14,7 +14,7 @@ from torch import nn
 import data
 from iml_gcn import Model
 from reports import fonts
-from runtime import checkpoints
+from runtime import writing
 from runtime.terminal import printable
 
 DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
@@ -160,7 +160,7 @@ def save_sheet(parts: list[Image.Image], path: Path) -> None:
     for part in parts:
         sheet.paste(part, (0, y))
         y += part.height
-    checkpoints.save_image(path, sheet, "JPEG", **JPEG)
+    writing.save_image(path, sheet, "JPEG", **JPEG)
 
 
 def maps_exist(model: Model) -> bool:

@@ -26,23 +26,13 @@ from reports import (
     verdict,
 )
 from reports.trained_model import number
-from runtime import checkpoints
-from runtime.folder import ASIDE, Folder
+from runtime import writing
+from runtime.folder import WHILE_TRAINING, Folder, result_files
+from runtime.fresh import ASIDE
 from runtime.reading import ANY, read_json
 from runtime.terminal import fitted, printable
 
 TERMINAL_WIDTH = 80  # characters
-WRITTEN = [
-    ("results", "md"),
-    ("verdict", "json"),
-    ("labels", "csv"),
-    ("results", "jpg"),
-    ("mistakes", "jpg"),
-]
-DRAWN_WHILE_TRAINING = ["curves.png", "graph.png"]
-FILES = [f"{stem}.{kind}" for stem, kind in WRITTEN] + DRAWN_WHILE_TRAINING  # about all models
-ALL_FILES = [*FILES, *(f"{stem}-evaluated.{kind}" for stem, kind in WRITTEN)]
-ALL_FILES += ["args.json", "log.jsonl", "val-photos.json"]
 
 
 @dataclass
@@ -90,18 +80,18 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     judgement = judge(evaluation)
     best = next(name for name in evaluation.logits if evaluation.file(name) == judgement["use"])
     rows = label_rows(evaluation, best)
-    checkpoints.save_json(folder / f"verdict{suffix}.json", judgement)
+    writing.save_json(folder / f"verdict{suffix}.json", judgement)
     labels_table.save(folder / f"labels{suffix}.csv", rows)
     paragraphs = findings(evaluation, judgement, best, rows)
     if earlier := before_fresh(evaluation, folder, judgement, best):
         paragraphs.insert(1, (earlier, []))
     page = full_page(evaluation, judgement, paragraphs)
-    checkpoints.save_text(folder / f"results{suffix}.md", page)
+    writing.save_text(folder / f"results{suffix}.md", page)
     print(for_terminal(evaluation, judgement, paragraphs))
     save_pictures(evaluation, judgement, best, folder, suffix, font)
-    files = [f"{stem}{suffix}.{kind}" for stem, kind in WRITTEN]
+    files = result_files(suffix)
     if not suffix:
-        files += [name for name in DRAWN_WHILE_TRAINING if (folder / name).is_file()]
+        files += [name for name in WHILE_TRAINING if (folder / name).is_file()]
     place = printable(folder.path, 200)
     print(fitted(f"results are in {place}: {', '.join(files)}", TERMINAL_WIDTH - 1))
     if not suffix:

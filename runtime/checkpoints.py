@@ -1,23 +1,19 @@
-"""Files of tensors: read as plain data, written whole or not at all.
+"""Files of tensors: read as plain data, written whole or not at all, and told apart by their ids.
 
 Only plain types are stored, so torch.load(weights_only=True) reads all that is written here.
 """
 
-import contextlib
 import hashlib
-import io
-import json
-import os
 import re
 import warnings
 import zipfile
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from runtime import download, safetensors
 from runtime.terminal import printable
+from runtime.writing import explained, replacing
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -75,51 +71,9 @@ def check_bytes(path: Path) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def replacing(path: Path):
-    """Write a file whole or not at all: to a temporary name, synced, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save's, on a full disk
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        state = "its old content is kept" if path.is_file() else "nothing was written"
-        reason = getattr(error, "strerror", None) or "the disk is full, or was taken away"
-        raise OSError(
-            f"cannot write {path} ({reason}); {state}; make room and start again"
-        ) from error
-
-
 def save(path: Path, checkpoint: dict) -> None:
-    with replacing(path) as file:
+    with replacing(path) as file, explained(path):
         torch.save(checkpoint, file)
-
-
-def save_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def save_image(path: Path, image: Image.Image, form: str, **options) -> None:
-    """Write a picture, which Pillow makes in memory: it would not notice a full disk."""
-    content = io.BytesIO()
-    image.save(content, form, **options)
-    with replacing(path) as file:
-        file.write(content.getvalue())
-
-
-def plain(value: object) -> object:
-    """The value as JSON can hold it: paths become text, NaN and infinity become null."""
-    return json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
-
-
-def save_json(path: Path, value: object) -> None:
-    save_text(path, json.dumps(plain(value), indent=1))
 
 
 def content_id(*tensors: torch.Tensor) -> str:

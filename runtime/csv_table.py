@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtime.terminal import printable
+from runtime.writing import explained, replacing
 
 # The beginning of a cell that a spreadsheet may read as a formula (OWASP, "CSV Injection"). The
 # wide forms are typed on Japanese keyboards. Leading blanks may be dropped, so they do not protect.
@@ -41,41 +42,16 @@ def csv_table(path: Path, header: list[str]) -> Iterator[Callable[[list[str]], N
     Until then the rows are in a temporary file beside it, so they take no memory.
     """
     path = Path(os.path.realpath(path))  # a link stays; the file behind it is replaced
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # no other process has this name
     if path.exists() and not path.is_file():
         raise ValueError(f"{printable(path, 200)} is not a file; choose another name for the table")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(temporary, "w", encoding="utf-8-sig", newline="")
-    rows = csv.writer(file)
+    with replacing(path, "w", encoding="utf-8-sig", newline="") as file:
+        rows = csv.writer(file)
 
-    def add(row: list[str]) -> None:
-        with explained(path):
-            rows.writerow(row)
+        def add(row: list[str]) -> None:
+            with explained(path):
+                rows.writerow(row)
 
-    try:
         add(header)
         yield add
-        with explained(path):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()  # Windows cannot rename an open file
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):  # a full disk refuses what is left in the buffer
-            file.close()
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns an error of the system into a sentence that names the file."""
-    try:
-        yield
-    except OSError as error:
-        if path.is_file():
-            state = "the file that was there is unchanged"
-        else:
-            state = "nothing was written"
-        raise OSError(f"cannot write {printable(path, 200)} ({error.strerror}); {state}") from error

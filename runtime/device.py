@@ -24,7 +24,9 @@ def check(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # no such device, or no driver
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} is not available: {reason}") from None
+        raise ValueError(
+            f"--device {name} is not available: {reason}; choose --device cpu, or auto"
+        ) from None
 
 
 def native_bfloat16(name: str) -> bool:

@@ -26,16 +26,19 @@ from urllib.error import HTTPError
 import torch
 
 from runtime.locks import one_at_a_time
+from runtime.reading import reason_of
 from runtime.signals import stop_if_asked
-from runtime.terminal import Progress, printable
+from runtime.terminal import Progress, printable, tell
 
-MB, PIECE = 10**6, 2**18  # bytes
-TIMEOUT = 20  # seconds without a byte after which a connection is given up
-WINDOW, SLOWEST = 60, 1000  # or after so many seconds at fewer bytes a second
-PAUSES = 2, 5, 15, 30, 60  # seconds before each further try; after the last, it is an error
-FEW = 2  # of these pauses, if no server answers at all
-LONGEST_PAUSE = 120  # seconds, whatever a server asks for
-MAY_PASS = 408, 425, 429, 500, 502, 503, 504  # HTTP errors that waiting may cure
+MB = 10**6  # bytes
+PIECE = 2**18  # bytes that are read at once
+TIMEOUT = 20  # seconds; a connection is given up if no byte comes for so long
+WINDOW = 60  # seconds over which the speed of a connection is measured
+SLOWEST = 1000  # bytes per second; a connection that is slower over a window is given up
+PAUSES = 2, 5, 15, 30, 60  # seconds before each further try; if the last one fails, it is an error
+FEW = 2  # how many of these pauses are made if no server answers at all
+LONGEST_PAUSE = 120  # seconds; the next try is not later, even if the server asks for that
+MAY_PASS = 408, 425, 429, 500, 502, 503, 504  # HTTP errors that may be gone after a pause
 
 
 class Hopeless(Exception):
@@ -139,7 +142,7 @@ class Download:
             if tries == len(pauses):
                 raise Hopeless(f"{reason}; tried {tries + 1} times")
             pause = pauses[tries] if requested is None else requested
-            print(f"{self.url}: {reason}; trying again in {pause:.0f} s", flush=True)
+            tell(f"{self.url}: {reason}; trying again in {pause:.0f} s")
             self.wait(pause)
             tries += 1
         self.check(whole)
@@ -215,8 +218,10 @@ class Download:
         left = None if total is None else total - first
         free = shutil.disk_usage(path.parent).free
         if left and left > free:
-            raise Hopeless(f"{size_of(left)} to come, {size_of(free)} free in {path.parent}")
-        print(f"{self.url}: {size_of(left)} to come", flush=True)
+            raise Hopeless(
+                f"{size_of(left)} to come, but only {size_of(free)} are free in {path.parent}"
+            )
+        tell(f"{self.url}: {size_of(left)} to come")
         progress = Progress(Path(self.url).name, (left or 0) / MB, "MB")
         start, count = time.monotonic(), 0  # of the current window
         try:
@@ -291,8 +296,7 @@ class Download:
             raise Hopeless(printable(cause, 200)) from error
         if isinstance(cause, TimeoutError):
             raise Broken(f"nothing came for {TIMEOUT} s") from error
-        text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise Broken(printable(text, 120)) from error
+        raise Broken(reason_of(cause)) from error
 
     def wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -1,23 +1,16 @@
-"""The folder of a run: one run at a time, and its files are used again only where they fit.
+"""The folder of a run: what its files are called, that one run at a time writes to it, and that its
+files are used again only where they fit.
 
 Every file of tensors has `classes` and `settings`: all that decided its numbers. Data, code and
 starting weights are in the settings by their content. The caller chooses the settings.
 """
 
 import contextlib
-import errno
-import os
 import re
 from pathlib import Path
 
-from runtime import checkpoints, ranks
-from runtime.reading import PHOTO, read_json
+from runtime import checkpoints, locks, ranks, writing
 from runtime.terminal import printable, tell
-
-try:
-    import fcntl
-except ImportError:  # Windows: without it two runs in one folder are not noticed
-    fcntl = None
 
 CONTENT = re.compile("[0-9a-f]{16}")  # the form of checkpoints.content_id and other ids
 
@@ -35,9 +28,21 @@ IN_WORDS = {
     NODES: "node features (--glove, --node-norm)",
 }
 
-ASIDE, MARK = "before-fresh", "fresh.json"  # where --fresh moves old files; the list of these
-MODEL = re.compile(r"(backbone|gcn-\w+)\.pt")  # a trained one
-LAUNCH = "launch.txt"  # in before-fresh/: which start of torchrun moved them there
+# The files of a run that are named after no model.
+WHILE_TRAINING = ["curves.png", "graph.png"]
+EVALUATED = "-evaluated"  # ends the names of what --evaluate writes, before their suffix
+
+
+def result_files(end: str = "") -> list[str]:
+    """What phase eval writes about all its models together; `end` ends the names before their
+    suffix."""
+    texts = [f"results{end}.md", f"verdict{end}.json", f"labels{end}.csv"]
+    return [*texts, f"results{end}.jpg", f"mistakes{end}.jpg"]
+
+
+ABOUT_ALL_MODELS = [*result_files(), *WHILE_TRAINING]
+WRITTEN = {*ABOUT_ALL_MODELS, *result_files(EVALUATED), "args.json", "log.jsonl", "val-photos.json"}
+DRAWN = {name for name in WRITTEN if name.endswith((".jpg", ".png"))}
 
 
 class Folder:
@@ -85,13 +90,6 @@ class Folder:
         tell(f"{Path(name).stem}: done before ({name}); --fresh does it again")
         return True
 
-    def move_before_fresh(self, name: str) -> None:
-        """Move a file into before-fresh/, if it is there. Only one rank calls this."""
-        if (self / name).is_file():
-            (self / ASIDE).mkdir(exist_ok=True)
-            os.replace(self / name, self / ASIDE / name)
-            tell(f"--fresh: moved {name}, made from other inputs, into {self / ASIDE}")
-
     def save(self, name: str, content: dict, settings: dict) -> None:
         """The first rank writes the file; the others wait for it."""
         if ranks.rank() == 0:
@@ -100,51 +98,12 @@ class Folder:
         ranks.wait()
 
 
-def set_aside(folder: Path, names: list[str], launch: str) -> None:
-    """Move the files of these names or patterns into before-fresh/, where they replace older ones;
-    if a trained model moves, all older ones of these patterns, or they would be mixed.
-
-    So nothing of an earlier run can be taken for a result of this one. If the process is killed
-    halfway, the next start moves the rest (`finish_setting_aside`). When torchrun restarts,
-    `is_set_aside` says that it is done.
-    """
-    present = sorted({path.name for name in names for path in folder.glob(name) if path.is_file()})
-    if any(MODEL.fullmatch(name) for name in present):
-        for older in {path for name in names for path in (folder / ASIDE).glob(name)}:
-            if older.name not in present:
-                older.unlink()
-    if present:
-        checkpoints.save_json(folder / MARK, present)
-        finish_setting_aside(folder)
-        tell(f"--fresh: moved {len(present)} files of an earlier run into {folder / ASIDE}")
-    if launch:
-        (folder / ASIDE).mkdir(exist_ok=True)
-        checkpoints.save_text(folder / ASIDE / LAUNCH, launch)
-
-
-def is_set_aside(folder: Path, launch: str) -> bool:
-    """Whether this start of torchrun had already set the files aside when it lost a rank."""
-    path = folder / ASIDE / LAUNCH
-    return path.is_file() and path.read_text(encoding="utf-8") == launch
-
-
-def finish_setting_aside(folder: Path) -> None:
-    """Move what is left to move after a --fresh was killed."""
-    if not (folder / MARK).is_file():
-        return
-    (folder / ASIDE).mkdir(exist_ok=True)
-    for name in read_json(folder / MARK, [PHOTO]):
-        if (folder / name).is_file():
-            os.replace(folder / name, folder / ASIDE / name)
-    (folder / MARK).unlink()
-
-
 def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
     """A ValueError that names the first setting that differs from the file's own."""
     if checkpoint.get("classes") != classes:
         raise ValueError(
-            f"{path} is not of the data set's {len(classes)} labels; choose the --out of this data "
-            "set, or use --fresh to start over"
+            f"{path} was made for other labels than this data set's {len(classes)}; choose the "
+            "--out of this data set, or use --fresh to start over"
         )
     stored = checkpoint.get("settings")
     if not isinstance(stored, dict):
@@ -162,23 +121,21 @@ def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: d
 
 @contextlib.contextmanager
 def lock(path: Path):
-    """Make the folder and lock it for this run, since two runs would mix up their files.
-
-    The system releases the lock when the process ends, however it ends. The first rank holds it for
-    all ranks.
-    """
+    """Make the folder and lock it for this run, since two runs would mix up their files. The first
+    rank holds the lock for all ranks."""
     if ranks.rank() > 0:
         yield
         return
     path.mkdir(parents=True, exist_ok=True)
     with open(path / "lock", "w") as file:
         try:
-            if fcntl:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = locks.locked(file)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # what POSIX says of a held lock
+            tell(f"{path}: its file system has no locks ({error.strerror}); start one run in it")
+        else:
+            if not is_ours:
                 raise ValueError(
                     f"{path} is in use by another run; wait for its end, or choose another --out"
-                ) from None
-            tell(f"{path}: its file system has no locks ({error.strerror}); start one run in it")
+                )
+            writing.remove_leftovers(path)
         yield

@@ -36,6 +36,11 @@ class Option:
         return self.name[2:].replace("-", "_")
 
 
+def typed_name(key: str) -> str:
+    """An option as it is typed, "--val-photos" of the key "val_photos"."""
+    return f"--{key.replace('_', '-')}"
+
+
 Table = dict[str, list[Option]]  # title of a group -> its options
 
 
@@ -159,11 +164,11 @@ def defaults_of(table: Table) -> dict:
     return {option.key: option.default for options in table.values() for option in options}
 
 
-def between(low: float, high: float, kind: type = float) -> Callable[[str], float]:
+def between(low: float, high: float) -> Callable[[str], float]:
     """Numbers from `low` to `high`."""
 
     def convert(text: str) -> float:
-        value = kind(text)
+        value = float(text)
         if not low <= value <= high:
             hint = ""
             if high == 1 and 2 <= value <= 100:
@@ -171,8 +176,7 @@ def between(low: float, high: float, kind: type = float) -> Callable[[str], floa
             raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}{hint}")
         return value
 
-    convert.metavar = "N" if kind is int else "X"
-    convert.__name__ = "whole number" if kind is int else "number"  # argparse's word in its error
+    convert.metavar, convert.__name__ = "X", "number"  # the name is argparse's word in its error
     return convert
 
 
@@ -181,7 +185,19 @@ MOST = 10**9  # the largest count that is accepted: a larger one is a typing err
 
 def whole(low: int) -> Callable[[str], int]:
     """Whole numbers of at least `low`."""
-    return between(low, MOST, int)
+
+    def convert(text: str) -> int:
+        value = int(text)
+        if value < low:
+            problem = f"is too small; expected a whole number of at least {low}"
+            raise argparse.ArgumentTypeError(f"{text} {problem}")
+        if value > MOST:
+            problem = f"is too large; expected a whole number of at most {MOST:,}"
+            raise argparse.ArgumentTypeError(f"{text} {problem}")
+        return value
+
+    convert.metavar, convert.__name__ = "N", "whole number"
+    return convert
 
 
 def or_auto(kind: Callable[[str], object]) -> Callable[[str], object]:

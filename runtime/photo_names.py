@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from runtime import reading
+from runtime import photo_files
 from runtime.reading import Kind, composed
 from runtime.terminal import printable, tell
 
@@ -30,7 +30,7 @@ UPLOADED = "by the name that Label Studio gives an upload"
 # Names of folders that hold one part of a data set; their photos belong to no other part.
 PART = re.compile(r"(train|val|test)(ing|id|idation|\d*)", re.I)
 UPLOAD = re.compile(r"(?:^|/)upload/(?:\d+/)?([0-9a-f]{8}-[^/]+)$")  # where Label Studio keeps them
-SUFFIXES = reading.SUFFIXES | {".heic", ".heif", ".avif"}  # of photos, readable here or not
+PHOTO_SUFFIXES = photo_files.READABLE | {".heic", ".heif", ".avif"}  # readable here or not
 
 
 def parts_of(name: str) -> list[str]:
@@ -57,7 +57,7 @@ NAME = Kind("the path of a photo, without NUL", names_a_photo)
 
 
 def has_photo_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
 
 
 def without_suffix(name: str) -> str:
@@ -130,7 +130,7 @@ class PhotoFolder:
     @cached_property
     def photos(self) -> list[str]:
         """Their paths in the folder; none where there is no folder."""
-        return reading.walk(self.folder)[0] if os.path.isdir(self.folder) else []
+        return photo_files.walk(self.folder)[0] if os.path.isdir(self.folder) else []
 
     @cached_property
     def index(self) -> Index:
@@ -266,8 +266,8 @@ def tell_how(matches: dict[str, tuple[str, str]], source: str | Path) -> None:
         ]
         count = sum(map(len, names_by.values()))
         tell(
-            f"{source}: photos found by less than the exact path: {count:,} of {len(matches):,}; "
-            f"{', '.join(ways)}"
+            f"{source}: {count:,} of {len(matches):,} photos are not at the exact path that it "
+            f"names but were found: {', '.join(ways)}"
         )
 
 

@@ -1,29 +1,22 @@
-"""What comes from outside, checked once, where it is read: JSON, photos, word vectors.
+"""What comes from outside, checked once, where it is read: JSON, text, word vectors.
 
 A schema says what a file holds: a `Kind` where a value is, [schema] for a list of any length,
 {"key": schema} for an object with these keys and others, {...: schema} for one of any keys. What
 `read_json` returns need not be checked again.
 
-Which photo a name means is decided in `photo_names.py`.
+`photo_files.py` opens photos; which photo a name means is decided in `photo_names.py`.
 """
 
 import contextlib
-import hashlib
 import json
-import os
 import posixpath
 import re
-import stat
-import struct
 import unicodedata
-import warnings
-from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from runtime.terminal import brief, printable
 
@@ -138,8 +131,20 @@ def check_known(values: Iterable, known: Collection, path: str | Path, what: str
         if value not in known:
             raise ValueError(
                 f"{path}: {what} {brief(value)} is not among the {len(known):,} there are; the "
-                "file is damaged, cut by hand, or belongs to another data set"
+                "file is damaged, cut by hand, or belongs to another data set: export it again"
             )
+
+
+def reason_of(error: BaseException, width: int = 120) -> str:
+    """Why the system or a library failed, as one line for a sentence of ours."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(text, width)
+
+
+def described(error: BaseException) -> str:
+    """The kind of an error and the first line of its text, for errors of many kinds: the text alone
+    may say little, such as a KeyError's."""
+    return printable(f"{type(error).__name__}: {error}".split("\n")[0], 120)
 
 
 def read_text(path: str | Path) -> str:
@@ -147,195 +152,6 @@ def read_text(path: str | Path) -> str:
     UnicodeDecodeError if it is in none of them."""
     content = Path(path).read_bytes()
     return content.decode(json.detect_encoding(content[:4]))
-
-
-def digest(path: str | Path) -> str:
-    """An id of a file's bytes; "unreadable" for a file that cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return "unreadable"
-
-
-# Photos
-
-HEIC = "pip install pillow-heif to read HEIC"
-with contextlib.suppress(Exception):  # phones write HEIC; the package may be missing
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-Image.init()
-# Pillow reads more formats. An EPS file, for one, is a program, which it has Ghostscript run.
-FORMATS = "JPEG PNG WEBP BMP GIF TIFF PPM JPEG2000 AVIF HEIF".split()
-FORMATS = [name for name in FORMATS if name in Image.OPEN]
-SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-# The texts and colour profiles of a PNG are not used, so it must not be refused for long ones.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB each, as for all together
-
-
-def open_photo(path: str | Path, use: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `use` returns for the open photo. Any error of Pillow becomes a ValueError."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for ever
-            raise ValueError("it is not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, or many pixels
-            with Image.open(path, formats=FORMATS) as image:
-                return use(image)
-    except Exception as error:  # of a dozen kinds
-        reason = getattr(error, "strerror", None) or printable(error, 120) or type(error).__name__
-        advice = "replace the file"
-        if isinstance(error, FileNotFoundError):
-            advice = "correct the path"
-        elif "HEIF" not in FORMATS and is_heic(path):
-            advice = HEIC
-        raise ValueError(
-            f"cannot read photo {printable(path, 200)} ({reason}); {advice}"
-        ) from error
-
-
-def is_heic(path: str | Path) -> bool:
-    """Whether a file is HEIC by its suffix, or by its content whatever the suffix is."""
-    if not os.path.isfile(path):
-        return False
-    if str(path).lower().endswith((".heic", ".heif")):
-        return True
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        start = file.read(12)
-        return start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf")
-    return False
-
-
-# What Pillow's EXIF reader raises when bytes are damaged.
-DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, EOFError)
-DAMAGED += (SyntaxError, AssertionError, struct.error)
-
-
-def orientation(image: Image.Image) -> int:
-    """EXIF's number for how the camera was held; 1, upright, if it cannot be read.
-
-    No other tag is looked at: a damaged one is no reason to refuse a photo.
-    """
-    try:
-        number = image.getexif().get(0x112)
-    except DAMAGED:
-        number = None
-    return number if isinstance(number, int) else 1
-
-
-def walk(folder: str | Path) -> tuple[list[str], str]:
-    """The paths in a folder of all photos in and below it, and a text that counts the other files
-    by kind. Hidden files do not count. The pictures that run.py and predict.py --save have made in
-    folders of their own are no photos. A folder that cannot be read is an OSError.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{printable(folder, 200)} is not a folder of photos")
-    photos, others = [], Counter()
-    for path, kind in files_in(str(folder)):
-        suffix = os.path.splitext(path)[1].lower()
-        if kind != "file":
-            others[kind] += 1
-        elif suffix in SUFFIXES:
-            photos.append(path)
-        else:
-            others[suffix or "without suffix"] += 1
-    pictures, made_in = made_pictures(str(folder), photos)
-    photos = sorted(set(photos) - pictures, key=lambda path: path.split("/"))
-    texts = [f"{n:,} {printable(kind)}" for kind, n in others.most_common(5)]
-    if len(others) > 5:
-        texts.append("...")
-    if pictures:
-        where = " and ".join(printable(name) for name in made_in[:3])
-        texts.insert(0, f"{len(pictures):,} pictures that this program made in {where}")
-    text = ", ".join(texts)
-    if ".heic" in others:
-        text += f" ({HEIC})"
-    return photos, text
-
-
-# What run.py draws in --out, and --fresh moves into before-fresh/ there.
-DRAWN = {"results.jpg", "mistakes.jpg", "results-evaluated.jpg", "mistakes-evaluated.jpg"}
-DRAWN |= {"curves.png", "graph.png"}
-PREDICTIONS = "predictions.jsonl"  # the list in a folder of predict.py --save, and its sign
-FIRST = b'{"photo": '  # how each of its lines begins
-
-
-def made_pictures(root: str, photos: list[str]) -> tuple[set[str], list[str]]:
-    """Of the photos below a folder, those that run.py and predict.py --save have made; and the
-    folders where they made them."""
-    photos_of = defaultdict(list)  # folder -> photos
-    for photo in photos:
-        photos_of[photo.rpartition("/")[0]].append(photo)
-    pictures, made_in = set(), set()
-    for folder, inside in photos_of.items():
-        above = [place for place in map(str, PurePosixPath(folder).parents) if place != "."]
-        run = above[0] if above and folder.endswith("/before-fresh") else folder
-        if saved := [place for place in (folder, *above) if holds_predictions(root, place)]:
-            pictures.update(inside)
-            made_in.add(saved[-1])
-        elif is_of_a_run(root, run):
-            drawn = {photo for photo in inside if photo.rpartition("/")[2] in DRAWN}
-            pictures |= drawn
-            made_in.update([run] if drawn else [])
-    return pictures, sorted(made_in)
-
-
-def is_of_a_run(root: str, folder: str) -> bool:
-    """Whether a folder below the root is one that run.py writes to."""
-    files = (os.path.join(root, folder, name) for name in ("args.json", "lock"))
-    return folder != "" and all(map(os.path.isfile, files))
-
-
-def holds_predictions(root: str, folder: str) -> bool:
-    """Whether a folder below the root is one of predict.py --save, by its list of pictures."""
-    path = os.path.join(root, folder, PREDICTIONS)
-    if not folder or not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(FIRST)) == FIRST
-
-
-def files_in(root: str) -> Iterable[tuple[str, str]]:
-    """(path in the root folder, kind) of all files in and below it that are not hidden; a kind is
-    "file", or says why there can be no photo.
-
-    Linked folders are followed, after the real ones. Below each folder of the first level, no
-    folder is entered twice, so that links in a circle come to an end.
-    """
-    folders, links = [("", set())], []  # (path in root, ids of the folders entered)
-    while folders or links:
-        path, entered = folders.pop() if folders else links.pop()
-        number, entries = open_folder(os.path.join(root, path))
-        if number in entered:
-            continue
-        entered.add(number)
-        for entry in entries:
-            inside = f"{path}/{entry.name}".lstrip("/")
-            if entry.is_dir(follow_symlinks=False):
-                folders.append((inside, entered if path else set(entered)))
-            elif entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):
-                yield inside, "file"
-            elif os.path.isdir(entry.path):
-                links.append((inside, entered if path else set(entered)))
-            elif os.path.exists(entry.path):
-                yield inside, "pipes, sockets or devices"
-            else:
-                yield inside, "broken links"
-
-
-def open_folder(path: str) -> tuple[tuple[int, int], list[os.DirEntry]]:
-    """A folder's id, which is the same whatever link leads to it, and its entries that are not
-    hidden, in order of name."""
-    try:
-        status = os.stat(path)
-        with os.scandir(path) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise type(error)(
-            f"cannot read folder {printable(path, 200)} ({error.strerror}); make it readable, or "
-            "move it away"
-        ) from error
-    return (status.st_dev, status.st_ino), sorted(visible, key=lambda entry: entry.name)
 
 
 # Word vectors
@@ -387,4 +203,7 @@ def read_matrix(path: str | Path, rows: int) -> np.ndarray:
             matrix = matrix.astype(np.float64)
             if fits_float32(matrix):
                 return matrix
-    raise ValueError(f"{path} is not a .npy file of finite numbers of shape ({rows}, d)")
+    raise ValueError(
+        f"{path} is not a .npy file of finite numbers of shape ({rows}, d); save a matrix with a "
+        "row for each label with numpy.save, or pass word vectors as text"
+    )

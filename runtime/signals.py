@@ -95,9 +95,7 @@ def run(main: Callable[[], int]) -> None:
     are killed here; otherwise a run that failed would never end. torch's handler of SIGCHLD is
     removed first: it raises an error as soon as one worker is dead, and the others would live on.
     """
-    if sys.stdout is None:  # closed by whoever started the program
-        sys.stdout = open(os.devnull, "w")
-    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
+    prepare_streams()
     for each in STOPPING:
         if signal.getsignal(each) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(each, note)
@@ -108,6 +106,15 @@ def run(main: Callable[[], int]) -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for child in multiprocessing.active_children():
             child.kill()
+
+
+def prepare_streams() -> None:
+    """Open stdout and stderr again if whoever started the program has closed them, so that no other
+    file takes their number; have stdout escape letters that the terminal does not have."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def note(number: int, frame: object) -> None:

@@ -102,7 +102,7 @@ def told(place, name: str, what: str) -> None:
 
 
 told(run, "load_data", "all before training")
-told(run, "foretell", "forecast")
+told(run, "tell_forecast", "forecast")
 told(run, "label_graph", "label graph")
 told(run, "checkpoint_of", "thresholds")
 told(run, "model_settings", "settings")

@@ -221,7 +221,7 @@ def test_names_of_odd_characters_reach_no_report_raw(demo, finished, tmp_path):
         ("--weights gone.pth", "there is no file gone.pth"),
         ("--weights none --nodes word --glove gone.txt", "--glove gone.txt is not there"),
         ("--evaluate gone.pt", "there is no file gone.pt"),
-        ("--device cuda:9", "--device cuda:9 is not available"),
+        ("--device cuda:9", "; choose --device cpu, or auto"),
     ],
 )
 def test_what_is_missing_is_said_before_a_label_is_read_or_a_photo_fetched(
@@ -240,13 +240,13 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(tmp_path, capsys
     sentence = refused(capsys, options)
     assert "GB in " in sentence
     assert "(20.4 GB to download" in sentence
-    assert "20.0 GB are free" in sentence
+    assert "but only 20.0 GB are free" in sentence
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 10**7))
     sentence = refused(capsys, argv(tmp_path / "data", tmp_path / "out"))
     # Three models, and two files of four copies each of one in training; float32.
     megabytes = 4 * (3 + 2 * 4) * sum(p.numel() for p in tresnet.tresnet_tiny().parameters()) / 1e6
     assert f"--out {tmp_path}/out needs about {megabytes:.1f} MB for 3 models" in sentence
-    assert "10.0 MB are free" in sentence
+    assert "but only 10.0 MB are free" in sentence
 
 
 def test_a_model_is_not_evaluated_on_photos_that_it_was_trained_on(

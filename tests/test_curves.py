@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from reports import curves
+from runtime.journal import read_log
 
 
 def write_log(folder, *entries):
@@ -77,46 +78,30 @@ def test_a_curve_passes_its_points(tmp_path):
 
 def test_models_have_colours_of_their_own_in_the_order_of_the_tables(tmp_path):
     write_log(tmp_path, *epochs("gcn-pca", [3, 2], [10, 20]), *epochs("backbone", [9, 8], [30, 40]))
-    entries = curves.read_log(tmp_path / "log.jsonl")
+    entries = curves.by_model(read_log(tmp_path / "log.jsonl"))
     assert list(entries) == ["backbone", "gcn-pca"]
     pixels = drawn(tmp_path)
     assert [shows(pixels, colour) for colour in curves.COLOURS[:3]] == [True, True, False]
 
 
-DAMAGE = [
-    "",
-    "{",
-    "null",
-    "[1, 2]",
-    '"epoch"',
-    "[" * 100_000,
-    '{"model": "backbone"}',
-    '{"model": ["backbone"], "epoch": 1, "loss": 1}',
-    '{"model": "backbone", "epoch": true, "loss": 1}',
-    '{"model": "backbone", "epoch": -3, "loss": 1}',
-    '{"model": "backbone", "epoch": 1e400, "loss": 1}',
+ODD_VALUES = [
+    '{"model": "backbone", "epoch": 3}',
     '{"model": "backbone", "epoch": 3, "loss": NaN, "mAP": Infinity}',
     '{"model": "backbone", "epoch": 4, "loss": "low", "mAP": null}',
     '{"model": "backbone", "epoch": 5, "loss": ' + "9" * 400 + "}",
     '{"model": "b\\ud800\\n\\u4eba", "epoch": 1, "loss": 0}',
-    '{"model": "backbone", "epoch": 1, "lo',
-    "\x00\x00\x00",
 ]
 
 
-def test_damaged_lines_are_left_out(tmp_path):
+def test_values_that_are_no_numbers_are_left_out(tmp_path):
     good = epochs("backbone", [2, 4], [10, 20])
-    write_log(tmp_path, *good)
-    expected = curves.points(curves.read_log(tmp_path / "log.jsonl"), "loss")
-    write_log(tmp_path, *DAMAGE, *good, *DAMAGE[:-3])
-    entries = curves.read_log(tmp_path / "log.jsonl")
-    assert curves.points({"backbone": entries["backbone"]}, "loss") == expected
+    write_log(tmp_path, *ODD_VALUES, *good)
+    entries = curves.by_model(read_log(tmp_path / "log.jsonl"))
+    assert curves.points({"backbone": entries["backbone"]}, "loss") == [[(1, 2), (2, 4)]]
     assert shows(drawn(tmp_path), curves.COLOURS[0])
-    for line in DAMAGE:
+    for line in ODD_VALUES:
         write_log(tmp_path, line)
         curves.save_curves(tmp_path)  # and if it is the only one there is
-    (tmp_path / "log.jsonl").write_bytes(bytes(range(256)))
-    curves.save_curves(tmp_path)
 
 
 def test_values_of_any_size_are_drawn(tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 import data
 from datasets import catalogue
-from runtime import checkpoints, loading, reading
+from runtime import checkpoints, loading, photo_files, reading
 
 # What labelling tools write as COCO JSON: names of photos a, b and c, ids of the first image and
 # label, what else a category, an image and an annotation hold. CVAT by datumaro's exporter, Label
@@ -255,7 +255,7 @@ def test_photos_are_turned_as_pillow_turns_them(tmp_path, number):
 def test_a_photo_that_is_heic_whatever_its_name_has_the_advice_for_heic(
     tmp_path, monkeypatch, name
 ):
-    monkeypatch.setattr(reading, "FORMATS", ["JPEG"])  # as where pillow-heif is not installed
+    monkeypatch.setattr(photo_files, "FORMATS", ["JPEG"])  # as where pillow-heif is not installed
     (tmp_path / name).write_bytes(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(12))
     with pytest.raises(ValueError, match=f"{name} .*; pip install pillow-heif to read HEIC"):
         data.read_photo(tmp_path / name)
@@ -429,3 +429,12 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(demo):
     keys = [(epoch, row) for epoch in range(3) for row in range(4)]
     assert pixels(5, keys) == pixels(5, keys[::-1])[::-1]
     assert len({*pixels(5, keys), *pixels(6, keys)}) == 2 * len(keys)
+
+
+def test_photos_without_any_label_are_refused_with_the_option_that_keeps_them():
+    split = data.Split(["a.jpg", "b.jpg"], np.zeros((2, 1), np.uint8), ["cat"])
+    with pytest.raises(ValueError, match=r"none of the 2 val photos has a label; .*--keep-unlabel"):
+        catalogue.used_part("val", split, keep_unlabelled=False, limit=None)
+    assert catalogue.used_part("val", split, keep_unlabelled=True, limit=None) is split
+    with pytest.raises(ValueError, match="there are no val photos"):
+        catalogue.used_part("val", split.select(np.array([], int)), True, None)

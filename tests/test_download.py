@@ -379,7 +379,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_a_byte_is_written(web, tmp_p
     usage = shutil.disk_usage(tmp_path)._replace(free=199_999)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     sentence, part = failure(web, tmp_path)
-    assert f"200,000 bytes to come, 199,999 bytes free in {tmp_path}" in sentence
+    assert f"200,000 bytes to come, but only 199,999 bytes are free in {tmp_path}" in sentence
     assert part == b""
 
 
@@ -744,7 +744,7 @@ def test_what_coco_needs_is_told_by_what_is_there(tmp_path, monkeypatch):
     assert coco_download.needed(tmp_path, "2014")[0] == 1 * GB
     usage = shutil.disk_usage(tmp_path)._replace(free=int(2.5 * GB))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"needs 8\.0 GB in .* \(1\.0 GB .* 2\.5 GB are free"):
+    with pytest.raises(ValueError, match=r"needs 8\.0 GB in .* \(1\.0 GB .* only 2\.5 GB are free"):
         coco_download.check_room(tmp_path, "2014")
 
 

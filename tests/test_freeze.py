@@ -148,6 +148,7 @@ def test_fresh_does_not_move_the_weights_it_starts_from(weights, tmp_path, capsy
     labelled(tmp_path / "val.csv", range(4, 6), ["cat", "dog"])
     out = tmp_path / "out"
     assert run.main(own_options(tmp_path, out, weights)) == 0
+    assert capsys.readouterr().out.count("backbone tensors") == 1  # told once, though loaded twice
     (out / "before-fresh").mkdir()
     for start in (out / "backbone.pt", out / "before-fresh/backbone.pt"):
         start.write_bytes((out / "backbone.pt").read_bytes())

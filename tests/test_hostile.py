@@ -19,7 +19,7 @@ from PIL import Image
 import backbones
 import data
 import run
-from runtime import checkpoints, terminal
+from runtime import checkpoints, terminal, writing
 from runtime.folder import Folder
 
 LONG = "x" * 10**7
@@ -217,7 +217,7 @@ def test_photo_names_reach_a_message_in_one_clean_line(tmp_path, name):
 def test_json_that_is_written_has_null_where_there_is_no_number(tmp_path):
     value = {"mAP": math.nan, "AP": {"cat": math.inf, "dog": 50.5}, "path": tmp_path, "none": None}
     value["list"] = [1.5, -math.inf, {"x": math.nan}]
-    checkpoints.save_json(tmp_path / "a.json", value)
+    writing.save_json(tmp_path / "a.json", value)
     found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
     expected = {"mAP": None, "AP": {"cat": None, "dog": 50.5}, "path": str(tmp_path), "none": None}
     assert found == expected | {"list": [1.5, None, {"x": None}]}

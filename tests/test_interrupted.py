@@ -193,6 +193,15 @@ def test_an_unexpected_error_is_shown_and_ends_the_run_and_its_workers(
         assert worker.exitcode == -signal.SIGKILL
 
 
+def test_streams_that_were_closed_are_opened_again(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    signals.prepare_streams()
+    with sys.stdout, sys.stderr:
+        assert sys.stdout.errors == "backslashreplace"
+        assert [sys.stdout.write("人"), sys.stderr.write("nobody reads it")] == [1, 15]
+
+
 NO_SPACE = (os, "fsync", OSError(28, "No space left on device"))
 
 
@@ -283,6 +292,15 @@ def test_a_batch_of_fewer_photos_than_ranks_is_refused(monkeypatch):
     monkeypatch.setattr(ranks, "size", lambda: 2)
     with pytest.raises(ValueError, match="1 photos, fewer than the 2 processes"):
         loading.Rows(8, 1, shuffle=True)
+
+
+def test_what_a_killed_run_was_writing_is_removed_by_the_next(demo, out):
+    left, other = out / "last-gcn-pca.pt.0123abcd.tmp", out / "mine.tmp"
+    left.write_bytes(b"half")
+    other.write_bytes(b"a user's")
+    assert run.main(argv(demo, out)) == 0
+    assert not left.exists()
+    assert other.read_bytes() == b"a user's"
 
 
 @pytest.mark.parametrize("nodes", ["", "--nodes pca"])  # of the old backbone no GCN may stay
@@ -383,6 +401,35 @@ def test_a_damaged_line_of_the_log_is_named_before_an_epoch_is_trained(demo, out
     printed, errors = capsys.readouterr()
     assert f"{log}, line {line} is damaged: {{; remove" in errors
     assert "epoch" not in printed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "null",
+        "[1, 2]",
+        '"epoch"',
+        "[" * 100_000,
+        '{"model": "backbone"}',
+        '{"model": ["backbone"], "epoch": 1, "loss": 1}',
+        '{"model": "backbone", "epoch": true, "loss": 1}',
+        '{"model": "backbone", "epoch": -3, "loss": 1}',
+        '{"model": "backbone", "epoch": 1e400, "loss": 1}',
+        '{"model": "backbone", "epoch": 1' + "0" * 400 + ', "loss": 1}',
+        '{"model": "backbone", "epoch": 1, "lo',
+        "\x00\x00\x00",
+        "\ufffd",
+    ],
+)
+def test_a_line_of_the_log_that_is_not_an_epoch_is_refused(line, tmp_path):
+    path, good = tmp_path / "log.jsonl", '{"model": "backbone", "epoch": 1, "loss": 1}'
+    path.write_text(f"{good}\n{good}\n")
+    assert len(journal.read_log(path)) == 2
+    path.write_text(f"{good}\n{line}\n{good}\n")
+    with pytest.raises(ValueError, match="line 2 is damaged: "):
+        journal.read_log(path)
 
 
 def test_the_log_holds_null_where_a_number_is_none(tmp_path):

@@ -252,7 +252,7 @@ def test_a_csv_that_can_be_read_in_two_ways_is_refused_by_the_cell_in_doubt(read
 NFD = unicodedata.normalize("NFD", "\ud55c\uae00/caf\u00e9.jpg")  # as a Mac writes them
 NFC = unicodedata.normalize("NFC", NFD)
 UPLOAD = "/data/upload/3/3f2a9c1b-"  # Label Studio's
-BY = "photos found by less than the exact path: 1 of 1; 1 by "
+BY = "1 of 1 photos are not at the exact path that it names but were found: 1 by "
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,8 @@ def as_label_studio(rows):
 def test_in_every_form_a_photo_that_is_named_twice_has_the_labels_of_both(read, capsys, write):
     rows = [("a.jpg", ["cat"]), ("b.jpg", ["dog"]), ("a.jpg", ["dog"]), ("a.jpg", [])]
     assert read(write(rows), ABC)[0] == {"a.jpg": {"cat", "dog"}, "b.jpg": {"dog"}}
-    assert "rows that name a photo again: 2; their labels are united" in capsys.readouterr().out
+    told = "2 of 4 rows name a photo that an earlier row names; their labels are united"
+    assert told in capsys.readouterr().out
 
 
 # Label Studio, CVAT, COCO

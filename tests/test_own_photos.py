@@ -23,7 +23,8 @@ import data
 import predict
 import run
 from datasets import catalogue, own_photos
-from runtime import reading
+from datasets.catalogue import Sources
+from runtime import photo_files
 
 
 def arguments(out, photos, labels=None, more=""):
@@ -80,7 +81,7 @@ def test_linked_folders_are_entered_and_circles_of_links_come_to_an_end(tmp_path
     (root / "cat/dogs").symlink_to(root / "dog")  # both labels
     (root / "cat/x/up").symlink_to(root / "cat")
     (tmp_path / "far/bird/loop").symlink_to(tmp_path / "far")
-    photos, _ = reading.walk(root)
+    photos, _ = photo_files.walk(root)
     assert photos == [
         *("bird/a.png", "cat/b.png", "cat/dogs/d.png", "cat/x/y/c.png", "dog/d.png"),
         *("kitten/b.png", "kitten/dogs/d.png", "kitten/x/y/c.png"),
@@ -103,7 +104,7 @@ def test_what_is_in_the_folder_and_no_file_is_named_and_left_alone(tmp_path):
         directory = os.open(tmp_path / "cat", os.O_RDONLY)  # a socket's path is short
         server.bind(f"/proc/self/fd/{directory}/s.png")
         os.close(directory)
-        photos, left_out = reading.walk(tmp_path)
+        photos, left_out = photo_files.walk(tmp_path)
     assert photos == ["cat/a.png"]
     assert left_out == "3 pipes, sockets or devices, 2 broken links"
     with pytest.raises(ValueError, match="it is not a regular file"):  # and does not wait
@@ -207,7 +208,7 @@ def test_copies_are_known_by_their_bytes_and_by_roboflows_names(tmp_path, monkey
     assert groups.tolist() == [0, 1, 0, 2, 2, 3, 2, 4, 5, 6, 7]
     groups = own_photos.groups_of_copies([str(path) for path in paths])
     assert groups.tolist() == [0, 1, 0, 2, 3, 4, 3, 5, 6, 7, 8]
-    monkeypatch.setattr(reading, "digest", lambda path: "unreadable")  # without permission
+    monkeypatch.setattr(photo_files, "digest", lambda path: "unreadable")  # without permission
     groups = own_photos.groups_of_copies([str(path) for path in paths])
     assert len(set(groups.tolist())) == 11
 
@@ -250,8 +251,8 @@ def test_a_file_of_val_photos_that_are_gone_is_refused_with_the_way_out(tmp_path
 def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     write_photos(tmp_path / "train", **{"cat/a.png": 0, "dog/b.png": 1, "dog/c.rf.1.png": 3})
     write_photos(tmp_path / "val", **{"cat/x.png": 0, "dog/y.png": 2, "dog/c.rf.2.png": 4})
-    val = {"val_photos": f"{tmp_path}/val", "val_labels": None, "kept": tmp_path / "kept.json"}
-    catalogue.load("own", f"{tmp_path}/train", True, labels=None, **val)
+    sources = Sources(val_photos=f"{tmp_path}/val", val_list=tmp_path / "kept.json")
+    catalogue.load("own", f"{tmp_path}/train", sources, True)
     told = f"too high: {tmp_path}/val/cat/x.png, {tmp_path}/val/dog/c.rf.2.png\n"
     printed = capsys.readouterr().out
     assert "2 of 3 val photos are copies of training photos (the same bytes, or" in printed
@@ -382,7 +383,7 @@ def test_val_photos_are_known_however_their_accents_are_spelled(tmp_path):
     composed, apart = "caf\u00e9.png", "cafe\u0301.png"  # copied from a Mac to Linux, or back
     for kept, name in ((composed, apart), (apart, composed)):
         (tmp_path / "kept.json").write_text(json.dumps([kept]))
-        held = own_photos.kept_before(tmp_path / "kept.json", ["a.png", name], "photos")
+        held = own_photos.held_out_before(tmp_path / "kept.json", ["a.png", name], "photos")
         assert held.tolist() == [False, True]
 
 
@@ -392,8 +393,8 @@ def test_a_limit_takes_photos_evenly_from_every_folder(tmp_path, limit):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    val = {"val_photos": str(tmp_path), "val_labels": None, "kept": tmp_path / "kept.json"}
-    train, _ = catalogue.load("own", str(tmp_path), True, limit, labels=None, **val)
+    sources = Sources(val_photos=str(tmp_path), val_list=tmp_path / "kept.json")
+    train, _ = catalogue.load("own", str(tmp_path), sources, True, limit)
     rows = [names.index(os.path.relpath(path, tmp_path)) for path in train.paths]
     assert len(set(rows)) == limit
     assert rows == sorted(rows)
@@ -407,12 +408,12 @@ def test_missing_photos_are_named_with_the_option_that_leaves_them_out(tmp_path,
     write_photos(tmp_path, **{f"{i}.png": i for i in range(5)})
     rows = [f"{i}.png,{'cd'[i % 2]}\n" for i in range(7)]
     (tmp_path / "tags.csv").write_text("".join(rows))
-    val = {"val_photos": None, "val_labels": f"{tmp_path}/tags.csv", "kept": tmp_path / "kept.json"}
-    options = {"labels": f"{tmp_path}/tags.csv", **val}
+    labels = f"{tmp_path}/tags.csv"
+    sources = Sources(labels=labels, val_labels=labels, val_list=tmp_path / "kept.json")
     named = f"2 of 7 train photos are missing: {tmp_path}/5.png, {tmp_path}/6.png"
     with pytest.raises(FileNotFoundError, match=f"{re.escape(named)}; .*--skip-bad-images"):
-        catalogue.load("own", str(tmp_path), True, **options)
-    train, val = catalogue.load("own", str(tmp_path), True, skip_missing=True, **options)
+        catalogue.load("own", str(tmp_path), sources, True)
+    train, val = catalogue.load("own", str(tmp_path), sources, True, skip_missing=True)
     assert [os.path.basename(path) for path in train.paths] == [f"{i}.png" for i in range(5)]
     assert (train.unreadable, val.unreadable) == (2, 2)
     assert train.targets.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]]
@@ -420,7 +421,7 @@ def test_missing_photos_are_named_with_the_option_that_leaves_them_out(tmp_path,
     for i in range(5):
         (tmp_path / f"{i}.png").unlink()
     with pytest.raises(FileNotFoundError, match="7 of 7 train photos are missing"):
-        catalogue.load("own", str(tmp_path), True, skip_missing=True, **options)
+        catalogue.load("own", str(tmp_path), sources, True, skip_missing=True)
 
 
 def test_the_id_of_own_photos_is_of_their_content_up_to_two_gigabytes(tmp_path, monkeypatch):
@@ -518,7 +519,7 @@ def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(
     write_photos(grown, **{"new.png": 20})
     (grown / "tags.csv").write_text("new.png,bird\n" + (photos / "tags.csv").read_text())
     graph = (again / "graph.png").read_bytes()
-    monkeypatch.setattr(run, "foretell", None)  # the old model is refused before anything is done
+    monkeypatch.setattr(run, "tell_forecast", None)  # the old model is refused before that
     sentence = refused(capsys, arguments(again, grown, grown / "tags.csv", more))
     assert "again/backbone.pt was made with other training photos" in sentence
     assert (again / "graph.png").read_bytes() == graph

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -203,10 +204,22 @@ def test_on_a_full_disk_no_picture_is_left_that_is_cut(predictor, tmp_path, caps
 
 def test_two_calls_do_not_write_to_one_folder_of_pictures_at_once(predictor, tmp_path, capsys):
     drawn_photo().save(tmp_path / "a.png")
-    with LabelledFolder(tmp_path / "out"):
-        argv = predictor[0], tmp_path / "a.png", "--save", tmp_path / "out"
-        _, errors = predicted(capsys, *argv, code=2)
+    argv = predictor[0], tmp_path / "a.png", "--save", tmp_path / "out"
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+
+    def write():
+        with LabelledFolder(tmp_path / "out"):
+            there.send("writing")
+            there.recv()
+
+    process = context.Process(target=write)
+    process.start()
+    assert here.recv() == "writing"
+    _, errors = predicted(capsys, *argv, code=2)
     assert "in use" in errors
+    here.send("stop")
+    process.join(60)
     predicted(capsys, *argv)
 
 
@@ -646,7 +659,8 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),
     ({}, "model.pt empty", "no photo in"),
     ({}, "model.pt", "name photos or folders"),
-    ({}, "model.pt photo.png --top 0", "0 is not in 1 .."),
+    ({}, "model.pt photo.png --top 0", "0 is too small; expected a whole number of at least 1"),
+    ({}, "model.pt photo.png --top 9999999999", "9999999999 is too large; expected a whole number"),
     ({}, "model.pt photo.png --threshold nan", "not in 0 .. 1"),
     ({}, "model.pt photo.png --threshold 0.5 --top 2", "not allowed with"),
     ({}, "model.pt photo.png --device cuda:77", "--device cuda:77"),

@@ -25,7 +25,6 @@ from reports import (
     pictures,
     results,
 )
-from runtime import reading
 from runtime.folder import Folder
 
 # Five photos, three labels, above a half: cat is missed twice and a dog is seen in its place both
@@ -100,10 +99,6 @@ def test_the_thresholds_of_results_md_are_the_points_for_each_precision_by_hand(
     words = operating_points.in_words(own, 0.5)
     assert words.endswith("1.0 per photo (predict.py's own)")
     assert operating_points.suggested(logits_of(SCORES), TARGETS * 0, 0.5) == []
-
-
-def test_the_pictures_that_are_no_photos_are_those_that_a_run_draws():
-    assert {name for name in results.ALL_FILES if name.endswith(("jpg", "png"))} == reading.DRAWN
 
 
 HOSTILE = ["=1+1", "+a", "-b", "@c", "\td", " =e", "＝f", 'g"h', "i,j;k", "l\nm", "\ud800", "人 é"]

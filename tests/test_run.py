@@ -149,10 +149,10 @@ def test_a_run_that_resumes_foretells_the_epochs_that_are_left(demo, tmp_path, m
     args = run.parse_args(argv(demo, tmp_path, "--phase backbone --epochs 3"))
     splits, folder = run.load_data(args), Folder(tmp_path, ["a"])
     args = run.with_batch_size(run.on_device(args), splits.train)
-    run.foretell(args, splits, folder, None)
+    run.tell_forecast(args, splits, folder, None)
     (tmp_path / "log.jsonl").write_text('{"model": "backbone", "epoch": 1, "loss": 1, "lr": 1}\n')
     (tmp_path / "last-backbone.pt").touch()
-    run.foretell(args, splits, folder, None)
+    run.tell_forecast(args, splits, folder, None)
     assert foretold[0] - foretold[1] == pytest.approx(len(splits.train))
 
 
@@ -306,7 +306,7 @@ def test_the_moving_average_is_the_mean_of_all_steps_with_falling_weights():
     for value in (4.0, 8.0):
         torch.nn.init.constant_(model.weight, value)
         model.running_mean.fill_(value)
-        run.follow(average, model, 0.75)
+        run.update_average(average, model, 0.75)
     assert (average.weight.item(), average.running_mean.item()) == (2.75, 2.75)
 
 
