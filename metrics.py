@@ -40,6 +40,8 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def checked(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores and targets > 0, both (M, n); a ValueError on other shapes and on NaN."""
     scores, targets = np.asarray(scores), np.asarray(targets) > 0
+    if scores.dtype.kind != "f":
+        scores = scores.astype(float)  # -scores of unsigned integers would wrap around
     if scores.shape != targets.shape or scores.ndim != 2:
         raise ValueError(f"scores {scores.shape}, targets {targets.shape}; expected two of (M, n)")
     if np.isnan(scores).any():

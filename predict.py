@@ -63,6 +63,8 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, device: str = "auto", batch_size: int = 16):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
         self.path, _ = model_file(path)
         self.device, self.batch_size = choose_device(device), batch_size
         check_device(self.device)
@@ -77,8 +79,7 @@ class Predictor:
 
         A photo that cannot be read is a ValueError; with `allow_unreadable` its row is NaN.
         """
-        if isinstance(paths, str | Path):
-            raise ValueError(f"paths is {paths!r}, expected a list of paths; pass [{paths!r}]")
+        check_paths(paths)
         paths = list(paths)
         scores = np.full((len(paths), len(self.classes)), np.nan, np.float32)  # (M, n)
         for batch in self.batches(paths):
@@ -92,6 +93,7 @@ class Predictor:
 
         With `with_maps`, the batches also say where in the photos the logits come from.
         """
+        check_paths(paths)
         photos = photos_in_batches(paths, self.image_size, self.batch_size)
         for rows, images, errors in photos:
             batch = Batch(rows, torch.empty(0, len(self.classes)), None, errors)
@@ -141,6 +143,12 @@ class Batch:
     logits: torch.Tensor  # (B, n), calibrated
     maps: torch.Tensor | None  # (B, n, h, w), whose means are the logits
     errors: list[str]
+
+
+def check_paths(paths: Iterable[str | Path]) -> None:
+    """A ValueError for one path: its letters would be taken for paths."""
+    if isinstance(paths, str | Path):
+        raise ValueError(f"paths is {paths!r}, expected a list of paths; pass [{paths!r}]")
 
 
 def photos_in_batches(
@@ -337,6 +345,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     args.checkpoint, *args.photos = paths
     if "" in paths:
         parser.error("a path is empty; name a model, and photos or folders")
+    models = [path for path in paths if not is_photo(path)]
+    if len(models) > 1:
+        parser.error(f"{models[0]} and {models[1]} are two models; name one")
     if args.export and args.export.suffix not in (".onnx", ".pt2"):
         parser.error(f"--export {args.export} ends neither in .onnx nor in .pt2")
     if args.export and (args.json or args.csv or args.save or args.top):

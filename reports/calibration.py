@@ -19,6 +19,8 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     If higher logits are not more often right it is (1, 0), which changes nothing.
     """
     x, y = torch.from_numpy(logits).double(), torch.from_numpy(targets).double()  # (M, n)
+    centre, spread = x.mean(), x.std(correction=0).clamp(min=1e-12)
+    x = (x - centre) / spread  # so that the search starts near its end, whatever the logits' scale
     line = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -29,7 +31,7 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
         return value
 
     optimizer.step(loss)
-    slope, offset = line.tolist()  # NaN is not above 0
+    slope, offset = (line[0] / spread).item(), (line[1] - line[0] * centre / spread).item()
     return (slope, offset) if slope > 0 and math.isfinite(slope + offset) else (1.0, 0.0)
 
 

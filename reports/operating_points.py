@@ -24,10 +24,15 @@ class OperatingPoint(NamedTuple):
 
 
 def point_for(points: list[OperatingPoint], precision: float) -> OperatingPoint | None:
-    """The point to use for a precision: of those that reach it, the one that finds most labels;
-    None if none does. Precision is not monotone in the threshold, so all points are compared."""
+    """The point to use for a precision: of those that reach it, the one that finds most labels, and
+    of several equally good ones the middle one; None if none does. Precision is not monotone in the
+    threshold, so all points are compared."""
     reached = [point for point in points if point.precision >= precision]
-    return max(reached, key=lambda point: (point.recall, point.precision), default=None)
+    if not reached:
+        return None
+    highest = max((point.recall, point.precision) for point in reached)
+    best = [point for point in reached if (point.recall, point.precision) == highest]
+    return best[len(best) // 2]
 
 
 def suggested(logits: np.ndarray, targets: np.ndarray, threshold: float) -> list[OperatingPoint]:

@@ -41,6 +41,14 @@ def test_scores_that_are_no_better_than_chance_are_left_as_they_are():
     assert slope > 0
 
 
+@pytest.mark.parametrize(("centre", "spread"), [(300, 1), (3000, 100), (0, 1e-3)])
+def test_calibration_finds_the_line_whatever_the_scale_of_the_logits(centre, spread):
+    logits, targets = drawn(2.1, -3.0)
+    slope, offset = calibration.fit(centre + spread * logits.astype(float), targets)
+    assert slope * spread == pytest.approx(2.1, rel=0.02)
+    assert offset + slope * centre == pytest.approx(-3.0, rel=0.02)
+
+
 @pytest.mark.parametrize("head", ["linear", "gcn"])
 def test_a_calibrated_models_logits_are_on_the_line(head):
     torch.manual_seed(0)

@@ -658,6 +658,8 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt photo.png --precision 0.5 --top 2", "not allowed with"),
     ({}, "model.pt --export out.pt2 --csv out.csv", "--export writes a model"),
     ({}, "model.pt empty", "no photo in"),
+    ({}, "model.pt model.pt photo.png", "model.pt and model.pt are two models; name one"),
+    ({}, "run model.pt photo.png", "run and model.pt are two models; name one"),
     ({}, "model.pt", "name photos or folders"),
     ({}, "model.pt photo.png --top 0", "0 is too small; expected a whole number of at least 1"),
     ({}, "model.pt photo.png --top 9999999999", "9999999999 is too large; expected a whole number"),
@@ -682,6 +684,8 @@ def test_bad_calls_of_predict_end_with_code_2_and_one_sentence(
     drawn_photo().save("photo.png")
     (tmp_path / "empty").mkdir()
     torch.save(torch.load(predictor[0]) | change, "model.pt")
+    (tmp_path / "run").mkdir()
+    shutil.copyfile("model.pt", "run/backbone.pt")
     try:
         code = predict.main(arguments.split())
     except SystemExit as end:  # argparse's
