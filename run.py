@@ -147,9 +147,10 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
             folder, name, logits[name], read, report, thresholds
         )
     if ranks.rank() == 0:
-        training_photos = None  # (n,), where the models were trained on the photos that are there
+        training_photos, seen_in_val = None, 0
         if all(models_of_run.was_trained_on(splits.train, report) for report in reports.values()):
-            training_photos = splits.train.targets.sum(0)
+            training_photos = splits.train.targets.sum(0)  # (n,)
+            seen_in_val = int(torch.isin(splits.val.photo_ids, splits.train.photo_ids).sum())
         evaluation = results.Evaluation(
             dataset=title_of(args, evaluated),
             image_size=args.image_size,
@@ -157,6 +158,7 @@ def phase_eval(args, splits: Splits, folder: Folder) -> None:
             logits=logits,
             reports=reports,
             training_photos=training_photos,
+            seen_in_val=seen_in_val,
             val_is_drawn=args.dataset == "own" and sources_of(args).val_is_drawn,
         )
         suffix = EVALUATED if args.evaluate else ""
@@ -306,7 +308,8 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     scheduler = schedule(args.recipe, optimizer, len(batches) * args.epochs)
     average = copy.deepcopy(part) if args.ema else None
     learning = {"model": part, "optimizer": optimizer, "scheduler": scheduler, "average": average}
-    journal = Journal(folder, name, learning, settings, len(batches), args.save_every)
+    seen = photos_seen(args, name, splits.train, folder)
+    journal = Journal(folder, name, learning, settings, len(batches), args.save_every, seen)
     forward = ranks.parallel(part, args.device)
     forward = torch.compile(forward) if args.compile else forward
     final = average or part
@@ -339,17 +342,17 @@ def train(args, name: str, model: iml_gcn.Model, splits: Splits, folder: Folder)
     # The last epoch is always measured, also when a run resumes after its last step.
     whole_model = final if part is model else iml_gcn.Model(model.backbone, final.head)
     content = checkpoint_of(args, name, whole_model, val_logits, read.targets)
-    journal.finish(content | photos_seen(args, name, splits.train, folder))
+    journal.finish(content)
 
 
 def photos_seen(args, name: str, split: data.Split, folder: Folder) -> dict:
-    """What <name>.pt says of the photos that it has learned from: those of this run, and those of
-    the model of ours that it started from, if both are known in the same way."""
+    """What <name>.pt and last-<name>.pt say of the photos that it has learned from: those of this
+    run, and those of the model of ours that it started from, if both are known in the same way."""
     start = folder / "backbone.pt"
     if name == "backbone" or args.gcn_from == "weights":
-        start = Path(args.weights)
+        start = file_of_weights(args)
     ids = split.photo_ids  # (M,)
-    if start.is_file():
+    if start:
         before = checkpoints.read_checkpoint(start)
         known = before.get("training_photos")
         in_the_same_way = before.get("known_by_content") is split.known_by_content
@@ -648,9 +651,8 @@ def sources_of(args) -> Sources:
 
 
 def check_out(args) -> None:
-    """A ValueError if --out is a folder of photos, or if a file of labels lies in --out under a
-    name that the run writes: it would be overwritten, and the run's pictures be taken for photos.
-    """
+    """A ValueError if --out is a folder of photos, whose pictures would be taken for photos, or if
+    a file of the user's lies in --out under a name that the run writes: it would be overwritten."""
     out = args.out.resolve()
     for option in ("photos", "val_photos", "train_images", "val_images"):
         folder = getattr(args, option)
@@ -666,6 +668,13 @@ def check_out(args) -> None:
                 f"the run would write its own {Path(file).name} over {typed_name(option)} {file}; "
                 "choose another --out, such as runs/mine"
             )
+    if not (out / "lock").exists():  # every run leaves one
+        for path in sorted(out.glob("*")):
+            if is_written(path.name) and path.name != "val-photos.json":  # that one is read
+                raise ValueError(
+                    f"--out {args.out} holds a {path.name} that is of no run, and the run would "
+                    "replace it; choose another --out, such as runs/mine"
+                )
 
 
 def is_written(name: str) -> bool:
@@ -717,20 +726,37 @@ def check_nodes(args, split: data.Split) -> None:
 
 def check_starts(args, splits: Splits, folder: Folder) -> None:
     """Refuse, before any work, models to start from that phase eval would refuse after all of it:
-    those of another network, and those that have seen val photos. With --fresh also weights that
-    cannot be loaded, before it moves anything."""
+    those of another network or other photos, and those that have seen val photos. With --fresh also
+    weights that cannot be loaded, before it moves anything."""
     if args.fresh and needs_weights(args):
         with contextlib.redirect_stdout(io.StringIO()):  # they are loaded again, and then told
             pretrained_backbone(args)
-    if args.phase != ["eval"] and os.path.isfile(args.weights):  # perhaps one of our models
+    if args.phase != ["eval"] and needs_weights(args) and (file := file_of_weights(args)):
         advice = "start from other --weights, or choose val photos that they have not seen"
-        checkpoint = checkpoints.read_checkpoint(args.weights)
+        checkpoint = checkpoints.read_checkpoint(file)
         models_of_run.check_unseen(args.weights, checkpoint, splits.val, advice)
-    starts_from_it = "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone")
-    if starts_from_it and "backbone" not in args.phase:
+    if "backbone" in args.phase:
+        return
+    beside = folder.reusable("backbone.pt", {})
+    if beside and {"gcn", "eval"} <= set(args.phase) and not args.skip_bad_images:
+        if not models_of_run.was_trained_on(splits.train, beside):
+            raise ValueError(
+                f"{folder / 'backbone.pt'} was trained on other photos or labels, and phase eval "
+                "puts only models of the same ones side by side; run phase backbone again too, "
+                "with --fresh, or leave out phase eval"
+            )
+    if "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone"):
         trained = folder.load("backbone.pt", "backbone", network_of(args))
         advice = "run --phase backbone again, or choose val photos that it has not seen"
         models_of_run.check_unseen(folder / "backbone.pt", trained, splits.val, advice)
+
+
+def file_of_weights(args) -> Path | None:
+    """The file of --weights, which is downloaded if it is a URL and not here yet; None where it
+    cannot be a model of ours: random weights, timm's and released ones."""
+    if args.weights == "none" or args.weights in RELEASED or args.weights.startswith("timm:"):
+        return None
+    return Path(fetch_weights(args.weights))
 
 
 def check_old_models(args, splits: Splits, folder: Folder) -> None:

@@ -46,6 +46,13 @@ def find(checkpoint: dict, backbone: nn.Module, path: object) -> tuple[Network, 
     Of raw and averaged weights the averaged ones are loaded, as in timm. Several networks of which
     none is to be preferred are a ValueError. If none fits, the one that comes nearest is returned.
     """
+    for keys, tensors in groups(checkpoint):
+        for name, tensor in tensors.items():
+            if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+                raise ValueError(
+                    f"{path}: {printable(keys + name)} is sparse, nested or without values; save "
+                    "dense tensors"
+                )
     candidates = networks(checkpoint, backbone)
     whole = [network for network in candidates if network.whole] or candidates[:1]
     averaged = [network for network in whole if network.averaged]

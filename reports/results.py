@@ -39,8 +39,8 @@ TERMINAL_WIDTH = 80  # characters
 class Evaluation:
     """Models of a run on its val photos: by name their logits (M, n) and their metrics, the
     simplest model first; and how many training photos show each label, (n,), or None where that is
-    not known. `val_is_drawn`: val-photos.json names the val photos, so more photos do not make val
-    larger by themselves."""
+    not known. `seen_in_val`: how many of the val photos the models were trained on. `val_is_drawn`:
+    val-photos.json names the val photos, so more photos do not make val larger by themselves."""
 
     dataset: str
     image_size: int
@@ -48,6 +48,7 @@ class Evaluation:
     logits: dict[str, np.ndarray]
     reports: dict[str, dict]
     training_photos: np.ndarray | None
+    seen_in_val: int = 0
     val_is_drawn: bool = False
 
     def file(self, name: str) -> str:
@@ -128,6 +129,12 @@ def judge(evaluation: Evaluation) -> dict:
     if evaluation.val_is_drawn:
         more_photos += ", then remove val-photos.json and pass --fresh to draw a larger val"
     judgement = verdict.judge(split.targets, logits, names, split.classes, more_photos)
+    if count := evaluation.seen_in_val:
+        judgement["warnings"].insert(
+            0,
+            f"{count:,} of {len(split):,} val photos are among the training photos, so all of "
+            "these numbers are too high",
+        )
     return judgement | {"val_id": val_id(split)}
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from runtime import checkpoints, locks, ranks, writing
-from runtime.terminal import printable, tell
+from runtime.terminal import listed, printable, tell
 
 CONTENT = re.compile("[0-9a-f]{16}")  # the form of checkpoints.content_id and other ids
 
@@ -100,7 +100,14 @@ class Folder:
 
 def check_settings(path: Path, checkpoint: dict, classes: list[str], settings: dict, advice: str):
     """A ValueError that names the first setting that differs from the file's own."""
-    if checkpoint.get("classes") != classes:
+    known_classes = checkpoint.get("classes")
+    if isinstance(known_classes, list) and known_classes != classes:
+        if sorted(map(str, known_classes)) == sorted(classes):
+            raise ValueError(
+                f"{path} has the same labels in another order; bring them in the label file into "
+                f"its order{listed(known_classes, 5)}"
+            )
+    if known_classes != classes:
         raise ValueError(
             f"{path} was made for other labels than this data set's {len(classes)}; choose the "
             "--out of this data set, or use --fresh to start over"

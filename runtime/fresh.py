@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from runtime import writing
-from runtime.folder import ABOUT_ALL_MODELS
+from runtime.folder import ABOUT_ALL_MODELS, EVALUATED
 from runtime.reading import PHOTO, read_json
 from runtime.terminal import tell
 
@@ -27,6 +27,7 @@ def patterns_of(models: list[str], embeddings: bool, folder: Path) -> list[str]:
         patterns.append("embeddings.pt")
     if models:
         patterns += ABOUT_ALL_MODELS  # predict.py chooses a model by verdict.json
+        patterns.append(f"*{EVALUATED}.*")  # --evaluate may have been given one of these models
         staying = {path.stem for path in folder.glob("gcn-*.pt")} - set(models)
         if staying:
             patterns.remove("graph.png")  # it is theirs

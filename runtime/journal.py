@@ -28,12 +28,20 @@ from runtime.terminal import Progress, clock, printable, tell
 
 class Journal:
     """The training of one model. `parts` have a state_dict each: "model", "optimizer", "scheduler"
-    and perhaps "average". `steps` is the number of steps in an epoch."""
+    and perhaps "average". `steps` is the number of steps in an epoch. Both files that are written
+    also hold what `about` says of the model."""
 
     def __init__(
-        self, folder: Folder, name: str, parts: dict, settings: dict, steps: int, save_every: float
+        self,
+        folder: Folder,
+        name: str,
+        parts: dict,
+        settings: dict,
+        steps: int,
+        save_every: float,
+        about: dict,
     ):
-        self.folder, self.name, self.settings = folder, name, settings
+        self.folder, self.name, self.settings, self.about = folder, name, settings, about
         self.parts = {key: part for key, part in parts.items() if part}
         self.networks = [self.parts[key] for key in ("model", "average") if key in self.parts]
         self.steps_per_epoch = steps
@@ -128,7 +136,7 @@ class Journal:
         sums = ranks.total(sums)
         state = {"epochs": self.epoch, "step": self.step, "lr": self.lr}
         state |= {"losses": sums[:-1].float(), "seen": int(sums[-1]), "bad": ranks.gather(self.bad)}
-        state |= {key: part.state_dict() for key, part in self.parts.items()}
+        state |= {key: part.state_dict() for key, part in self.parts.items()} | self.about
         self.folder.save(self.last.name, state, self.settings)
         self.saved_at = time.monotonic()
 
@@ -156,7 +164,7 @@ class Journal:
 
     def finish(self, content: dict) -> None:
         """Write <name>.pt, with this content, and remove last-<name>.pt."""
-        self.folder.save(f"{self.name}.pt", content, self.settings)
+        self.folder.save(f"{self.name}.pt", content | self.about, self.settings)
         if ranks.rank() == 0:
             self.last.unlink(missing_ok=True)
         ranks.wait()

@@ -15,7 +15,11 @@ from conftest import ROOT, argv, refused
 
 import run
 import tresnet
-from runtime import checkpoints
+from runtime import checkpoints, download, journal
+
+
+def full_disk(*_):
+    raise OSError("no space left")
 
 
 def truncate(path):
@@ -35,6 +39,11 @@ def rename_a_label(document):
     document["categories"][0]["name"] = "pedestrian"
 
 
+def swap_labels(document):
+    first, second, *_ = document["categories"]
+    first["name"], second["name"] = second["name"], first["name"]
+
+
 def mark_every_label(document):
     first, categories = document["annotations"][0], document["categories"]
     document["annotations"] += [first | {"category_id": label["id"]} for label in categories]
@@ -50,6 +59,9 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: (d / "out/embeddings.pt").unlink(), "--phase gcn", "out/embeddings.pt embed"),
     (lambda d: None, "--phase gcn --limit 8", f"{EMBED} training photos"),
     (lambda d: None, "--phase gcn --image-size 64", "out/backbone.pt image-size 32 64"),
+    (lambda d: None, "--phase embed gcn eval --limit 8 --fresh", "out/backbone.pt other photos"),
+    (lambda d: edit(d / "data", swap_labels), "--phase eval", "out/backbone.pt in another order"),
+    (lambda d: (d / "out/lock").unlink(), "", "out holds a args.json that is of no run"),
     (lambda d: edit(d / "data", mark_every_label), "--phase gcn", f"{EMBED} labels"),
     (lambda d: edit(d / "data", rename_a_label), "--phase gcn", "out/backbone.pt labels --fresh"),
     (lambda d: None, "--lr 0.002", "out/backbone.pt lr 0.001 0.002 --fresh"),
@@ -257,3 +269,21 @@ def test_a_model_is_not_evaluated_on_photos_that_it_was_trained_on(
     sentence = refused(capsys, [*options, *own.split()])
     assert "backbone.pt was trained on 24 of the 24 val photos" in sentence
     assert run.main(options) == 0
+
+
+def test_weights_of_an_unfinished_training_or_behind_a_url_have_seen_its_photos_too(
+    demo, finished, tmp_path, capsys, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "finish", full_disk)
+        assert run.main(argv(demo, tmp_path / "begun", "--phase backbone --epochs 1")) == 2
+    own = f"--val-json {demo}/annotations/instances_train2014.json --val-images {demo}/train2014"
+    options = [*argv(demo, tmp_path / "out", "--phase backbone"), *own.split()]
+    last = tmp_path / "begun/last-backbone.pt"
+    sentence = refused(capsys, [*options, "--weights", str(last)])
+    assert f"{last} was trained on 24 of the 24 val photos" in sentence
+    url = "https://example.org/backbone.pt"
+    monkeypatch.setattr(download, "cached", lambda *_: finished / "backbone.pt")
+    sentence = refused(capsys, [*options, "--weights", url])
+    assert f"{url} was trained on 24 of the 24 val photos" in sentence
+    assert not (tmp_path / "out/backbone.pt").exists()

@@ -307,6 +307,7 @@ def test_what_a_killed_run_was_writing_is_removed_by_the_next(demo, out):
 def test_what_fresh_will_redo_is_nowhere_in_the_folder_after_a_kill(
     demo, finished, out, monkeypatch, nodes
 ):
+    (out / "results-evaluated.md").write_text("of gcn-pca.pt, which --evaluate was given")
     monkeypatch.setattr(iml_gcn, "asymmetric_loss", killed)
     with pytest.raises(KeyboardInterrupt):
         run.main(argv(demo, out, "--fresh", nodes))
@@ -315,7 +316,8 @@ def test_what_fresh_will_redo_is_nowhere_in_the_folder_after_a_kill(
     assert (out / "log.jsonl").read_text() == ""
     moved = {path.name for path in (out / "before-fresh").iterdir()}
     assert moved | {"args.json", "graph.png", "lock", "log.jsonl"} == {
-        path.name for path in finished.iterdir()
+        "results-evaluated.md",
+        *(path.name for path in finished.iterdir()),
     }
 
 

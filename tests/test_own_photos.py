@@ -257,6 +257,10 @@ def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 of 3 val photos are copies of training photos (the same bytes, or" in printed
     assert told in printed
+    more = f"--val-photos {tmp_path}/val --phase backbone eval --quiet"
+    assert run.main(arguments(tmp_path / "out", tmp_path / "train", more=more)) == 0
+    warning = json.loads((tmp_path / "out/verdict.json").read_text())["warnings"][0]
+    assert warning.startswith("1 of 3 val photos are among the training photos")  # cat/x.png
 
 
 def test_labels_of_val_photos_are_asked_for_where_the_others_have_a_file(tmp_path, capsys):

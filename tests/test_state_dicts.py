@@ -138,6 +138,8 @@ def without(name):
             "unexpected: conv9",
         ),
         ({"ema": SMALLER}, "tensors missing"),
+        ({"ema": RAW | {"conv1.bn.bias": torch.ones(16).to_sparse()}}, "conv1.bn.bias is sparse"),
+        (RAW | {"conv1.bn.bias": torch.ones(16, device="meta")}, "conv1.bn.bias is sparse, nested"),
         ({"epoch": 3}, "tensors missing"),
         (RAW | {"conv1.bn.bias": torch.ones(16, dtype=torch.int8)}, "is of torch.int8"),
         (RAW | {"conv1.bn.bias": torch.full((16,), torch.nan)}, "conv1.bn.bias holds a number"),
