@@ -6,6 +6,7 @@ beside them by hand.
 """
 
 import json
+import re
 import unicodedata
 
 import pytest
@@ -456,6 +457,54 @@ def test_cvats_skeletons_are_labels_their_points_and_attributes_are_named_as_lef
     assert read(xml, ABC) == ({"a.jpg": {"person", "car"}}, ["person", "car", "horse"])
     expected = "left out, since they are no labels of photos: points of skeletons: 2, attributes: 1"
     assert expected in capsys.readouterr().out
+
+
+def in_subsets(*names):
+    """CVAT's export of a project: subset/name=label for every image."""
+    images = ""
+    for each in names:
+        subset, name, label = re.split("[/=]", each, maxsplit=2)
+        attribute = f' subset="{subset}"' if subset else ""
+        images += f'<image name="{name}"{attribute}><tag label="{label}"/></image>'
+    return f"<annotations>{images}</annotations>"
+
+
+TWO_SUBSETS = in_subsets("Train/a.jpg=cat", "Train/b.jpg=cat", "Validation/a.jpg=dog")
+
+
+def test_cvats_photos_of_one_name_in_two_subsets_are_two_photos(read):
+    photos = ["Train/a.jpg", "Train/b.jpg", "Validation/a.jpg"]
+    shown = dict(zip(photos, [{"cat"}, {"cat"}, {"dog"}], strict=True))
+    assert read(TWO_SUBSETS, photos)[0] == shown
+
+
+def test_cvats_photos_of_a_subset_that_is_not_there_are_missing(read, tmp_path):
+    folder = tmp_path / "photos/Train"
+    folder.mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).touch()
+    (tmp_path / "labels").write_text(TWO_SUBSETS)
+    split = label_files.read_labels(tmp_path / "labels", folder)
+    assert split.paths == [f"{folder}/{name}" for name in ("a.jpg", "b.jpg", "Validation/a.jpg")]
+    assert split.targets.tolist() == [[1, 0], [1, 0], [0, 1]]
+
+
+def test_cvats_photos_that_lie_in_no_subset_are_refused_where_subsets_share_a_name(read):
+    with pytest.raises(ValueError, match="would both be the photo a"):
+        read(TWO_SUBSETS, ABC)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Train/a.jpg=cat", "Validation/b.jpg=dog"],  # of two tasks
+        ["Train/a.jpg=cat", "Train/b.jpg=dog"],
+        ["/a.jpg=cat", "/b.jpg=dog"],
+    ],
+)
+def test_cvats_names_stay_as_they_are_where_no_two_subsets_share_one(read, capsys, names):
+    assert read(in_subsets(*names), ABC)[0] == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
+    assert not capsys.readouterr().out  # found by the exact path
 
 
 def changed_coco(**changes):
