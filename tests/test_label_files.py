@@ -397,6 +397,14 @@ def choice(label, **more):
     return {"type": "choices", "value": {"choices": [label]}} | more
 
 
+def way(*words, **more):
+    return {"type": "taxonomy", "value": {"taxonomy": [list(words)]}} | more
+
+
+def box(label, **more):
+    return {"type": "rectanglelabels", "value": {"rectanglelabels": [label]}} | more
+
+
 @pytest.mark.parametrize(
     ("data", "results", "photo"),
     [
@@ -443,6 +451,30 @@ def test_label_studios_taxonomies_are_labels_and_what_is_left_out_is_named(read,
     expected = "photos without an annotation: 2, predictions: 2, rating without labels: 1, "
     expected += "textarea without labels: 1, skipped annotations: 1"
     assert f"left out: {expected}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        ([choice("Yes", from_name="people"), choice("No", from_name="blurred")],
+         {"people / Yes", "blurred / No"}),
+        ([choice("Yes", from_name="people"), choice("sea", from_name="place")], {"Yes", "sea"}),
+        ([way("animal", "bat", from_name="what"), way("bat", from_name="toy")],
+         {"what / animal / bat", "toy / bat"}),
+        ([way("a", "bat", from_name="p"), way("b", "bat", from_name="p")], {"a / bat", "b / bat"}),
+        ([way("a", "bat", from_name="p"), way("a", "bat", from_name="q")], {"p / bat", "q / bat"}),
+        ([choice("cat", from_name="main"), way("pet", "cat", from_name="all")],
+         {"main / cat", "all / pet / cat"}),
+        ([box("cat", from_name="box"), box("cat", from_name="polygon")], {"cat"}),
+        ([box("cat", from_name="box"), choice("cat", from_name="main")], {"cat"}),
+    ],
+)  # fmt: skip
+def test_label_studios_answer_to_several_questions_is_a_label_for_each(read, results, expected):
+    no = [choice("No", from_name="people"), choice("Yes", from_name="blurred")]
+    tasks = json.loads(labelled({"image": "a.jpg"}, *results))
+    if "people / Yes" in expected:  # the words are those of the whole file
+        tasks += json.loads(labelled({"image": "b.jpg"}, *no))
+    assert read(json.dumps(tasks), ABC)[0]["a.jpg"] == expected
 
 
 def test_cvats_skeletons_are_labels_their_points_and_attributes_are_named_as_left_out(read, capsys):
