@@ -25,12 +25,13 @@ from runtime import reading
 from runtime.photo_names import PhotoFolder, decoded, has_photo_suffix
 from runtime.terminal import brief, counted, printable, tell
 
-YES, NO = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
-# Ticks in other languages and as symbols; they are refused, as few of them are known here.
+# Ticks, as `simplified` writes them.
+YES, NO = {"1", "true", "yes", "y", "t", "x"}, {"0", "false", "no", "n", "f"}
+# Ticks in other languages, as symbols, and -1 for no; they are refused, as few are known here.
 FOREIGN_TICKS = set(
-    "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐".split()
+    "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐ -1".split()
 )
-NUMBERS = {"0", "1", "0.0", "1.0"}  # ticks, or the numbers of two classes
+NUMBERS = {"0", "1"}  # ticks, or the numbers of two classes
 # What pandas, NumPy, spreadsheets and data bases write where there is nothing.
 NOTHING = {"nan", "NaN", "NAN", "-nan", "NaT", "none", "None", "NONE", "null", "Null", "NULL"}
 NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
@@ -49,6 +50,7 @@ MAY_BE_TICKS = (
 # What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 ITEM = rf"{QUOTED}|-?\d+(?:\.0*)?|None|null|nan|NaN"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I)
 NUMPY = re.compile(rf"np\.\w+\(({ITEM})\)")  # how NumPy prints an item of its own
 
 
@@ -164,6 +166,14 @@ def check_lengths(table: Table) -> None:
             )
 
 
+def simplified(cell: str) -> str:
+    """A cell in small letters. A number that equals 0, 1 or -1 is written so: programs write 1.00,
+    1. and 1e0 as well."""
+    if NUMBER.fullmatch(cell) and float(cell) in (-1, 0, 1):
+        return str(int(float(cell)))
+    return cell.lower()
+
+
 # The photos
 
 
@@ -234,7 +244,7 @@ def repeats_labels(first: list[str], rest: list[list[str]], photo: int) -> bool:
     if len(labels) != 1:
         return False
     others = {row[labels[0]] for row in rest}
-    return first[labels[0]] in others and not others <= {*YES, *NO, ""}
+    return first[labels[0]] in others and not set(map(simplified, others)) <= {*YES, *NO, ""}
 
 
 # The labels
@@ -277,17 +287,14 @@ def holds_ticks(table: Table) -> bool:
     places = [(i, j) for i, j in places if table.rows[i][j] not in NOTHING]
     if not places:
         raise ValueError(f"{table.path} has no labels, all cells for them are empty; {FORM}")
-    not_ticks = [(i, j) for i, j in places if table.rows[i][j].lower() not in YES | NO]
+    not_ticks = [(i, j) for i, j in places if simplified(table.rows[i][j]) not in YES | NO]
     if len(table.labels) > 1 and not_ticks:
         raise table.doubt(*not_ticks[0], FORM)
     if not_ticks:
-        values = {table.rows[i][j].lower() for i, j in places}
-        if (
-            table.header
-            and not is_generic(table.header[table.labels[0]])
-            and values <= FOREIGN_TICKS | YES | NO
-        ):
-            raise table.doubt(*places[0], "for ticks write 1 and 0")
+        values = {simplified(table.rows[i][j]) for i, j in places}
+        is_of_classes = table.header and is_generic(table.header[table.labels[0]])
+        if not is_of_classes and values <= FOREIGN_TICKS | YES | NO:
+            raise table.doubt(*not_ticks[0], "for ticks write 1 and 0")
         return False
     if table.header is None:
         problem = (
@@ -300,7 +307,7 @@ def holds_ticks(table: Table) -> bool:
             raise ValueError(f"{table.path}: row 1 has no label in column {nameless[0] + 1}")
         return True
     generic = is_generic(table.header[table.labels[0]])
-    numbers = {table.rows[i][j] for i, j in places} <= NUMBERS
+    numbers = {simplified(table.rows[i][j]) for i, j in places} <= NUMBERS
     if generic and numbers:  # 0 and 1 of "class" are two classes
         return False
     if not generic and not numbers:  # true and false of "cat" are ticks
@@ -320,7 +327,9 @@ def ticks(table: Table) -> list[set[str]]:
     """The labels of every row, from a column of ticks for each."""
     for row in table.rows:
         table.nothing.update(row[j] for j in table.labels if row[j] in NOTHING)
-    return [{table.header[j] for j in table.labels if row[j].lower() in YES} for row in table.rows]
+    return [
+        {table.header[j] for j in table.labels if simplified(row[j]) in YES} for row in table.rows
+    ]
 
 
 # Tags
@@ -396,9 +405,10 @@ def check_no_vectors(table: Table, items: list[list[str] | None]) -> None:
 
 
 def are_ticks(lists: list[list[str]]) -> bool:
-    """Whether lists of numbers have one length, above 1, and hold only 0 and 1."""
+    """Whether lists of numbers have one length, above 1, and hold only 1 and 0, or 1 and -1."""
     lengths = {len(each) for each in lists}
-    return len(lengths) == 1 and lengths != {1} and all(set(each) <= NUMBERS for each in lists)
+    numbers = {simplified(number) for each in lists for number in each}
+    return len(lengths) == 1 and lengths != {1} and numbers <= NUMBERS | {"-1"}
 
 
 def is_number(text: str) -> bool:
@@ -455,10 +465,15 @@ def check_one_separator(table: Table, labels: list[set[str]], split: list[bool])
 
 def as_class_numbers(table: Table, labels: list[set[str]]) -> list[set[str]]:
     """Numbers of classes without the .0 that pandas may add; other labels as they are."""
-    if not all(map(is_number, set().union(*labels))):
+    if not all(map(is_number, map(whole, set().union(*labels)))):
         return labels
     for i, names in enumerate(labels):
         for name in names:
             if float(name) % 1:
                 raise table.doubt(i, table.labels[0], "this is not the number of a class")
-    return [{name.split(".")[0] for name in names} for names in labels]
+    return [{whole(name).split(".")[0] for name in names} for names in labels]
+
+
+def whole(name: str) -> str:
+    """-1, 0 and 1 in their shortest form; other names, and codes such as 01, as they are."""
+    return name if name.isdigit() else simplified(name)

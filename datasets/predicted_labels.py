@@ -16,7 +16,7 @@ from runtime.terminal import printable
 
 HEADER = ["photo", "labels", "scores"]
 SCORE = re.compile(r"[01]\.\d{6}")
-WHOLE = {"0.000000", "1.000000"}  # a table with no other numbers holds labels
+WHOLE = {"0.000000", "1.000000"}  # they may be ticks of another program
 
 
 def header_of(classes: list[str], columns: bool) -> list[str]:
@@ -65,6 +65,10 @@ def is_table_of_ours(path: Path) -> bool:
 
 
 def holds_scores(rows: list[list[str]]) -> bool:
-    """Whether the rows below the header are from `row_of_scores`, and so hold no labels."""
-    cells = [cell for row in rows[1:] for cell in row[1:]]
-    return not WHOLE.issuperset(cells) and all(SCORE.fullmatch(cell) for cell in cells)
+    """Whether there are rows below the header and all are from `row_of_scores`, so that they hold
+    no labels."""
+    header, *rest = rows
+    cells = [cell for row in rest for cell in row[1:]]
+    if not cells or not all(SCORE.fullmatch(cell) for cell in cells):
+        return False
+    return header[0] == "photo" or not WHOLE.issuperset(cells)

@@ -78,9 +78,10 @@ def test_a_table_that_was_corrected_with_another_separator_is_refused(tmp_path, 
         read_labels(tmp_path / "t.csv", "photos")
 
 
-@pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"]])
-def test_a_table_of_scores_is_not_read_as_labels(tmp_path, classes):
-    header = header_of(classes, columns=True)
-    write(tmp_path / "t.csv", [row_of_scores("a.jpg", [0.25] * len(classes))], header)
+@pytest.mark.parametrize("scores", [[0.25, 0.5], [0.0, 1.0], [1.0, 1.0]])
+@pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"], ["labels", "scores"]])
+def test_a_table_of_scores_is_not_read_as_labels(tmp_path, classes, scores):
+    rows = [row_of_scores(name, [s] * len(classes)) for name, s in zip("ab", scores, strict=True)]
+    write(tmp_path / "t.csv", rows, header_of(classes, columns=True))
     with pytest.raises(ValueError, match=r"holds the scores that .* no labels"):
         read_labels(tmp_path / "t.csv", "photos")
