@@ -6,7 +6,6 @@ after somebody has corrected the labels in a spreadsheet.
 
 import codecs
 import csv
-import io
 import itertools
 import re
 from pathlib import Path
@@ -51,17 +50,20 @@ def read_row(row: list[str]) -> tuple[str, list[str]]:
 
 
 def is_table_of_ours(path: Path) -> bool:
-    """Whether a file is empty, or a table of predict.py, of either form, as it was written."""
+    """Whether a file is empty, or a table of predict.py, of either form, as it was written; with
+    `--columns` it may be a header alone."""
     with open(path, "rb") as file:
-        start = file.read(100_000)
-    text = start.decode("utf-8-sig", "replace")
-    if not start.startswith(codecs.BOM_UTF8):
+        start = file.read(len(codecs.BOM_UTF8))
+    if start != codecs.BOM_UTF8:
         return not start
-    try:
-        rows = list(itertools.islice(csv.reader(io.StringIO(text, newline="")), 2))
-    except csv.Error:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            rows = list(itertools.islice(csv.reader(file), 2))
+        except csv.Error:
+            return False
+    if not rows or rows[0][:1] != ["photo"] or len(rows[0]) == 1:
         return False
-    return rows[:1] == [HEADER] or (text.startswith("photo,") and holds_scores(rows))
+    return rows[0] == HEADER or len(rows) == 1 or holds_scores(rows)
 
 
 def holds_scores(rows: list[list[str]]) -> bool:
