@@ -22,7 +22,12 @@ from pathlib import Path
 
 from datasets import predicted_labels
 from runtime import reading
-from runtime.photo_names import PhotoFolder, decoded, has_photo_suffix
+from runtime.photo_names import (
+    PhotoFolder,
+    decoded,
+    has_photo_suffix,
+    without_suffix,
+)
 from runtime.terminal import brief, counted, printable, tell
 
 # Ticks, as `simplified` writes them.
@@ -38,6 +43,9 @@ NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
 # Words of a header which say that its column holds labels. Any other header may be a label itself.
 GENERIC = set("label labels tag tags class classes category categories target targets y".split())
 GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
+# What a header calls the column of the photos. Any other word may be a photo without its suffix.
+OF_PHOTOS = "files?|images?|photos?|pictures?|img|pic|path|names?|ids?|index|key|ur[il]|link"
+OF_PHOTOS = re.compile(rf"[\W_]*(({OF_PHOTOS})[\W_]*)+", re.I)
 SEPARATORS = ";|,"  # of tags; a file's own is the first of these that it has
 ANY_SEPARATOR = "[;|,\t\u060c\u3001\uff0c\uff1b\uff5c]"  # of any keyboard
 FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
@@ -182,15 +190,31 @@ def split_header(table: Table, photos: PhotoFolder) -> Table:
     have_suffixes = any(is_photo_name(cell) for row in table.rows for cell in row)
     is_photo = is_photo_name if have_suffixes else is_in(photos)  # Kaggle has names without
     table.photo = photo_column(table, is_photo, have_suffixes)
-    first, *rest = table.rows
-    is_there = os.path.isfile(os.path.join(photos.folder, first[table.photo]))
-    if (
-        is_there
-        or is_photo(first[table.photo])
-        or (rest and repeats_labels(first, rest, table.photo))
-    ):
+    if first_row_is_data(table, photos):
         return table
+    first, *rest = table.rows
     return Table(table.path, first, rest, table.numbers[1:], table.photo)
+
+
+def first_row_is_data(table: Table, photos: PhotoFolder) -> bool:
+    """Whether row 1 is no header. It is data if its cell in the column of the photos is a photo's
+    name or a file's; if a photo has that name without suffix; or if its label occurs again. A word
+    that headers have for photos is a header's, and is in doubt if a photo has that name."""
+    first, *rest = table.rows
+    name = first[table.photo]
+    others = [cell for j, cell in enumerate(first) if j != table.photo]
+    if is_photo_name(name) or os.path.isfile(os.path.join(photos.folder, name)):
+        return True
+    if not OF_PHOTOS.fullmatch(name):
+        return is_in(photos)(name) or repeats_labels(first, rest, table.photo)
+    stems = {without_suffix(decoded(row[table.photo]).rpartition("/")[2]) for row in rest}
+    if not all(map(is_generic, others)) and name not in stems and is_in(photos)(name):
+        raise table.doubt(
+            0,
+            table.photo,
+            "it may be the header or a photo; write the photo's suffix, or another header",
+        )
+    return False
 
 
 def is_photo_name(cell: str) -> bool:

@@ -199,6 +199,35 @@ def test_a_photo_without_suffix_that_is_missing_is_no_header(read):
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [  # the labels of a.jpg, b.jpg, c.jpg
+        ("a,cat\nb.jpg,dog\nc.jpg,cow\n", "cat dog cow"),  # a photo of that stem is there
+        ("cat,a\ndog,b.jpg\ncow,c.jpg\n", "cat dog cow"),
+        ("my/a,cat\nb,dog\nc.jpg,cow\n", "cat dog cow"),
+        ("file,cat\na.jpg,cat\nb.jpg,dog\nc.jpg,\n", "cat dog -"),  # a label is called cat
+        ("Image_Name,cat\na,cat\nb,dog\nc,\n", "cat dog -"),
+        ("cat,file name\ncat,a.jpg\ndog,b.jpg\n,c.jpg\n", "cat dog -"),
+        ("x,y\na.jpg,cat\nb.jpg,dog\nc.jpg,\n", "cat dog -"),
+    ],
+)
+def test_a_first_row_is_a_header_or_a_photo_and_is_never_lost(read, text, expected):
+    labels = [{label} - {"-"} for label in expected.split()]
+    assert read(text, ABC)[0] == dict(zip(ABC, labels, strict=True))
+
+
+def test_a_first_row_that_may_be_a_header_or_a_photo_is_refused(read):
+    photos = ["image.jpg", "b.jpg"]
+    for text in ("image,cat\nb.jpg,dog\n", "image,cat\nb.jpg,cat\n", "image,cat\nb,dog\n"):
+        with pytest.raises(ValueError, match="row 1, column 1 is 'image'; it may be the header or"):
+            read(text, photos)
+    for text in ("image,cat\nb.jpg,dog\nimage.jpg,cow\n", "image,label\nb.jpg,dog\n"):
+        assert read(text, photos)[0]["b.jpg"] == {"dog"}
+    assert read("image.jpg,cat\nb.jpg,dog\n", photos)[0]["image.jpg"] == {"cat"}
+    with pytest.raises(ValueError, match="would both be the photo a"):
+        read("a,cat\na.jpg,dog\nb.jpg,dog\n", ABC)
+
+
 WIDE = "file," + ",".join(f"label {j}" for j in range(200)) + "\n"
 
 
