@@ -22,6 +22,7 @@ from pathlib import Path
 
 from datasets import predicted_labels
 from runtime import reading
+from runtime.csv_table import from_cell
 from runtime.photo_names import (
     PhotoFolder,
     decoded,
@@ -120,6 +121,9 @@ def read(
     if table.nothing:
         tell(f"{path}: these entries mean no label: {counted(table.nothing)}")
     names = [row[table.photo] for row in table.rows]
+    if table.header == predicted_labels.HEADER_WITHOUT_SCORES:
+        names = [from_cell(name) for name in names]
+        labels = [{from_cell(label) for label in each} for each in labels]
     return list(zip(names, labels, strict=True)), classes
 
 

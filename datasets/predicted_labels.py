@@ -14,6 +14,7 @@ from runtime.csv_table import as_cell, from_cell
 from runtime.terminal import printable
 
 HEADER = ["photo", "labels", "scores"]
+HEADER_WITHOUT_SCORES = HEADER[:2]  # somebody deleted that column
 SCORE = re.compile(r"[01]\.\d{6}")
 WHOLE = {"0.000000", "1.000000"}  # they may be ticks of another program
 

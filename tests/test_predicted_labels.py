@@ -114,3 +114,13 @@ def test_a_table_of_ours_is_known_whatever_it_holds(tmp_path, scores, names):
 def test_a_table_of_somebody_else_is_not_taken_for_ours(tmp_path, text):
     (tmp_path / "t.csv").write_bytes(text.encode("utf-8-sig"))
     assert not is_table_of_ours(tmp_path / "t.csv")
+
+
+def test_the_apostrophes_of_a_table_whose_scores_were_deleted_are_no_part_of_names(tmp_path):
+    rows = [row_of("=a.jpg", [("+1", 1), ("red", 1)]), row_of("b.jpg", [("'-x", 1)])]
+    write(tmp_path / "t.csv", [row[:2] for row in rows], ["photo", "labels"])
+    split = read_labels(tmp_path / "t.csv", "photos")
+    assert split.paths == ["photos/=a.jpg", "photos/b.jpg"]
+    assert split.classes == ["'-x", "+1", "red"]
+    write(tmp_path / "t.csv", [row[:2] for row in rows], ["file", "labels"])  # not ours
+    assert read_labels(tmp_path / "t.csv", "photos").classes == ["''-x", "'+1", "red"]
