@@ -24,6 +24,7 @@ import predict
 import run
 from datasets import catalogue, own_photos
 from datasets.catalogue import Sources
+from reports.pictures import JPEG
 from runtime import photo_files
 
 
@@ -277,16 +278,19 @@ def test_a_run_does_not_write_over_what_it_reads(tmp_path, capsys):
 
 def test_pictures_of_other_runs_and_of_predict_are_no_photos(tmp_path, capsys):
     write_photos(tmp_path, **{"cat/a.png": 0, "dog/b.png": 1, "dog/runs/curves.png": 2})
-    write_photos(tmp_path, **{"tagged/cat/a.png": 3, "dog/runs/before-fresh/graph.png": 4})
+    write_photos(tmp_path, **{"cat/mine.png": 3, "dog/runs/before-fresh/graph.png": 4})
     write_photos(tmp_path, **{"dog/runs/7.png": 5})  # a photo beside a run's files
-    for name in ("dog/runs/args.json", "dog/runs/lock", "cat/predictions.jsonl"):
+    for name in ("dog/runs/args.json", "dog/runs/lock"):
         (tmp_path / name).touch()
-    (tmp_path / "tagged/predictions.jsonl").write_text('{"photo": "cat/a.png", "labels": []}')
+    (tmp_path / "tagged/cat").mkdir(parents=True)
+    drawn_photo(6).save(tmp_path / "tagged/cat/a.jpg", **JPEG)
+    for folder in ("tagged", "cat"):  # --json may be sent to a file of that name
+        (tmp_path / folder / "predictions.jsonl").write_text('{"photo": "a.png", "labels": []}')
     split = own_photos.read(str(tmp_path), None)
-    assert (split.classes, len(split)) == (["cat", "dog"], 3)
+    assert (split.classes, len(split)) == (["cat", "dog"], 4)
     left_out = "3 pictures that this program made in dog/runs and tagged"
     assert left_out in capsys.readouterr().out
-    assert len(predict.find_photos([str(tmp_path)], None)) == 3
+    assert len(predict.find_photos([str(tmp_path)], None)) == 4
     assert left_out in capsys.readouterr().err
 
 
