@@ -260,6 +260,30 @@ def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     assert told in printed
 
 
+def test_where_folders_are_labels_val_photos_are_in_no_folder_of_the_others(tmp_path):
+    write_photos(tmp_path / "p", **{"red/a.png": 0, "blue/b.png": 1, "val/red/a.png": 2})
+    write_photos(tmp_path, **{"v/red/c.png": 3, "v/blue/d.png": 4})
+    photos, inside, apart = f"{tmp_path}/p", f"{tmp_path}/p/val", f"{tmp_path}/v"
+    (tmp_path / "labels.csv").write_text("red/a.png,red\n")
+    labels = f"{tmp_path}/labels.csv"
+
+    def load(photos, labels, val_photos, val_labels=None):
+        train, val = own_photos.load(photos, labels, val_photos, val_labels, tmp_path / "kept.json")
+        return len(train), len(val)
+
+    with pytest.raises(ValueError, match=r"--val-photos .*/p/val is in --photos .*/p, where fold"):
+        load(photos, None, inside)
+    with pytest.raises(ValueError, match=r"--photos .*/p/val is in --val-photos .*/p, where fold"):
+        load(inside, None, photos)
+    assert load(photos, None, apart) == (3, 2)
+    assert load(photos, labels, inside, labels) == (1, 1)
+    assert load(inside, None, photos, labels) == (1, 1)
+    (tmp_path / "p/more").symlink_to(apart)
+    for val in (apart, f"{photos}/more", f"{apart}/red"):
+        with pytest.raises(ValueError, match="is in --photos"):
+            load(photos, None, val)
+
+
 def test_labels_of_val_photos_are_asked_for_where_the_others_have_a_file(tmp_path, capsys):
     options = ["--labels", f"{tmp_path}/tags.csv", "--val-photos", f"{tmp_path}/val"]
     sentence = refused(capsys, ["--photos", f"{tmp_path}/train", *options])
