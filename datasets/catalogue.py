@@ -185,7 +185,7 @@ def aligned(split: data.Split, classes: list[str]) -> data.Split:
     """The split with its labels in the order of these classes: the same names are the same labels.
 
     A label that is not among the classes is left out if no photo of the split shows it, and is an
-    error otherwise. A class that the split lacks is on none of its photos.
+    error otherwise. A class that the split lacks is on none of its photos, and is named.
     """
     unknown, unused = [], []
     for j, name in enumerate(split.classes):
@@ -203,6 +203,12 @@ def aligned(split: data.Split, classes: list[str]) -> data.Split:
         tell(
             f"val: left out {len(unused):,} of {len(split.classes):,} labels, which no val photo "
             f"shows and the training photos do not have{listed(unused)}"
+        )
+    lacking = [name for name in classes if name not in split.classes]
+    if lacking:
+        tell(
+            f"val: {len(lacking):,} of {len(classes):,} labels of the training photos are not "
+            f"among those of val, and count as absent from every val photo{listed(lacking)}"
         )
     targets = np.zeros((len(split), len(classes)), np.uint8)  # (M, n)
     for j, name in enumerate(split.classes):

@@ -22,21 +22,31 @@ from pathlib import Path
 
 from datasets import predicted_labels
 from runtime import reading
-from runtime.photo_names import PhotoFolder, decoded, has_photo_suffix
+from runtime.csv_table import from_cell
+from runtime.photo_names import (
+    PhotoFolder,
+    decoded,
+    has_photo_suffix,
+    without_suffix,
+)
 from runtime.terminal import brief, counted, printable, tell
 
-YES, NO = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
-# Ticks in other languages and as symbols; they are refused, as few of them are known here.
+# Ticks, as `simplified` writes them.
+YES, NO = {"1", "true", "yes", "y", "t", "x"}, {"0", "false", "no", "n", "f"}
+# Ticks in other languages, as symbols, and -1 for no; they are refused, as few are known here.
 FOREIGN_TICKS = set(
-    "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐".split()
+    "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐ -1".split()
 )
-NUMBERS = {"0", "1", "0.0", "1.0"}  # ticks, or the numbers of two classes
+NUMBERS = {"0", "1"}  # ticks, or the numbers of two classes
 # What pandas, NumPy, spreadsheets and data bases write where there is nothing.
 NOTHING = {"nan", "NaN", "NAN", "-nan", "NaT", "none", "None", "NONE", "null", "Null", "NULL"}
 NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
 # Words of a header which say that its column holds labels. Any other header may be a label itself.
 GENERIC = set("label labels tag tags class classes category categories target targets y".split())
 GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
+# What a header calls the column of the photos. Any other word may be a photo without its suffix.
+OF_PHOTOS = "files?|images?|photos?|pictures?|img|pic|path|names?|ids?|index|key|ur[il]|link"
+OF_PHOTOS = re.compile(rf"[\W_]*(({OF_PHOTOS})[\W_]*)+", re.I)
 SEPARATORS = ";|,"  # of tags; a file's own is the first of these that it has
 ANY_SEPARATOR = "[;|,\t\u060c\u3001\uff0c\uff1b\uff5c]"  # of any keyboard
 FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
@@ -49,6 +59,7 @@ MAY_BE_TICKS = (
 # What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 ITEM = rf"{QUOTED}|-?\d+(?:\.0*)?|None|null|nan|NaN"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I)
 NUMPY = re.compile(rf"np\.\w+\(({ITEM})\)")  # how NumPy prints an item of its own
 
 
@@ -110,6 +121,9 @@ def read(
     if table.nothing:
         tell(f"{path}: these entries mean no label: {counted(table.nothing)}")
     names = [row[table.photo] for row in table.rows]
+    if table.header == predicted_labels.HEADER_WITHOUT_SCORES:
+        names = [from_cell(name) for name in names]
+        labels = [{from_cell(label) for label in each} for each in labels]
     return list(zip(names, labels, strict=True)), classes
 
 
@@ -164,6 +178,14 @@ def check_lengths(table: Table) -> None:
             )
 
 
+def simplified(cell: str) -> str:
+    """A cell in small letters. A number that equals 0, 1 or -1 is written so: programs write 1.00,
+    1. and 1e0 as well."""
+    if NUMBER.fullmatch(cell) and float(cell) in (-1, 0, 1):
+        return str(int(float(cell)))
+    return cell.lower()
+
+
 # The photos
 
 
@@ -172,15 +194,31 @@ def split_header(table: Table, photos: PhotoFolder) -> Table:
     have_suffixes = any(is_photo_name(cell) for row in table.rows for cell in row)
     is_photo = is_photo_name if have_suffixes else is_in(photos)  # Kaggle has names without
     table.photo = photo_column(table, is_photo, have_suffixes)
-    first, *rest = table.rows
-    is_there = os.path.isfile(os.path.join(photos.folder, first[table.photo]))
-    if (
-        is_there
-        or is_photo(first[table.photo])
-        or (rest and repeats_labels(first, rest, table.photo))
-    ):
+    if first_row_is_data(table, photos):
         return table
+    first, *rest = table.rows
     return Table(table.path, first, rest, table.numbers[1:], table.photo)
+
+
+def first_row_is_data(table: Table, photos: PhotoFolder) -> bool:
+    """Whether row 1 is no header. It is data if its cell in the column of the photos is a photo's
+    name or a file's; if a photo has that name without suffix; or if its label occurs again. A word
+    that headers have for photos is a header's, and is in doubt if a photo has that name."""
+    first, *rest = table.rows
+    name = first[table.photo]
+    others = [cell for j, cell in enumerate(first) if j != table.photo]
+    if is_photo_name(name) or os.path.isfile(os.path.join(photos.folder, name)):
+        return True
+    if not OF_PHOTOS.fullmatch(name):
+        return is_in(photos)(name) or repeats_labels(first, rest, table.photo)
+    stems = {without_suffix(decoded(row[table.photo]).rpartition("/")[2]) for row in rest}
+    if not all(map(is_generic, others)) and name not in stems and is_in(photos)(name):
+        raise table.doubt(
+            0,
+            table.photo,
+            "it may be the header or a photo; write the photo's suffix, or another header",
+        )
+    return False
 
 
 def is_photo_name(cell: str) -> bool:
@@ -234,7 +272,7 @@ def repeats_labels(first: list[str], rest: list[list[str]], photo: int) -> bool:
     if len(labels) != 1:
         return False
     others = {row[labels[0]] for row in rest}
-    return first[labels[0]] in others and not others <= {*YES, *NO, ""}
+    return first[labels[0]] in others and not set(map(simplified, others)) <= {*YES, *NO, ""}
 
 
 # The labels
@@ -277,17 +315,14 @@ def holds_ticks(table: Table) -> bool:
     places = [(i, j) for i, j in places if table.rows[i][j] not in NOTHING]
     if not places:
         raise ValueError(f"{table.path} has no labels, all cells for them are empty; {FORM}")
-    not_ticks = [(i, j) for i, j in places if table.rows[i][j].lower() not in YES | NO]
+    not_ticks = [(i, j) for i, j in places if simplified(table.rows[i][j]) not in YES | NO]
     if len(table.labels) > 1 and not_ticks:
         raise table.doubt(*not_ticks[0], FORM)
     if not_ticks:
-        values = {table.rows[i][j].lower() for i, j in places}
-        if (
-            table.header
-            and not is_generic(table.header[table.labels[0]])
-            and values <= FOREIGN_TICKS | YES | NO
-        ):
-            raise table.doubt(*places[0], "for ticks write 1 and 0")
+        values = {simplified(table.rows[i][j]) for i, j in places}
+        is_of_classes = table.header and is_generic(table.header[table.labels[0]])
+        if not is_of_classes and values <= FOREIGN_TICKS | YES | NO:
+            raise table.doubt(*not_ticks[0], "for ticks write 1 and 0")
         return False
     if table.header is None:
         problem = (
@@ -300,7 +335,7 @@ def holds_ticks(table: Table) -> bool:
             raise ValueError(f"{table.path}: row 1 has no label in column {nameless[0] + 1}")
         return True
     generic = is_generic(table.header[table.labels[0]])
-    numbers = {table.rows[i][j] for i, j in places} <= NUMBERS
+    numbers = {simplified(table.rows[i][j]) for i, j in places} <= NUMBERS
     if generic and numbers:  # 0 and 1 of "class" are two classes
         return False
     if not generic and not numbers:  # true and false of "cat" are ticks
@@ -320,7 +355,9 @@ def ticks(table: Table) -> list[set[str]]:
     """The labels of every row, from a column of ticks for each."""
     for row in table.rows:
         table.nothing.update(row[j] for j in table.labels if row[j] in NOTHING)
-    return [{table.header[j] for j in table.labels if row[j].lower() in YES} for row in table.rows]
+    return [
+        {table.header[j] for j in table.labels if simplified(row[j]) in YES} for row in table.rows
+    ]
 
 
 # Tags
@@ -396,9 +433,10 @@ def check_no_vectors(table: Table, items: list[list[str] | None]) -> None:
 
 
 def are_ticks(lists: list[list[str]]) -> bool:
-    """Whether lists of numbers have one length, above 1, and hold only 0 and 1."""
+    """Whether lists of numbers have one length, above 1, and hold only 1 and 0, or 1 and -1."""
     lengths = {len(each) for each in lists}
-    return len(lengths) == 1 and lengths != {1} and all(set(each) <= NUMBERS for each in lists)
+    numbers = {simplified(number) for each in lists for number in each}
+    return len(lengths) == 1 and lengths != {1} and numbers <= NUMBERS | {"-1"}
 
 
 def is_number(text: str) -> bool:
@@ -455,10 +493,15 @@ def check_one_separator(table: Table, labels: list[set[str]], split: list[bool])
 
 def as_class_numbers(table: Table, labels: list[set[str]]) -> list[set[str]]:
     """Numbers of classes without the .0 that pandas may add; other labels as they are."""
-    if not all(map(is_number, set().union(*labels))):
+    if not all(map(is_number, map(whole, set().union(*labels)))):
         return labels
     for i, names in enumerate(labels):
         for name in names:
             if float(name) % 1:
                 raise table.doubt(i, table.labels[0], "this is not the number of a class")
-    return [{name.split(".")[0] for name in names} for names in labels]
+    return [{whole(name).split(".")[0] for name in names} for names in labels]
+
+
+def whole(name: str) -> str:
+    """-1, 0 and 1 in their shortest form; other names, and codes such as 01, as they are."""
+    return name if name.isdigit() else simplified(name)

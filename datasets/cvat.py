@@ -4,7 +4,7 @@ A skeleton has a label of its own, and so have its points; only its own is a lab
 Nothing else is read from XML.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +13,11 @@ from runtime.terminal import counted, printable, tell
 
 
 def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], list[str]]:
-    """(name of a photo, its labels) for every <image>, and the labels in CVAT's order."""
+    """(name of a photo, its labels) for every <image>, and the labels in CVAT's order.
+
+    If a name is in several subsets of a project, these are different photos, so that all names are
+    subset/name, as the photos lie in the export. Otherwise names stay as they are.
+    """
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # or an unknown encoding
@@ -26,10 +30,18 @@ def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], list[str]]:
         if label.find("parent") is None:
             classes[composed(label.findtext("name", ""))] = True
 
+    subsets_of = defaultdict(set)  # name -> the subsets that it is in
+    for image in images:
+        subsets_of[composed(image.get("name", ""))].add(image.get("subset"))
+    with_subset = any(len(subsets) > 1 for subsets in subsets_of.values())
+
     rows, left_out = [], Counter()
     for image in images:
+        name, subset = image.get("name"), image.get("subset")
+        if with_subset and name and subset:
+            name = f"{subset}/{name}"
         labels = {composed(shape.get("label")) for shape in image if "label" in shape.keys()}
-        rows.append((image.get("name"), labels))
+        rows.append((name, labels))
         left_out["points of skeletons"] += len(image.findall("skeleton/*"))
         left_out["attributes"] += len(image.findall(".//attribute"))
     if any(left_out.values()):

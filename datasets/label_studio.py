@@ -6,6 +6,7 @@ nothing has no label. Its other exports, CSV and JSON-MIN, are refused in `label
 
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from runtime import reading
@@ -40,32 +41,46 @@ def read(path: str | Path) -> tuple[list[tuple[str, set[str]]], None]:
     return [(name, {label_of[tick] for tick in ticks}) for name, ticks in photos], None
 
 
-def ticks_of(result: dict, path: str | Path, place: str) -> set[tuple[str, ...]]:
-    """What somebody ticked: a choice or the label of a region as (label,), an item of a taxonomy
-    as the way to it."""
+class Tick(NamedTuple):
+    """What somebody ticked: a choice or the label of a region is a way of one word, an item of a
+    taxonomy the way to it. A region answers no question: a cat in a box and one in a polygon are
+    the same label."""
+
+    question: str  # `from_name` of a choice or a taxonomy; "" for a region
+    way: tuple[str, ...]
+
+
+def ticks_of(result: dict, path: str | Path, place: str) -> set[Tick]:
+    """What a result says about labels."""
     ticks, value = set(), result.get("value")
     if not isinstance(value, dict):
         return ticks
+    question = str(result.get("from_name", ""))
     for key, chosen in value.items():
         if key == "taxonomy":
             reading.check(chosen, [[LABEL]], path, f"{place}.taxonomy")
-            ticks |= {tuple(way) for way in chosen if way}
+            ticks |= {Tick(question, tuple(way)) for way in chosen if way}
         elif key == "choices" or key.endswith("labels"):
             reading.check(chosen, [LABEL], path, f"{place}.{printable(key)}")
-            ticks |= {(label,) for label in chosen}
+            asked = question if key == "choices" else ""
+            ticks |= {Tick(asked, (label,)) for label in chosen}
     return ticks
 
 
-def labels_of_ticks(ticks: set[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """A tick's label is the last item of the way to it, or the whole way if several ways end with
-    that item."""
-    ways_to = defaultdict(set)
+def labels_of_ticks(ticks: set[Tick]) -> dict[Tick, str]:
+    """A tick's label is the last word of the way to it; or the whole way if several ways end with
+    that word; with the question in front if the word answers several questions."""
+    ticks_with = defaultdict(set)  # last word -> ticks
     for tick in ticks:
-        ways_to[tick[-1]].add(tick)
+        ticks_with[tick.way[-1]].add(tick)
     labels = {}
     for tick in ticks:
-        is_unique = len(ways_to[tick[-1]]) == 1
-        labels[tick] = tick[-1] if is_unique else " / ".join(tick)
+        others = ticks_with[tick.way[-1]]
+        is_unique = len({other.way for other in others}) == 1
+        words = tick.way[-1:] if is_unique else tick.way
+        if tick.question and len({other.question for other in others} - {""}) > 1:
+            words = (tick.question, *words)
+        labels[tick] = " / ".join(words)
     return labels
 
 

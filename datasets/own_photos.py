@@ -42,10 +42,30 @@ def load(
     """Train and val, upright by EXIF. Val has photos of its own, or a label file of its own for
     photos of the same folder, or is drawn from the photos."""
     if val_photos:
+        if not labels:
+            check_folders_apart(photos, val_photos, "--photos", "--val-photos")
+        if not val_labels:
+            check_folders_apart(val_photos, photos, "--val-photos", "--photos")
         return read(photos, labels), read(val_photos, val_labels)
     if val_labels:
         return with_val_labels(photos, labels, val_labels)
     return with_val_drawn(photos, labels, val_list)
+
+
+def check_folders_apart(folder: str, other: str, option: str, other_option: str) -> None:
+    """An error if photos that are labelled by the folders below `folder` are those of the other
+    split: a folder val, say, would be a label. One folder for both is no error."""
+    root, inner = os.path.realpath(folder), os.path.realpath(other)
+    if Path(inner) in (Path(root), *Path(root).parents):
+        return
+    for place in {os.path.dirname(name) for name in photo_files.walk(folder)[0]}:
+        place = Path(os.path.realpath(os.path.join(folder, place)))
+        if Path(inner) in (place, *place.parents):
+            raise ValueError(
+                f"{other_option} {printable(other, 200)} is in {option} {printable(folder, 200)}, "
+                "where folders are labels, so its photos would be in both splits; put the two "
+                "folders side by side"
+            )
 
 
 def with_val_labels(

@@ -6,7 +6,6 @@ after somebody has corrected the labels in a spreadsheet.
 
 import codecs
 import csv
-import io
 import itertools
 import re
 from pathlib import Path
@@ -15,8 +14,9 @@ from runtime.csv_table import as_cell, from_cell
 from runtime.terminal import printable
 
 HEADER = ["photo", "labels", "scores"]
+HEADER_WITHOUT_SCORES = HEADER[:2]  # somebody deleted that column
 SCORE = re.compile(r"[01]\.\d{6}")
-WHOLE = {"0.000000", "1.000000"}  # a table with no other numbers holds labels
+WHOLE = {"0.000000", "1.000000"}  # they may be ticks of another program
 
 
 def header_of(classes: list[str], columns: bool) -> list[str]:
@@ -51,20 +51,27 @@ def read_row(row: list[str]) -> tuple[str, list[str]]:
 
 
 def is_table_of_ours(path: Path) -> bool:
-    """Whether a file is empty, or a table of predict.py, of either form, as it was written."""
+    """Whether a file is empty, or a table of predict.py, of either form, as it was written; with
+    `--columns` it may be a header alone."""
     with open(path, "rb") as file:
-        start = file.read(100_000)
-    text = start.decode("utf-8-sig", "replace")
-    if not start.startswith(codecs.BOM_UTF8):
+        start = file.read(len(codecs.BOM_UTF8))
+    if start != codecs.BOM_UTF8:
         return not start
-    try:
-        rows = list(itertools.islice(csv.reader(io.StringIO(text, newline="")), 2))
-    except csv.Error:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            rows = list(itertools.islice(csv.reader(file), 2))
+        except csv.Error:
+            return False
+    if not rows or rows[0][:1] != ["photo"] or len(rows[0]) == 1:
         return False
-    return rows[:1] == [HEADER] or (text.startswith("photo,") and holds_scores(rows))
+    return rows[0] == HEADER or len(rows) == 1 or holds_scores(rows)
 
 
 def holds_scores(rows: list[list[str]]) -> bool:
-    """Whether the rows below the header are from `row_of_scores`, and so hold no labels."""
-    cells = [cell for row in rows[1:] for cell in row[1:]]
-    return not WHOLE.issuperset(cells) and all(SCORE.fullmatch(cell) for cell in cells)
+    """Whether there are rows below the header and all are from `row_of_scores`, so that they hold
+    no labels."""
+    header, *rest = rows
+    cells = [cell for row in rest for cell in row[1:]]
+    if not cells or not all(SCORE.fullmatch(cell) for cell in cells):
+        return False
+    return header[0] == "photo" or not WHOLE.issuperset(cells)

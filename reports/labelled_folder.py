@@ -16,9 +16,9 @@ import numpy as np
 
 import data
 from reports import fonts
-from reports.pictures import JPEG, LABELS, OURS, Caption, grid, lit, shortened, with_labels
+from reports.pictures import JPEG, LABELS, Caption, grid, lit, shortened, with_labels
 from runtime.locks import locked
-from runtime.photo_files import FIRST, PREDICTIONS
+from runtime.photo_files import FIRST, PREDICTIONS, is_ours
 from runtime.reading import reason_of
 from runtime.terminal import printable
 
@@ -148,7 +148,4 @@ def is_list_of_ours(path: Path) -> bool:
 
 
 def is_picture_of_ours(path: Path) -> bool:
-    if path.suffix != ".jpg" or path.is_symlink() or not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return OURS in file.read(4096)
+    return path.suffix == ".jpg" and not path.is_symlink() and path.is_file() and is_ours(path)

@@ -15,6 +15,7 @@ import data
 from iml_gcn import Model
 from reports import fonts
 from runtime import writing
+from runtime.photo_files import OURS
 from runtime.terminal import printable
 
 DARK, WHITE, RING = (24, 24, 24), (255, 255, 255), (255, 60, 60)
@@ -26,7 +27,6 @@ NARROWEST = 16  # width of a strip in sizes of its type: some 30 letters
 LABELS = 60  # at most, shown for a photo
 TILE = SMALLEST * NARROWEST  # px; of results.jpg
 EXAMPLES, EXAMPLE_LABELS = 24, 12  # of results.jpg: photos, and labels for each
-OURS = b"labelled by IML-GCN"  # tells our pictures from others
 JPEG = {"quality": 92, "subsampling": 0, "comment": OURS}
 
 

@@ -93,7 +93,8 @@ def digest(path: str | Path) -> str:
 def walk(folder: str | Path) -> tuple[list[str], str]:
     """The paths in a folder of all photos in and below it, and a text that counts the other files
     by kind. Hidden files do not count. The pictures that run.py and predict.py --save have made in
-    folders of their own are no photos. A folder that cannot be read is an OSError.
+    folders of their own are no photos; other files there may be. A folder that cannot be read is an
+    OSError.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{printable(folder, 200)} is not a folder of photos")
@@ -122,6 +123,7 @@ def walk(folder: str | Path) -> tuple[list[str], str]:
 
 PREDICTIONS = "predictions.jsonl"  # the list in a folder of predict.py --save, and its sign
 FIRST = b'{"photo": '  # how each of its lines begins
+OURS = b"labelled by IML-GCN"  # the comment of our JPEGs, which tells them from others
 
 
 def made_pictures(root: str, photos: list[str]) -> tuple[set[str], list[str]]:
@@ -135,9 +137,10 @@ def made_pictures(root: str, photos: list[str]) -> tuple[set[str], list[str]]:
         above = [place for place in map(str, PurePosixPath(folder).parents) if place != "."]
         run = above[0] if above and folder.endswith("/before-fresh") else folder
         if saved := [place for place in (folder, *above) if holds_predictions(root, place)]:
-            pictures.update(inside)
-            made_in.add(saved[-1])
-        elif is_of_a_run(root, run):
+            labelled = {photo for photo in inside if is_ours(os.path.join(root, photo))}
+            pictures |= labelled
+            made_in.update(saved[-1:] if labelled else [])
+        if is_of_a_run(root, run):
             drawn = {photo for photo in inside if photo.rpartition("/")[2] in DRAWN}
             pictures |= drawn
             made_in.update([run] if drawn else [])
@@ -157,6 +160,15 @@ def holds_predictions(root: str, folder: str) -> bool:
         return False
     with open(path, "rb") as file:
         return file.read(len(FIRST)) == FIRST
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether a file has the comment of the JPEGs that this program makes. The list beside it does
+    not tell: predict.py --json may have been sent to a file of that name among somebody's photos.
+    """
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return OURS in file.read(4096)
+    return False
 
 
 def files_in(root: str) -> Iterable[tuple[str, str]]:

@@ -411,8 +411,13 @@ def test_val_has_the_labels_of_train_by_name_and_no_other(capsys):
     val = data.Split(["x.jpg"], np.array([[1, 0]], np.uint8), ["dog", "bird"])
     found = catalogue.aligned(val, ["bird", "cat", "dog"])
     assert (found.classes, found.targets.tolist()) == (["bird", "cat", "dog"], [[0, 0, 1]])
+    told = (
+        "1 of 3 labels of the training photos are not among those of val, and count as absent from"
+    )
+    assert f"val: {told} every val photo: cat\n" == capsys.readouterr().out
     with pytest.raises(ValueError, match="not among those of the training photos: dog;"):
         catalogue.aligned(val, ["bird", "cat"])
+    catalogue.aligned(val, ["bird", "dog"])  # bird is known, though on no photo
     assert capsys.readouterr().out == ""
     found = catalogue.aligned(val, ["cat", "dog"])  # no photo shows a bird
     assert (found.classes, found.targets.tolist()) == (["cat", "dog"], [[0, 1]])

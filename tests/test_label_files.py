@@ -6,6 +6,7 @@ beside them by hand.
 """
 
 import json
+import re
 import unicodedata
 
 import pytest
@@ -149,6 +150,11 @@ ABC = ["a.jpg", "b.jpg", "c.jpg"]
         ("a,cat\nb,dog\nc,cat\n", "cat dog cat"),
         ("file,cat\na.jpg,True\nb.jpg,False\nc.jpg,nan\n", "cat - -"),
         ("file,cat\na.jpg,x\nb.jpg,\nc.jpg,\n", "cat - -"),
+        ("file,cat,dog\na.jpg,1.00,0.00\nb.jpg,1.,0.\nc.jpg,.00,1.000e+00\n", "cat cat dog"),
+        ("file,cat,dog\na.jpg,1.000000,0.000000\nb.jpg,-0.0,+1\nc.jpg,0,0\n", "cat dog -"),
+        ("file,class\na.jpg,1.00\nb.jpg,0.\nc.jpg,0.0e+00\n", "1 0 0"),
+        ("file,label\na.jpg,-1\nb.jpg,1\nc.jpg,-1.0\n", "-1 1 -1"),
+        ("file,code\na.jpg,01\nb.jpg,02\nc.jpg,10\n", "01 02 10"),
         ("file,labels\na.jpg,'cat'\nb.jpg,\"'cat', 'dog'\"\nc.jpg,kids' toy\n",
          "cat cat+dog kids'_toy"),
         ("file,labels\na.jpg,(small) cat\nb.jpg,(1)\nc.jpg,\"('cat',)\"\n", "(small)_cat (1) cat"),
@@ -193,6 +199,35 @@ def test_a_photo_without_suffix_that_is_missing_is_no_header(read):
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [  # the labels of a.jpg, b.jpg, c.jpg
+        ("a,cat\nb.jpg,dog\nc.jpg,cow\n", "cat dog cow"),  # a photo of that stem is there
+        ("cat,a\ndog,b.jpg\ncow,c.jpg\n", "cat dog cow"),
+        ("my/a,cat\nb,dog\nc.jpg,cow\n", "cat dog cow"),
+        ("file,cat\na.jpg,cat\nb.jpg,dog\nc.jpg,\n", "cat dog -"),  # a label is called cat
+        ("Image_Name,cat\na,cat\nb,dog\nc,\n", "cat dog -"),
+        ("cat,file name\ncat,a.jpg\ndog,b.jpg\n,c.jpg\n", "cat dog -"),
+        ("x,y\na.jpg,cat\nb.jpg,dog\nc.jpg,\n", "cat dog -"),
+    ],
+)
+def test_a_first_row_is_a_header_or_a_photo_and_is_never_lost(read, text, expected):
+    labels = [{label} - {"-"} for label in expected.split()]
+    assert read(text, ABC)[0] == dict(zip(ABC, labels, strict=True))
+
+
+def test_a_first_row_that_may_be_a_header_or_a_photo_is_refused(read):
+    photos = ["image.jpg", "b.jpg"]
+    for text in ("image,cat\nb.jpg,dog\n", "image,cat\nb.jpg,cat\n", "image,cat\nb,dog\n"):
+        with pytest.raises(ValueError, match="row 1, column 1 is 'image'; it may be the header or"):
+            read(text, photos)
+    for text in ("image,cat\nb.jpg,dog\nimage.jpg,cow\n", "image,label\nb.jpg,dog\n"):
+        assert read(text, photos)[0]["b.jpg"] == {"dog"}
+    assert read("image.jpg,cat\nb.jpg,dog\n", photos)[0]["image.jpg"] == {"cat"}
+    with pytest.raises(ValueError, match="would both be the photo a"):
+        read("a,cat\na.jpg,dog\nb.jpg,dog\n", ABC)
+
+
 WIDE = "file," + ",".join(f"label {j}" for j in range(200)) + "\n"
 
 
@@ -202,6 +237,16 @@ WIDE = "file," + ",".join(f"label {j}" for j in range(200)) + "\n"
         ("a.jpg,1,0\nb.jpg,0,1\n", "row 1, column 2 is '1'; it may be a tick or the number of"),
         ("a.jpg,true\nb.jpg,false\n", "row 1, column 2 is 'true'; it may be a tick"),
         ("file,cat\na.jpg,0\nb.jpg,1\n", "row 2, column 2 (cat) is '0'; it may be two classes"),
+        ("file,cat\na.jpg,0.00\nb.jpg,1.00\n", "row 2, column 2 (cat) is '0.00'; it may be two"),
+        ("file,cat\na.jpg,1.\nb.jpg,0.\n", "row 2, column 2 (cat) is '1.'; it may be two classes"),
+        ("file,cat\na.jpg,1e0\nb.jpg,0e0\n", "row 2, column 2 (cat) is '1e0'; it may be two class"),
+        ("file,cat\na.jpg,0.000000\nb.jpg,1.000000\n", "is '0.000000'; it may be two classes"),
+        ("a.jpg,0.00\nb.jpg,1.00\n", "row 1, column 2 is '0.00'; it may be a tick or"),
+        ("file,cat\na.jpg,1\nb.jpg,-1\n", "row 3, column 2 (cat) is '-1'; for ticks write 1 and 0"),
+        ("file,cat\na.jpg,-1.0\nb.jpg,0.0\n", "(cat) is '-1.0'; for ticks write 1 and 0"),
+        ("a.jpg,1\nb.jpg,-1\n", "row 2, column 2 is '-1'; for ticks write 1 and 0"),
+        ('file,tags\na.jpg,"[1, -1]"\nb.jpg,"[-1, 1]"\n', "'[1, -1]'; this may be a row of ticks"),
+        ('file,tags\na.jpg,"[1., 0.]"\nb.jpg,"[0., 1.]"\n', "'[1., 0.]'; this may be a row of t"),
         ("file,label\na.jpg,yes\nb.jpg,no\n", "row 2, column 2 (label) is 'yes'; it may be a tick"),
         ("file,cat,dog\na.jpg,1,WAHR\n", "row 2, column 3 (dog) is 'WAHR'; expected the photo and"),
         ("file,labels,by\na.jpg,cat,me\n", "row 2, column 2 (labels) is 'cat'; expected the photo"),
@@ -396,6 +441,14 @@ def choice(label, **more):
     return {"type": "choices", "value": {"choices": [label]}} | more
 
 
+def way(*words, **more):
+    return {"type": "taxonomy", "value": {"taxonomy": [list(words)]}} | more
+
+
+def box(label, **more):
+    return {"type": "rectanglelabels", "value": {"rectanglelabels": [label]}} | more
+
+
 @pytest.mark.parametrize(
     ("data", "results", "photo"),
     [
@@ -444,6 +497,30 @@ def test_label_studios_taxonomies_are_labels_and_what_is_left_out_is_named(read,
     assert f"left out: {expected}\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        ([choice("Yes", from_name="people"), choice("No", from_name="blurred")],
+         {"people / Yes", "blurred / No"}),
+        ([choice("Yes", from_name="people"), choice("sea", from_name="place")], {"Yes", "sea"}),
+        ([way("animal", "bat", from_name="what"), way("bat", from_name="toy")],
+         {"what / animal / bat", "toy / bat"}),
+        ([way("a", "bat", from_name="p"), way("b", "bat", from_name="p")], {"a / bat", "b / bat"}),
+        ([way("a", "bat", from_name="p"), way("a", "bat", from_name="q")], {"p / bat", "q / bat"}),
+        ([choice("cat", from_name="main"), way("pet", "cat", from_name="all")],
+         {"main / cat", "all / pet / cat"}),
+        ([box("cat", from_name="box"), box("cat", from_name="polygon")], {"cat"}),
+        ([box("cat", from_name="box"), choice("cat", from_name="main")], {"cat"}),
+    ],
+)  # fmt: skip
+def test_label_studios_answer_to_several_questions_is_a_label_for_each(read, results, expected):
+    no = [choice("No", from_name="people"), choice("Yes", from_name="blurred")]
+    tasks = json.loads(labelled({"image": "a.jpg"}, *results))
+    if "people / Yes" in expected:  # the words are those of the whole file
+        tasks += json.loads(labelled({"image": "b.jpg"}, *no))
+    assert read(json.dumps(tasks), ABC)[0]["a.jpg"] == expected
+
+
 def test_cvats_skeletons_are_labels_their_points_and_attributes_are_named_as_left_out(read, capsys):
     labels = """<label><name>person</name></label><label><name>car</name><attributes>
       <attribute><name>colour</name></attribute></attributes></label>
@@ -456,6 +533,54 @@ def test_cvats_skeletons_are_labels_their_points_and_attributes_are_named_as_lef
     assert read(xml, ABC) == ({"a.jpg": {"person", "car"}}, ["person", "car", "horse"])
     expected = "left out, since they are no labels of photos: points of skeletons: 2, attributes: 1"
     assert expected in capsys.readouterr().out
+
+
+def in_subsets(*names):
+    """CVAT's export of a project: subset/name=label for every image."""
+    images = ""
+    for each in names:
+        subset, name, label = re.split("[/=]", each, maxsplit=2)
+        attribute = f' subset="{subset}"' if subset else ""
+        images += f'<image name="{name}"{attribute}><tag label="{label}"/></image>'
+    return f"<annotations>{images}</annotations>"
+
+
+TWO_SUBSETS = in_subsets("Train/a.jpg=cat", "Train/b.jpg=cat", "Validation/a.jpg=dog")
+
+
+def test_cvats_photos_of_one_name_in_two_subsets_are_two_photos(read):
+    photos = ["Train/a.jpg", "Train/b.jpg", "Validation/a.jpg"]
+    shown = dict(zip(photos, [{"cat"}, {"cat"}, {"dog"}], strict=True))
+    assert read(TWO_SUBSETS, photos)[0] == shown
+
+
+def test_cvats_photos_of_a_subset_that_is_not_there_are_missing(read, tmp_path):
+    folder = tmp_path / "photos/Train"
+    folder.mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).touch()
+    (tmp_path / "labels").write_text(TWO_SUBSETS)
+    split = label_files.read_labels(tmp_path / "labels", folder)
+    assert split.paths == [f"{folder}/{name}" for name in ("a.jpg", "b.jpg", "Validation/a.jpg")]
+    assert split.targets.tolist() == [[1, 0], [1, 0], [0, 1]]
+
+
+def test_cvats_photos_that_lie_in_no_subset_are_refused_where_subsets_share_a_name(read):
+    with pytest.raises(ValueError, match="would both be the photo a"):
+        read(TWO_SUBSETS, ABC)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Train/a.jpg=cat", "Validation/b.jpg=dog"],  # of two tasks
+        ["Train/a.jpg=cat", "Train/b.jpg=dog"],
+        ["/a.jpg=cat", "/b.jpg=dog"],
+    ],
+)
+def test_cvats_names_stay_as_they_are_where_no_two_subsets_share_one(read, capsys, names):
+    assert read(in_subsets(*names), ABC)[0] == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
+    assert not capsys.readouterr().out  # found by the exact path
 
 
 def changed_coco(**changes):

@@ -24,6 +24,7 @@ import predict
 import run
 from datasets import catalogue, own_photos
 from datasets.catalogue import Sources
+from reports.pictures import JPEG
 from runtime import photo_files
 
 
@@ -263,6 +264,30 @@ def test_a_photo_in_train_and_val_is_told(tmp_path, capsys):
     assert warning.startswith("1 of 3 val photos are among the training photos")  # cat/x.png
 
 
+def test_where_folders_are_labels_val_photos_are_in_no_folder_of_the_others(tmp_path):
+    write_photos(tmp_path / "p", **{"red/a.png": 0, "blue/b.png": 1, "val/red/a.png": 2})
+    write_photos(tmp_path, **{"v/red/c.png": 3, "v/blue/d.png": 4})
+    photos, inside, apart = f"{tmp_path}/p", f"{tmp_path}/p/val", f"{tmp_path}/v"
+    (tmp_path / "labels.csv").write_text("red/a.png,red\n")
+    labels = f"{tmp_path}/labels.csv"
+
+    def load(photos, labels, val_photos, val_labels=None):
+        train, val = own_photos.load(photos, labels, val_photos, val_labels, tmp_path / "kept.json")
+        return len(train), len(val)
+
+    with pytest.raises(ValueError, match=r"--val-photos .*/p/val is in --photos .*/p, where fold"):
+        load(photos, None, inside)
+    with pytest.raises(ValueError, match=r"--photos .*/p/val is in --val-photos .*/p, where fold"):
+        load(inside, None, photos)
+    assert load(photos, None, apart) == (3, 2)
+    assert load(photos, labels, inside, labels) == (1, 1)
+    assert load(inside, None, photos, labels) == (1, 1)
+    (tmp_path / "p/more").symlink_to(apart)
+    for val in (apart, f"{photos}/more", f"{apart}/red"):
+        with pytest.raises(ValueError, match="is in --photos"):
+            load(photos, None, val)
+
+
 def test_labels_of_val_photos_are_asked_for_where_the_others_have_a_file(tmp_path, capsys):
     options = ["--labels", f"{tmp_path}/tags.csv", "--val-photos", f"{tmp_path}/val"]
     sentence = refused(capsys, ["--photos", f"{tmp_path}/train", *options])
@@ -281,16 +306,19 @@ def test_a_run_does_not_write_over_what_it_reads(tmp_path, capsys):
 
 def test_pictures_of_other_runs_and_of_predict_are_no_photos(tmp_path, capsys):
     write_photos(tmp_path, **{"cat/a.png": 0, "dog/b.png": 1, "dog/runs/curves.png": 2})
-    write_photos(tmp_path, **{"tagged/cat/a.png": 3, "dog/runs/before-fresh/graph.png": 4})
+    write_photos(tmp_path, **{"cat/mine.png": 3, "dog/runs/before-fresh/graph.png": 4})
     write_photos(tmp_path, **{"dog/runs/7.png": 5})  # a photo beside a run's files
-    for name in ("dog/runs/args.json", "dog/runs/lock", "cat/predictions.jsonl"):
+    for name in ("dog/runs/args.json", "dog/runs/lock"):
         (tmp_path / name).touch()
-    (tmp_path / "tagged/predictions.jsonl").write_text('{"photo": "cat/a.png", "labels": []}')
+    (tmp_path / "tagged/cat").mkdir(parents=True)
+    drawn_photo(6).save(tmp_path / "tagged/cat/a.jpg", **JPEG)
+    for folder in ("tagged", "cat"):  # --json may be sent to a file of that name
+        (tmp_path / folder / "predictions.jsonl").write_text('{"photo": "a.png", "labels": []}')
     split = own_photos.read(str(tmp_path), None)
-    assert (split.classes, len(split)) == (["cat", "dog"], 3)
+    assert (split.classes, len(split)) == (["cat", "dog"], 4)
     left_out = "3 pictures that this program made in dog/runs and tagged"
     assert left_out in capsys.readouterr().out
-    assert len(predict.find_photos([str(tmp_path)], None)) == 3
+    assert len(predict.find_photos([str(tmp_path)], None)) == 4
     assert left_out in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from datasets import own_photos
 from datasets.label_files import read_labels
-from datasets.predicted_labels import header_of, row_of, row_of_scores
+from datasets.predicted_labels import header_of, is_table_of_ours, row_of, row_of_scores
 from runtime.csv_table import as_cell, csv_table, from_cell
 
 PLAIN = ["cat", "traffic light", "5 o'clock", "a=b", "it's", "", "人", "c++", "'quoted'", "3-4"]
@@ -78,9 +78,49 @@ def test_a_table_that_was_corrected_with_another_separator_is_refused(tmp_path, 
         read_labels(tmp_path / "t.csv", "photos")
 
 
-@pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"]])
-def test_a_table_of_scores_is_not_read_as_labels(tmp_path, classes):
-    header = header_of(classes, columns=True)
-    write(tmp_path / "t.csv", [row_of_scores("a.jpg", [0.25] * len(classes))], header)
+@pytest.mark.parametrize("scores", [[0.25, 0.5], [0.0, 1.0], [1.0, 1.0]])
+@pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"], ["labels", "scores"]])
+def test_a_table_of_scores_is_not_read_as_labels(tmp_path, classes, scores):
+    rows = [row_of_scores(name, [s] * len(classes)) for name, s in zip("ab", scores, strict=True)]
+    write(tmp_path / "t.csv", rows, header_of(classes, columns=True))
     with pytest.raises(ValueError, match=r"holds the scores that .* no labels"):
         read_labels(tmp_path / "t.csv", "photos")
+
+
+@pytest.mark.parametrize("scores", [[], [[0.25, 0.5]], [[0.0, 1.0]], [[0.0, 0.0], [0.5, 0.5]]])
+@pytest.mark.parametrize("names", [["cat", "dog"], ["x" * 1000 + "1", "x" * 1000 + "2"]])
+def test_a_table_of_ours_is_known_whatever_it_holds(tmp_path, scores, names):
+    classes = names * 60  # 120 kB of header, of the long names
+    rows = [row_of_scores("a,\nb.jpg", row * 60) for row in scores]
+    write(tmp_path / "t.csv", rows, header_of(classes, columns=True))
+    assert is_table_of_ours(tmp_path / "t.csv")
+    write(tmp_path / "t.csv", [row_of("a.jpg", [("cat", 1.0)])] if scores else [])
+    assert is_table_of_ours(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "photo,cat,dog\r\na.jpg,0,1\r\n",
+        "photo,cat,dog\r\na.jpg,0.0,1.0\r\n",
+        "file,cat\r\na.jpg,0.123456\r\n",
+        "photo,labels\r\na.jpg,cat\r\n",
+        "photo\r\na.jpg\r\n",
+        "photo\r\n",
+        "a note\r\n",
+        '"',
+    ],
+)
+def test_a_table_of_somebody_else_is_not_taken_for_ours(tmp_path, text):
+    (tmp_path / "t.csv").write_bytes(text.encode("utf-8-sig"))
+    assert not is_table_of_ours(tmp_path / "t.csv")
+
+
+def test_the_apostrophes_of_a_table_whose_scores_were_deleted_are_no_part_of_names(tmp_path):
+    rows = [row_of("=a.jpg", [("+1", 1), ("red", 1)]), row_of("b.jpg", [("'-x", 1)])]
+    write(tmp_path / "t.csv", [row[:2] for row in rows], ["photo", "labels"])
+    split = read_labels(tmp_path / "t.csv", "photos")
+    assert split.paths == ["photos/=a.jpg", "photos/b.jpg"]
+    assert split.classes == ["'-x", "+1", "red"]
+    write(tmp_path / "t.csv", [row[:2] for row in rows], ["file", "labels"])  # not ours
+    assert read_labels(tmp_path / "t.csv", "photos").classes == ["''-x", "'+1", "red"]
