@@ -337,12 +337,16 @@ class Stored:
         for path in RESULTS.rglob("*.csv"):
             rows = [row for row in evidence.read(path) if row.get("setting")]
             for figure in {"mAP", "often", "middle", "rare"} & set(rows[0] if rows else []):
-                self.add_differences(rows, figure)
+                references = list(evidence.by_setting(rows, figure))
+                if "search" in path.stem:  # printed as differences from this head, if at all
+                    linear = [name for name in references if name.startswith("linear head")]
+                    references = linear or references[:1]
+                self.add_differences(rows, figure, references)
             if rows and "OF1" in rows[0]:
                 self.add_seven_figures(rows)
 
-    def add_differences(self, rows, figure):
-        for name in evidence.by_setting(rows, figure):
+    def add_differences(self, rows, figure, references):
+        for name in references:
             lines = evidence.table(rows, name, figure)
             cells = [line.split(" | ") for line in lines]
             self.lines |= set(lines)
