@@ -21,6 +21,8 @@ from datasets import demo as scenes
 # with other work take many times as long. The variable is for processes of their own.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# The tests do not cut the power, so nothing of theirs has to wait for the disk.
+os.fsync = lambda file: None
 
 
 def pytest_addoption(parser):
