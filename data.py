@@ -38,9 +38,9 @@ class Split:
     """One split of a data set: paths of M photos, targets (M, n) uint8 of 0/1, n class names.
 
     `upright`: photos are turned upright where EXIF says how the camera was held (difference 22).
-    `by_content`: they are known by the content of their files, rather than by names and sizes.
-    `features`, where the backbone is frozen, are its F_GAP (M, D) of the photos, and `backbone` is
-    the network that made them. `unreadable` counts the photos that were left out because they could
+    `by_content`: they are identified by their content, if they take at most 2 GB, rather than by
+    names and sizes. `features` (M, D), where the backbone is frozen, are those that `backbone` made
+    of the photos. `unreadable` counts the photos that were left out because they could
     not be read.
     """
 

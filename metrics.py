@@ -9,8 +9,8 @@ Published code disagrees on all of these conventions, so here they are:
     that is never predicted counts 0 in CP, which is a mean over all n labels.
   - CF1 is the mean over labels of their F1 (the paper's and ASL's), CF1_h the harmonic mean of CP
     and CR (ML-GCN's). OF1 is the harmonic mean of OP and OR in all of them. Difference 5.
-  - Everything but `average_precision`, `best_threshold` and N+ is in percent, 0 to 100, like the
-    paper's tables.
+  - `mean_average_precision` and `precision_recall_f1` are in percent, 0 to 100, like the paper's
+    tables, but for N+, a count. Everything else is in [0, 1].
 """
 
 import math

@@ -192,17 +192,17 @@ class Photo(NamedTuple):
     """
 
     root: str
-    place: str
+    relative: str
 
     @property
     def path(self) -> Path:
-        return Path(self.root, self.place)
+        return Path(self.root, self.relative)
 
     def in_table(self) -> str:
         """The path for --csv: as it was typed, or absolute if it contains `..`, which a label file
         may not."""
         root = Path(self.root)
-        return str((root.resolve() if ".." in root.parts else root) / self.place)
+        return str((root.resolve() if ".." in root.parts else root) / self.relative)
 
 
 @dataclass

@@ -23,10 +23,8 @@ Symbols: B images in a batch, M images in a split, n labels, D feature size.
 import argparse
 import contextlib
 import copy
-import io
 import math
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,27 +39,23 @@ from backbones import (
     RELEASED,
     build,
     default_weights,
-    fetch_weights,
     load_model,
     load_weights,
-    parameters_of,
 )
 from backbones.features import FeatureStore, id_of, part_for, unit_features
-from datasets import coco_download
 from datasets.catalogue import DATASETS, Sources, Splits, load, to_check
 from datasets.check import check
+from preflight import checks, forecast, plan
+from preflight.plan import NODE_KINDS
 from reports import (
     calibration,
     curves,
-    fonts,
-    forecast,
     graph_picture,
     metrics_files,
     models_of_run,
     results,
 )
 from runtime import checkpoints, device, fresh, lean, ranks, signals, writing
-from runtime.download import size_of
 from runtime.folder import (
     BACKBONE,
     CODE,
@@ -71,15 +65,14 @@ from runtime.folder import (
     PHOTOS,
     START,
     VAL_PHOTOS,
-    WRITTEN,
     Folder,
     lock,
 )
-from runtime.journal import Journal, Pass, forget, read_log
+from runtime.journal import Journal, Pass, forget
 from runtime.loading import FeatureLoader, Loader, Rows
 from runtime.memory import keep_freed_memory
 from runtime.options import Option, between, defaults_of, or_auto, parser_of, typed_name, whole
-from runtime.terminal import clock, listed, tell
+from runtime.terminal import tell
 
 # The phases
 
@@ -350,7 +343,7 @@ def photos_seen(args, name: str, split: data.Split, folder: Folder) -> dict:
     run, and those of the model of ours that it started from, if both are known in the same way."""
     start = folder / "backbone.pt"
     if name == "backbone" or args.gcn_from == "weights":
-        start = file_of_weights(args)
+        start = plan.file_of_weights(args)
     ids = split.photo_ids  # (M,)
     if start:
         before = checkpoints.read_checkpoint(start)
@@ -515,7 +508,6 @@ def embedding_settings(args, splits: Splits, folder: Folder) -> dict:
 
 
 PHASES = {"backbone": phase_backbone, "embed": phase_embed, "gcn": phase_gcn, "eval": phase_eval}
-NODE_KINDS = ["word", "image", "pca", "random"]  # the order of Table 3
 
 
 def run(args) -> int:
@@ -532,9 +524,9 @@ def run(args) -> int:
     silence = contextlib.nullcontext()
     if args.quiet:
         silence = contextlib.redirect_stdout(open(os.devnull, "w"))
-    check_out(args)
+    checks.check_out(args)
     if args.fresh:
-        fresh.check_weights_stay(args.weights, args.out, moved_by_fresh(args))
+        fresh.check_weights_stay(args.weights, args.out, plan.moved_by_fresh(args))
     with lock(args.out):
         with silence:
             args, splits, folder = prepared(args)
@@ -551,31 +543,40 @@ def prepared(args) -> tuple[argparse.Namespace, Splits, Folder]:
     what = "your photos" if args.dataset == "own" else args.dataset
     tell(f"{what}, computed on {args.device}: phases {', '.join(args.phase)}, into {args.out}")
     with ranks.in_turn():
-        check_beforehand(args)
+        checks.check_beforehand(args)
     splits = load_data(args)
     keep_freed_memory()  # only now: what reading took, 1 GB for COCO, has gone back to the system
     args = with_batch_size(args, splits.train)
     pairs, counts, A = label_graph(args, splits.train)
     graph_picture.describe(A, args.tau, args.adjacency)
-    check_nodes(args, splits.train)
+    checks.check_nodes(args, splits.train)
     folder = Folder(args.out, splits.train.classes)
-    check_starts(args, splits, folder)
+    checks.check_starts(args, splits, folder, network_of(args))
     if ranks.rank() == 0:
         set_old_files_aside(args)
     ranks.wait()  # for the files that were set aside
     signals.fresh_is_done = args.fresh
-    check_old_models(args, splits, folder)
+    checks.check_old_models(args, folder, run_settings(args, splits))
     if ranks.rank() == 0:
         writing.save_json(args.out / "args.json", vars(args))
-        is_of_a_model = (folder / "graph.png").is_file() and list(args.out.glob("*gcn-*.pt"))
-        if args.phase != ["eval"] and not is_of_a_model:
+        belongs_to_a_gcn = (folder / "graph.png").is_file() and any(args.out.glob("*gcn-*.pt"))
+        if args.phase != ["eval"] and not belongs_to_a_gcn:
             path, graph = folder / "graph.png", (pairs, counts, A)
             graph_picture.save(path, graph, folder.classes, args.tau, args.font)
     store = feature_store(args, splits, folder)
-    tell_forecast(args, splits, folder, store)
+    forecast.announce(args, splits, folder, store, autocast(args))
     if store:
         splits = frozen(args, splits, store)
     return args, splits, folder
+
+
+def set_old_files_aside(args) -> None:
+    """With --fresh, move away what this run will make again, before it makes anything."""
+    fresh.finish_setting_aside(args.out)
+    if not args.fresh or (ranks.restarted() and fresh.is_set_aside(args.out, ranks.launch())):
+        return
+    fresh.set_aside(args.out, plan.moved_by_fresh(args), ranks.launch())
+    forget(args.out / "log.jsonl", plan.models_made_anew(args))
 
 
 def on_device(args) -> argparse.Namespace:
@@ -595,16 +596,6 @@ def with_batch_size(args, split: data.Split) -> argparse.Namespace:
     automatic = min(max(len(split) // 30, 4), 32)
     batch_size = automatic if args.batch_size == "auto" else args.batch_size
     return argparse.Namespace(**vars(args) | {"batch_size": batch_size})
-
-
-def trained_models(args) -> list[str]:
-    """The names of the models that the phases of this run train, in their order."""
-    names = []
-    if "backbone" in args.phase:
-        names.append("backbone")
-    if "gcn" in args.phase:
-        names += [f"gcn-{kind}" for kind in args.nodes]
-    return names
 
 
 def main(argv=None) -> int:
@@ -645,192 +636,6 @@ def sources_of(args) -> Sources:
         val_labels=args.val_labels,
         val_list=args.out / "val-photos.json",
     )
-
-
-# Checks before the first phase
-
-
-def check_out(args) -> None:
-    """A ValueError if --out is a folder of photos, whose pictures would be taken for photos, or if
-    a file of the user's lies in --out under a name that the run writes: it would be overwritten."""
-    out = args.out.resolve()
-    for option in ("photos", "val_photos", "train_images", "val_images"):
-        folder = getattr(args, option)
-        if folder and Path(folder).resolve() == out:
-            raise ValueError(
-                f"--out {args.out} is the folder of the photos; choose another one, such as "
-                "runs/mine"
-            )
-    for option in ("labels", "val_labels", "train_json", "val_json", "glove"):
-        file = getattr(args, option)
-        if file and Path(file).resolve().parent == out and is_written(Path(file).name):
-            raise ValueError(
-                f"the run would write its own {Path(file).name} over {typed_name(option)} {file}; "
-                "choose another --out, such as runs/mine"
-            )
-    if not (out / "lock").exists():  # every run leaves one
-        for path in sorted(out.glob("*")):
-            if is_written(path.name) and path.name != "val-photos.json":  # that one is read
-                raise ValueError(
-                    f"--out {args.out} holds a {path.name} that is of no run, and the run would "
-                    "replace it; choose another --out, such as runs/mine"
-                )
-
-
-def is_written(name: str) -> bool:
-    """Whether a run writes a file of this name into --out; the case counts on some systems only."""
-    return name.lower() in WRITTEN
-
-
-def check_beforehand(args) -> None:
-    """Check what can be known before photos are fetched and labels are read, and would otherwise
-    end the run hours later: image size, font, weights, word vectors, room on the disks."""
-    fonts.check(args.font)
-    # The backbone itself knows which sizes it takes.
-    size = 4 * parameters_of(args.backbone, args.pool, args.image_size)  # bytes of float32
-    trained = trained_models(args)
-    if args.weights != "none" and needs_weights(args):
-        fetch_weights(args.weights)
-    if args.evaluate:
-        fetch_weights(args.evaluate)
-    if "word" in args.nodes and "gcn" in args.phase and not Path(args.glove).is_file():
-        raise FileNotFoundError(f"--glove {args.glove} is not there; pass an existing file")
-    if args.download:
-        coco_download.check_room(Path(args.data), args.year)
-    # A file for each model; and twice, as a new file replaces an old one, the state of the model in
-    # training: its weights, Adam's two moments and an average.
-    needed = size * (len(trained) + 2 * 4) if trained else 0
-    free = shutil.disk_usage(args.out).free
-    if needed > free:
-        raise OSError(
-            f"--out {args.out} needs about {size_of(needed)} for {len(trained)} models and their "
-            f"training, but only {size_of(free)} are free; make room, or choose another --out"
-        )
-
-
-def needs_weights(args) -> bool:
-    """Whether this run loads --weights: to start from them, or, with --freeze, to compute
-    features."""
-    if args.evaluate:
-        return False
-    gcn_starts_from_them = "gcn" in args.phase and args.gcn_from == "weights"
-    return args.freeze or "backbone" in args.phase or gcn_starts_from_them
-
-
-def check_nodes(args, split: data.Split) -> None:
-    """Read the word vectors once before the hours of phase backbone, so that errors come now."""
-    if "word" in args.nodes and "gcn" in args.phase:
-        _, unknown = data.load_glove(args.glove, split.classes)
-        tell(f"{args.glove}: {len(unknown)} words not found{listed(unknown)}")
-
-
-def check_starts(args, splits: Splits, folder: Folder) -> None:
-    """Refuse, before any work, models to start from that phase eval would refuse after all of it:
-    those of another network or other photos, and those that have seen val photos. With --fresh also
-    weights that cannot be loaded, before it moves anything."""
-    if args.fresh and needs_weights(args):
-        with contextlib.redirect_stdout(io.StringIO()):  # they are loaded again, and then told
-            pretrained_backbone(args)
-    if args.phase != ["eval"] and needs_weights(args) and (file := file_of_weights(args)):
-        advice = "start from other --weights, or choose val photos that they have not seen"
-        checkpoint = checkpoints.read_checkpoint(file)
-        models_of_run.check_unseen(args.weights, checkpoint, splits.val, advice)
-    if "backbone" in args.phase:
-        return
-    beside = folder.reusable("backbone.pt", {})
-    if beside and {"gcn", "eval"} <= set(args.phase) and not args.skip_bad_images:
-        if not models_of_run.was_trained_on(splits.train, beside):
-            raise ValueError(
-                f"{folder / 'backbone.pt'} was trained on other photos or labels, and phase eval "
-                "puts only models of the same ones side by side; run phase backbone again too, "
-                "with --fresh, or leave out phase eval"
-            )
-    if "embed" in args.phase or ("gcn" in args.phase and args.gcn_from == "backbone"):
-        trained = folder.load("backbone.pt", "backbone", network_of(args))
-        advice = "run --phase backbone again, or choose val photos that it has not seen"
-        models_of_run.check_unseen(folder / "backbone.pt", trained, splits.val, advice)
-
-
-def file_of_weights(args) -> Path | None:
-    """The file of --weights, which is downloaded if it is a URL and not here yet; None where it
-    cannot be a model of ours: random weights, timm's and released ones."""
-    if args.weights == "none" or args.weights in RELEASED or args.weights.startswith("timm:"):
-        return None
-    return Path(fetch_weights(args.weights))
-
-
-def check_old_models(args, splits: Splits, folder: Folder) -> None:
-    """Refuse models of other settings before features are computed again or anything is written.
-    `train` also compares the backbone, the graph and the nodes."""
-    settings = run_settings(args, splits)
-    if args.skip_bad_images:  # photos that cannot be read are not known yet
-        del settings[PHOTOS], settings[VAL_PHOTOS]
-    for name in trained_models(args):
-        if name == "backbone" or args.freeze:  # otherwise phase gcn looks at other files first
-            for file in (f"{name}.pt", f"last-{name}.pt"):
-                folder.begun(file, settings)
-
-
-# --fresh
-
-
-def set_old_files_aside(args) -> None:
-    """With --fresh, move away what this run will make again, before it makes anything."""
-    fresh.finish_setting_aside(args.out)
-    if not args.fresh or (ranks.restarted() and fresh.is_set_aside(args.out, ranks.launch())):
-        return
-    fresh.set_aside(args.out, moved_by_fresh(args), ranks.launch())
-    forget(args.out / "log.jsonl", models_made_anew(args))
-
-
-def moved_by_fresh(args) -> list[str]:
-    """The names or patterns of all files that --fresh moves."""
-    return fresh.patterns_of(models_made_anew(args), "embed" in args.phase, args.out)
-
-
-def models_made_anew(args) -> list[str]:
-    """The models whose old files --fresh moves: those that this run trains, or with a new backbone
-    all, since phase eval would refuse GCNs of the old one, of whatever nodes."""
-    others = {"gcn"} if args.freeze else {"gcn", "eval"}
-    if "backbone" in args.phase and others & set(args.phase):
-        return ["backbone", *(f"gcn-{kind}" for kind in NODE_KINDS)]
-    return trained_models(args)
-
-
-# The forecast
-
-
-def tell_forecast(args, splits: Splits, folder: Folder, store: FeatureStore | None) -> None:
-    """Say how long training will take, and whether it is likely to be too short."""
-    clock.begin(0)
-    left = [name for name in trained_models(args) if not (folder / f"{name}.pt").is_file()]
-    if not left:
-        return
-    train, val, models = len(splits.train), len(splits.val), len(left)
-    done = 0.0  # by an earlier run that was interrupted
-    if store:
-        unseen = sum(len(store.missing(split)) for split in splits)
-        work = forecast.frozen_work(unseen, train, models, args.epochs)
-        cost = Loader.pass_cost
-        backbone = iml_gcn.Model(store.backbone, torch.nn.Identity()).fold().backbone
-    else:
-        measured = math.ceil(args.epochs / args.eval_every) if args.eval_every else 1
-        work = forecast.whole_work(train, val, models, args.epochs, measured)
-        cost = Loader.step_cost
-        begun = [name for name in left if (folder / f"last-{name}.pt").is_file()]
-        log = read_log(folder / "log.jsonl")
-        done = sum(entry["model"] in begun for entry in log) * train * cost
-        backbone = build(args.backbone, args.pool)
-        steps = len(loader(args, splits.train, train=True)) * args.epochs
-        if "backbone" in left and args.dataset != "demo":
-            forecast.advise(steps, random_weights=args.weights == "none")
-    clock.begin(work)
-    if store and not unseen:
-        return  # heads take seconds
-    backbone = backbone.to(args.device, memory_format=torch.channels_last)
-    images = data.MultiLabelImages(splits.train, args.image_size, augment=store is None)
-    seconds = forecast.seconds_per_photo(backbone, images, args.workers, autocast(args))
-    forecast.say((work - done) * seconds / cost / ranks.size())
 
 
 # Options
@@ -1068,8 +873,8 @@ OPTIONS = {
                common=True),
         Option("--lr", 1e-3, between(0, 1e3), "peak learning rate", "Implementation details",
                decides=True, common=True),
-        Option("--backbone-lr", 1.0, between(0, 1), "learning rate of the backbone, as a part of "
-               "--lr", "ML-GCN: 0.1", decides=True),
+        Option("--backbone-lr", 1.0, between(0, 1), "learning rate of the backbone, as a "
+               "fraction of --lr", "ML-GCN: 0.1", decides=True),
         Option("--weight-decay", 5e-4, between(0, 1e3), "L2 penalty", "difference 12",
                decides=True),
         Option("--gamma-neg", 4.0, between(0, 100), "focusing power of the loss on negatives",

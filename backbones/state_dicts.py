@@ -8,7 +8,7 @@ No file is opened here.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -88,7 +88,7 @@ def networks(checkpoint: dict, backbone: nn.Module) -> list[Network]:
                     break
         for prefix in matches or [""]:
             network = Network(keys + prefix, matches=len(matches[prefix]))
-            split(tensors, prefix, classifier, own_entry, network)
+            sort_tensors(tensors, prefix, classifier, own_entry, network)
             network.whole = {n: t.shape for n, t in network.weights.items()} == shapes
             candidates.append(network)
     candidates.sort(key=lambda n: (n.whole, n.matches, len(n.weights)), reverse=True)
@@ -114,8 +114,11 @@ def groups(checkpoint: dict) -> Iterator[tuple[str, dict]]:
                 dicts.append((f"{keys}{str(key)[:LONGEST]}.", value, depth + 1))
 
 
-def split(tensors: dict, prefix: str, classifier: tuple, own_entry, network: Network) -> None:
-    """Sort the tensors of a group into weights, classifier, and those of something else.
+def sort_tensors(
+    tensors: dict, prefix: str, classifier: tuple, own_entry: Callable, network: Network
+) -> None:
+    """Put each tensor of a group into `network.weights` or `network.head`, or count it in
+    `network.others`. `own_entry` is a backbone's, as in backbones/__init__.py.
 
     The classifier's names follow the prefix, or stand beside it, as in our own checkpoints.
     """

@@ -1,4 +1,5 @@
-"""Roots of features, centred and of length 1, from a frozen backbone. Nothing of it is trained.
+"""Power-normalised features of a frozen backbone: signed roots, of length 1 (Perronnin, Sanchez and
+Mensink, "Improving the Fisher Kernel", ECCV 2010); here also centred. Nothing here is trained.
 
 Symbols: B images in a batch, D feature size.
 """

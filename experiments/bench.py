@@ -153,7 +153,7 @@ def table() -> None:
             kinds.append("timm, deploy, NCHW")
         seconds = seconds_of({kind.split(",")[0]: work(kind, B, S) for kind in kinds})
         ms = {name: 1000 * each / B for name, each in seconds.items()}
-        row(f"inference, {B} x {S} px, ms an image (ours folded)", ms)
+        row(f"inference, {B} x {S} px, ms per image (ours folded)", ms)
     B, S = TRAINING
     steps, kept = {}, {}
     for name in ["ours", "timm"] if timm else ["ours"]:
@@ -161,7 +161,7 @@ def table() -> None:
         loss, steps[name] = training(model, B, S)
         constants = [*model.parameters(), *model.buffers()]
         kept[name] = saved_bytes(loss, constants) / B / 2**20
-    row(f"training, {B} x {S} px, MiB kept for backward an image", kept)
+    row(f"training, {B} x {S} px, MiB kept for backward per image", kept)
     row(f"training, {B} x {S} px, s a step", seconds_of(steps))
 
 
@@ -174,7 +174,7 @@ PASS = {"side": 384, "batches": (1, 8, 16, 32), "images": 32, "rounds": 3}
 
 
 def feature_pass(kind: str, B: int) -> tuple[float, float]:
-    """ms an image of EfficientNet-Lite2's deploy form, and this process's peak memory in MB."""
+    """ms per image of EfficientNet-Lite2's deploy form, and this process's peak memory in MB."""
     import resource  # not on Windows
 
     if kind == "kept":
@@ -192,7 +192,7 @@ def feature_pass(kind: str, B: int) -> tuple[float, float]:
 def memory() -> None:
     """Time the feature pass, each in a process of its own since an allocator's setting cannot be
     taken back. The processes take turns."""
-    print("| ms an image (peak MB) |", *[f"{kind} |" for kind in ALLOCATORS], flush=True)
+    print("| ms per image (peak MB) |", *[f"{kind} |" for kind in ALLOCATORS], flush=True)
     print("| --- |" + " --- |" * len(ALLOCATORS))
     for B in PASS["batches"]:
         figures = {kind: [] for kind in ALLOCATORS}

@@ -1,8 +1,8 @@
 """Scores that mean something: two numbers that make them probabilities.
 
 A model trained with the asymmetric loss scores high by construction. sigmoid(slope * logit +
-offset) with the most likely slope and offset, the same for all labels (Platt, 1999), is about the
-share of times that such a label is right. Ranks, and with them AP, are as before.
+offset) estimates the probability that the label is right. Both numbers are the same for all
+labels and are fitted by maximum likelihood (Platt, 1999). Ranks, and with them AP, stay the same.
 """
 
 import math

@@ -44,7 +44,7 @@ def save_curves(folder: Path, final: bool = True, font: str | None = None) -> No
         return
     names = [MODELS.get(model, model) for model in entries]
     head = legend(names, font)
-    loss = chart("training loss of an image", points(entries, "loss"), font)
+    loss = chart("training loss per image", points(entries, "loss"), font)
     mAP = chart("val mAP, percent", points(entries, "mAP"), font)
     image = Image.new("RGB", (2 * WIDTH, head.height + HEIGHT), "white")
     image.paste(head, (0, 0))
@@ -114,10 +114,10 @@ def chart(title: str, lines: list[Points], font: str | None) -> Image.Image:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
 
     def x_of(epoch: float) -> float:
-        return LEFT + across.place(epoch) * (right - LEFT)
+        return LEFT + across.fraction(epoch) * (right - LEFT)
 
     def y_of(value: float) -> float:
-        return bottom - down.place(value) * (bottom - TOP)
+        return bottom - down.fraction(value) * (bottom - TOP)
 
     for tick in down.ticks:
         draw.line([(LEFT, y_of(tick)), (right, y_of(tick))], PALE, FINER)
@@ -163,7 +163,7 @@ class Axis:
             low, high = low - step, high + step
         return cls(low, high, multiples(step, low, high))
 
-    def place(self, value: float) -> float:
+    def fraction(self, value: float) -> float:
         """Where a value is, from 0 at `low` to 1 at `high`."""
         if self.logarithmic:
             return math.log(value / self.low) / math.log(self.high / self.low)

@@ -69,14 +69,14 @@ class LabelledFolder:
             )
 
     def add(
-        self, root: str, place: str, labels: list[Caption], line: str, maps: list[np.ndarray]
+        self, root: str, relative: str, labels: list[Caption], line: str, maps: list[np.ndarray]
     ) -> None:
-        """Write a picture of the photo root/place, with its labels, to the same place here, and add
-        its line of JSON.
+        """Write a picture of the photo root/relative, with its labels, under the same path here,
+        and add its line of JSON.
 
         With maps (h, w) of the first labels, the photo is drawn once more for each, to the right.
         """
-        image = data.read_photo(Path(root, place))
+        image = data.read_photo(Path(root, relative))
         most = 4096 if maps else 8192  # px; a side of a JPEG has at most 65,500
         image.thumbnail((most, most))
         tiles = [with_labels(image, shortened(labels, LABELS), self.font)]
@@ -84,7 +84,7 @@ class LabelledFolder:
             tiles.append(with_labels(lit(image, heat), [label], self.font))
         picture = io.BytesIO()  # Pillow does not notice if a disk takes half of a file
         grid(tiles, len(tiles)).save(picture, "JPEG", **JPEG)
-        file = self.new_file(PurePosixPath(place))
+        file = self.new_file(PurePosixPath(relative))
         try:
             with file:
                 file.write(picture.getbuffer())
@@ -97,15 +97,15 @@ class LabelledFolder:
                 "before it are whole"
             ) from error
 
-    def new_file(self, place: PurePosixPath) -> BinaryIO:
-        """A new .jpg file in the folders and of the name of this place, with a number if that name
-        is taken."""
+    def new_file(self, relative: PurePosixPath) -> BinaryIO:
+        """A new .jpg file under this path, its name followed by a number if it is taken."""
         folder = self.path
-        for part in place.parent.parts:
+        for part in relative.parent.parts:
             folder = folder_in(folder, part)
         for number in itertools.count(1):
             with contextlib.suppress(FileExistsError):
-                return open(folder / f"{numbered(place.stem, number)}.jpg", "xb")  # through no link
+                name = f"{numbered(relative.stem, number)}.jpg"
+                return open(folder / name, "xb")  # through no link
 
 
 def folder_in(folder: Path, name: str) -> Path:

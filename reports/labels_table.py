@@ -150,7 +150,7 @@ def never_found(rows: list[LabelRow]) -> str:
     more = ", ..." if len(names) > ENDS else ""
     return (
         f"never found on val: {', '.join(names[:ENDS])}{more}; where the AP is high, a lower "
-        "threshold finds them; else look whether these labels are right, and add photos"
+        "threshold finds them; otherwise check that these labels are right, and add photos"
     )
 
 

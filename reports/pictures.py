@@ -110,7 +110,7 @@ def judged(
             labels.append(Caption(f"{sign} {classes[j]}", f"{scores[j]:.2f}", colour))
         elif targets[j]:
             labels.append(Caption(f"- {classes[j]}", f"{scores[j]:.2f}", MISSED))
-    return labels or [Caption("nothing, rightly", colour=RIGHT)]
+    return labels or [Caption("no label, correctly", colour=RIGHT)]
 
 
 def save_judged(

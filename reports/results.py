@@ -64,6 +64,11 @@ class Evaluation:
         slope, offset = self.reports[name].get("calibration", (1.0, 0.0))
         return slope * self.logits[name] + offset
 
+    def scores(self, name: str) -> np.ndarray:
+        """Calibrated probabilities (M, n), as predict.py has them."""
+        slope, offset = self.reports[name].get("calibration", (1.0, 0.0))
+        return calibration.scores(self.logits[name], slope, offset)
+
     def threshold(self, name: str) -> float:
         """predict.py's, a calibrated score."""
         return metrics_files.predicted_by_default(self.reports[name])[0]
@@ -109,7 +114,7 @@ def save_pictures(
 ) -> None:
     """results.jpg and mistakes.jpg, for the model that the verdict names."""
     split, threshold = evaluation.split, evaluation.threshold(best)
-    scores = calibration.scores(evaluation.calibrated(best), slope=1.0, offset=0.0)  # (M, n)
+    scores = evaluation.scores(best)  # (M, n)
     model = evaluation.short_name(best)
     mAP = verdict.in_words(judgement["models"][judgement["use"]]["mAP"])
     heading = f"{model}, mAP {mAP} on {len(split):,} val photos; labels above {threshold:.2f}"

@@ -244,7 +244,7 @@ def warnings(
     sentences = []
     if M < FEW_PHOTOS:
         sentences.append(
-            f"only {in_photos(M)}: others would give quite other numbers; {more_photos}"
+            f"only {in_photos(M)}: another set would give quite different numbers; {more_photos}"
         )
     if absent:
         are = "is" if len(absent) == 1 else "are"

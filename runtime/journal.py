@@ -22,14 +22,14 @@ import torch
 
 from runtime import ranks, signals, writing
 from runtime.folder import Folder
-from runtime.options import MOST
+from runtime.options import LARGEST_COUNT
 from runtime.terminal import Progress, clock, printable, tell
 
 
 class Journal:
     """The training of one model. `parts` have a state_dict each: "model", "optimizer", "scheduler"
     and perhaps "average". `steps` is the number of steps in an epoch. Both files that are written
-    also hold what `about` says of the model."""
+    also hold `photos_seen`, the entries that say which photos the model has seen."""
 
     def __init__(
         self,
@@ -39,9 +39,10 @@ class Journal:
         settings: dict,
         steps: int,
         save_every: float,
-        about: dict,
+        photos_seen: dict,
     ):
-        self.folder, self.name, self.settings, self.about = folder, name, settings, about
+        self.folder, self.name, self.settings = folder, name, settings
+        self.photos_seen = photos_seen
         self.parts = {key: part for key, part in parts.items() if part}
         self.networks = [self.parts[key] for key in ("model", "average") if key in self.parts]
         self.steps_per_epoch = steps
@@ -136,7 +137,7 @@ class Journal:
         sums = ranks.total(sums)
         state = {"epochs": self.epoch, "step": self.step, "lr": self.lr}
         state |= {"losses": sums[:-1].float(), "seen": int(sums[-1]), "bad": ranks.gather(self.bad)}
-        state |= {key: part.state_dict() for key, part in self.parts.items()} | self.about
+        state |= {key: part.state_dict() for key, part in self.parts.items()} | self.photos_seen
         self.folder.save(self.last.name, state, self.settings)
         self.saved_at = time.monotonic()
 
@@ -164,7 +165,7 @@ class Journal:
 
     def finish(self, content: dict) -> None:
         """Write <name>.pt, with this content, and remove last-<name>.pt."""
-        self.folder.save(f"{self.name}.pt", content | self.about, self.settings)
+        self.folder.save(f"{self.name}.pt", content | self.photos_seen, self.settings)
         if ranks.rank() == 0:
             self.last.unlink(missing_ok=True)
         ranks.wait()
@@ -203,7 +204,7 @@ def read_log(path: Path) -> list[dict]:
             entry = json.loads(line)
             if type(entry["model"]) is not str or type(entry["epoch"]) is not int:
                 raise TypeError
-            if not 1 <= entry["epoch"] <= MOST:
+            if not 1 <= entry["epoch"] <= LARGEST_COUNT:
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
             raise ValueError(

@@ -22,7 +22,7 @@ def wanted(module: nn.Module) -> bool:
 
 
 def norm_leaky_relu(norm: nn.BatchNorm2d, x: torch.Tensor, slope: float) -> torch.Tensor:
-    """leaky_relu(norm(x), slope); backward keeps only the output."""
+    """leaky_relu(norm(x), slope); only the output is kept for backward."""
     norm.num_batches_tracked.add_(1)
     parts = norm.weight, norm.bias, norm.running_mean, norm.running_var
     return InPlaceABN.apply(x, *parts, norm.momentum, norm.eps, slope)

@@ -180,7 +180,7 @@ def between(low: float, high: float) -> Callable[[str], float]:
     return convert
 
 
-MOST = 10**9  # the largest count that is accepted: a larger one is a typing error
+LARGEST_COUNT = 10**9  # the largest count that is accepted: a larger one is a typing error
 
 
 def whole(low: int) -> Callable[[str], int]:
@@ -191,8 +191,8 @@ def whole(low: int) -> Callable[[str], int]:
         if value < low:
             problem = f"is too small; expected a whole number of at least {low}"
             raise argparse.ArgumentTypeError(f"{text} {problem}")
-        if value > MOST:
-            problem = f"is too large; expected a whole number of at most {MOST:,}"
+        if value > LARGEST_COUNT:
+            problem = f"is too large; expected a whole number of at most {LARGEST_COUNT:,}"
             raise argparse.ArgumentTypeError(f"{text} {problem}")
         return value
 

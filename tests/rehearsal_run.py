@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import run
 from datasets import catalogue, coco_download
+from preflight import forecast
 from reports import calibration, graph_picture, metrics_files, mistakes, pictures, results, verdict
 from runtime import download, signals, terminal
 
@@ -102,7 +103,7 @@ def told(place, name: str, what: str) -> None:
 
 
 told(run, "load_data", "all before training")
-told(run, "tell_forecast", "forecast")
+told(forecast, "announce", "forecast")
 told(run, "label_graph", "label graph")
 told(run, "checkpoint_of", "thresholds")
 told(run, "model_settings", "settings")

@@ -33,7 +33,9 @@ SMALL = [tresnet.tresnet_tiny, small_resnet, efficientnet_lite.efficientnet_lite
 
 
 DIRECT, GCN = iml_gcn.linear_head, lambda D, n, d: gcn_head(n, d, D)
-COUNTED = [  # backbone, head, its sizes after D, parameters, and the millions that the paper prints
+# Backbone, head, its sizes after D, parameters, and the paper's millions; None where those count
+# another classifier (ResNet-101), are COCO's (two rows of VG-500), cut off (32.1) or missing (F_W).
+COUNTED = [
     (tresnet.tresnet_m, DIRECT, (80,), 29_503_952, 29.5),
     (tresnet.tresnet_l, DIRECT, (80,), 53_750_896, 53.8),
     (resnet.resnet101, DIRECT, (80,), 42_664_080, None),

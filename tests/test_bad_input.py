@@ -61,7 +61,7 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--phase gcn --image-size 64", "out/backbone.pt image-size 32 64"),
     (lambda d: None, "--phase embed gcn eval --limit 8 --fresh", "out/backbone.pt other photos"),
     (lambda d: edit(d / "data", swap_labels), "--phase eval", "out/backbone.pt in another order"),
-    (lambda d: (d / "out/lock").unlink(), "", "out holds a args.json that is of no run"),
+    (lambda d: (d / "out/lock").unlink(), "", "out has a file args.json that no run wrote"),
     (lambda d: edit(d / "data", mark_every_label), "--phase gcn", f"{EMBED} labels"),
     (lambda d: edit(d / "data", rename_a_label), "--phase gcn", "out/backbone.pt labels --fresh"),
     (lambda d: None, "--lr 0.002", "out/backbone.pt lr 0.001 0.002 --fresh"),

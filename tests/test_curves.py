@@ -32,6 +32,11 @@ def drawn(folder):
     return np.asarray(Image.open(folder / "curves.png"), int)
 
 
+def charts(folder):
+    """The picture without its legend, which has every model's colour."""
+    return drawn(folder)[curves.LEGEND_HEIGHT // curves.FINER :]
+
+
 def shows(pixels, colour):
     colour = ImageColor.getrgb(colour) if isinstance(colour, str) else colour
     return bool((np.abs(pixels - colour).max(2) < 20).any())
@@ -52,9 +57,9 @@ def test_axes_have_round_numbers(low, high, ticks):
 
 
 def test_places_on_an_axis_are_shares_of_its_length():
-    assert curves.Axis.of_values(20, 50).place(35) == pytest.approx(0.5)
-    assert curves.Axis.of_values(1, 100).place(10) == pytest.approx(0.5)
-    assert curves.Axis.of_epochs(9).place(5) == pytest.approx(0.5)
+    assert curves.Axis.of_values(20, 50).fraction(35) == pytest.approx(0.5)
+    assert curves.Axis.of_values(1, 100).fraction(10) == pytest.approx(0.5)
+    assert curves.Axis.of_epochs(9).fraction(5) == pytest.approx(0.5)
     assert curves.Axis.of_epochs(40).ticks == [1, 10, 20, 30, 40]
     assert curves.Axis.of_epochs(2).ticks == [1, 2]
     flat = curves.Axis.of_values(7, 7)
@@ -98,7 +103,7 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path):
     write_log(tmp_path, *ODD_VALUES, *good)
     entries = curves.by_model(read_log(tmp_path / "log.jsonl"))
     assert curves.points({"backbone": entries["backbone"]}, "loss") == [[(1, 2), (2, 4)]]
-    assert shows(drawn(tmp_path), curves.COLOURS[0])
+    assert shows(charts(tmp_path), curves.COLOURS[0])
     for line in ODD_VALUES:
         write_log(tmp_path, line)
         curves.save_curves(tmp_path)  # and if it is the only one there is
@@ -107,7 +112,7 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path):
 def test_values_of_any_size_are_drawn(tmp_path):
     for losses in ([0, 0], [-1, 1], [1e-300, 1e11], [5], [1e-9, 1e-9], [0.1] * 300):
         write_log(tmp_path, *epochs("backbone", losses, losses))
-        assert shows(drawn(tmp_path), curves.COLOURS[0]), losses
+        assert shows(charts(tmp_path), curves.COLOURS[0]), losses
 
 
 def test_a_young_picture_stays_until_the_last_epoch(tmp_path):

@@ -551,7 +551,7 @@ def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(
     write_photos(grown, **{"new.png": 20})
     (grown / "tags.csv").write_text("new.png,bird\n" + (photos / "tags.csv").read_text())
     graph = (again / "graph.png").read_bytes()
-    monkeypatch.setattr(run, "tell_forecast", None)  # the old model is refused before that
+    monkeypatch.setattr(run.forecast, "announce", None)  # the old model is refused before that
     sentence = refused(capsys, arguments(again, grown, grown / "tags.csv", more))
     assert "again/backbone.pt was made with other training photos" in sentence
     assert (again / "graph.png").read_bytes() == graph

@@ -307,7 +307,7 @@ def test_a_judged_photo_has_what_is_right_wrong_and_missed_by_sign_and_colour(tm
     for label in labels:
         assert (np.abs(picture[60:].astype(int) - label.colour).max(2) < 9).any()
     (nothing,) = pictures.judged(scores, targets * 0, ["cat", "dog", "cow", "bee"], 0.95)
-    assert nothing.text == "nothing, rightly"
+    assert nothing.text == "no label, correctly"
 
 
 def test_a_sheet_of_judged_photos_has_beneath_each_photo_its_own_labels(tmp_path, monkeypatch):
