@@ -333,7 +333,10 @@ class Stored:
 
     def __init__(self):
         self.lines, self.seven_figures = set(claims.claims()), set()
-        self.means, self.intervals = set(), set()
+        self.means, self.intervals, self.over_photos = set(), set(), set()
+        for row in evidence.read(RESULTS / "photos-and-seeds.csv"):
+            low, high = float(row["low"]), float(row["high"])
+            self.over_photos |= {f"[{low:.2f}, {high:.2f}]", f"[{-high:.2f}, {-low:.2f}]"}
         for path in RESULTS.rglob("*.csv"):
             rows = [row for row in evidence.read(path) if row.get("setting")]
             for figure in {"mAP", "often", "middle", "rare"} & set(rows[0] if rows else []):
@@ -392,6 +395,8 @@ def test_every_row_and_interval_of_the_pages_of_evidence_is_that_of_a_stored_csv
     assert checked >= least
     intervals = re.findall(r"(-?\d+\.\d\d)\s\[(-?\d+\.\d\d),\s(-?\d+\.\d\d)\]", page(name))
     assert {f"{mean} [{low}, {high}]" for mean, low, high in intervals} <= stored.intervals
+    over_photos = re.findall(r"photos\s+too\s+(\[.*?\])", page(name), re.S)
+    assert {" ".join(interval.split()) for interval in over_photos} <= stored.over_photos
 
 
 def test_the_other_figures_in_the_text_of_docs_evidence_are_those_of_the_csvs():
