@@ -36,8 +36,8 @@ def file_of_weights(args) -> Path | None:
 
 
 def moved_by_fresh(args) -> list[str]:
-    """The names or patterns of all files that --fresh moves."""
-    return fresh.patterns_of(models_made_anew(args), "embed" in args.phase, args.out)
+    """The names of all files that --fresh moves."""
+    return fresh.old_files(models_made_anew(args), "embed" in args.phase, args.out)
 
 
 def models_made_anew(args) -> list[str]:

@@ -40,8 +40,14 @@ def result_files(end: str = "") -> list[str]:
     return [*texts, f"results{end}.jpg", f"mistakes{end}.jpg"]
 
 
+def model_files(name: str) -> list[str]:
+    """The files of a run that are named after a model."""
+    return [f"{name}.pt", f"last-{name}.pt", f"metrics-{name}.json", f"scores-{name}.npz"]
+
+
 ABOUT_ALL_MODELS = [*result_files(), *WHILE_TRAINING]
-WRITTEN = {*ABOUT_ALL_MODELS, *result_files(EVALUATED), "args.json", "log.jsonl", "val-photos.json"}
+OF_EVALUATED = ["metrics-evaluated.json", "scores-evaluated.npz", *result_files(EVALUATED)]
+WRITTEN = {*ABOUT_ALL_MODELS, *OF_EVALUATED, "args.json", "log.jsonl", "val-photos.json"}
 DRAWN = {name for name in WRITTEN if name.endswith((".jpg", ".png"))}
 
 

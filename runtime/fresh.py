@@ -1,15 +1,14 @@
 """--fresh: what moves into before-fresh/, also where a process is killed or torchrun restarts it.
 
-Which models a run trains again is decided in `run.py`.
+Which models a run trains again is decided in `preflight/plan.py`.
 """
 
-import fnmatch
 import os
 import re
 from pathlib import Path
 
 from runtime import writing
-from runtime.folder import ABOUT_ALL_MODELS, EVALUATED
+from runtime.folder import ABOUT_ALL_MODELS, OF_EVALUATED, model_files
 from runtime.reading import PHOTO, read_json
 from runtime.terminal import tell
 
@@ -19,47 +18,44 @@ LAUNCH = "launch.txt"  # in before-fresh/: which start of torchrun moved them th
 MODEL = re.compile(r"(backbone|gcn-\w+)\.pt")  # a trained one
 
 
-def patterns_of(models: list[str], embeddings: bool, folder: Path) -> list[str]:
-    """The names or patterns of all files in a run's folder that are old when these models, and
-    perhaps embeddings.pt, are made again."""
-    patterns = [pattern for name in models for pattern in (f"{name}.pt", f"*-{name}.*")]
+def old_files(models: list[str], embeddings: bool, folder: Path) -> list[str]:
+    """The names of all files that a run writes into its folder and that are old when these models,
+    and perhaps embeddings.pt, are made again. Other files in the folder are the user's."""
+    names = [file for model in models for file in model_files(model)]
     if embeddings:
-        patterns.append("embeddings.pt")
+        names.append("embeddings.pt")
     if models:
-        patterns += ABOUT_ALL_MODELS  # predict.py chooses a model by verdict.json
-        patterns.append(f"*{EVALUATED}.*")  # --evaluate may have been given one of these models
+        names += ABOUT_ALL_MODELS  # predict.py chooses a model by verdict.json
+        names += OF_EVALUATED  # --evaluate may have been given one of these models
         staying = {path.stem for path in folder.glob("gcn-*.pt")} - set(models)
         if staying:
-            patterns.remove("graph.png")  # it is theirs
-    return patterns
+            names.remove("graph.png")  # it is theirs
+    return names
 
 
-def check_weights_stay(weights: str, folder: Path, patterns: list[str]) -> None:
+def check_weights_stay(weights: str, folder: Path, names: list[str]) -> None:
     """A ValueError if the file of --weights would be moved away, or be replaced."""
     path, out = Path(weights).resolve(), folder.resolve()
-    moves = any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
-    if moves and path.parent in (out, out / ASIDE) and path.is_file():
+    if path.name in names and path.parent in (out, out / ASIDE) and path.is_file():
         raise ValueError(
             f"--fresh would move --weights {weights} away; copy the file to another folder, or "
             "choose another --out"
         )
 
 
-def set_aside(folder: Path, patterns: list[str], launch: str) -> None:
-    """Move the files of these names or patterns into before-fresh/, where they replace those of
-    their names. If a trained model is among them, all other files of these patterns that lie there
-    are removed first, so that before-fresh/ holds the files of one run.
+def set_aside(folder: Path, names: list[str], launch: str) -> None:
+    """Move the files of these names into before-fresh/, where they replace those of their names. If
+    a trained model is among them, all other files of these names that lie there are removed first,
+    so that before-fresh/ holds the files of one run.
 
     Then nothing of an earlier run can be taken for a result of this one. If the process is killed
     halfway, the next start moves the rest (`finish_setting_aside`). When torchrun restarts,
     `is_set_aside` says that it is done.
     """
-    found = {path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    present = sorted(found)
+    present = sorted({name for name in names if (folder / name).is_file()})
     if any(MODEL.fullmatch(name) for name in present):
-        for older in {path for pattern in patterns for path in (folder / ASIDE).glob(pattern)}:
-            if older.name not in present:
-                older.unlink()
+        for name in set(names) - set(present):
+            (folder / ASIDE / name).unlink(missing_ok=True)
     if present:
         writing.save_json(folder / MARK, present)
         finish_setting_aside(folder)

@@ -321,6 +321,15 @@ def test_what_fresh_will_redo_is_nowhere_in_the_folder_after_a_kill(
     }
 
 
+def test_files_of_the_users_stay_where_they_are_when_fresh_moves_a_runs(demo, out):
+    names = "resnet-backbone.pth", "notes-evaluated.txt", "my-gcn-pca.csv", "best-backbone.pt"
+    for name in names:
+        (out / name).write_text("a user's")
+    for _ in range(2):  # the second time, what was moved the first time would be removed
+        assert run.main(argv(demo, out, "--phase backbone --fresh --epochs 1")) == 0
+    assert all((out / name).read_text() == "a user's" for name in names)
+
+
 def test_what_is_set_aside_is_of_one_run(demo, finished, out):
     # B trains a backbone and stops before eval; then C begins: before-fresh/ holds B alone.
     assert run.main(argv(demo, out, "--phase backbone --fresh --seed 1")) == 0
