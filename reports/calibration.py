@@ -5,18 +5,19 @@ offset) estimates the probability that the label is right. Both numbers are the 
 labels and are fitted by maximum likelihood (Platt, 1999). Ranks, and with them AP, stay the same.
 """
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+LARGEST_SLOPE = 1e9  # and offset; a file with more is damaged
+
 
 def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
     """Slope and offset of the highest likelihood of targets (M, n) given logits (M, n).
 
-    If higher logits are not more often right it is (1, 0), which changes nothing.
+    It is (1, 0), which changes nothing, where higher logits are not more often right, and where all
+    logits are almost equal, so that a number would be above LARGEST_SLOPE.
     """
     x, y = torch.from_numpy(logits).double(), torch.from_numpy(targets).double()  # (M, n)
     centre, spread = x.mean(), x.std(correction=0).clamp(min=1e-12)
@@ -32,7 +33,8 @@ def fit(logits: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
 
     optimizer.step(loss)
     slope, offset = (line[0] / spread).item(), (line[1] - line[0] * centre / spread).item()
-    return (slope, offset) if slope > 0 and math.isfinite(slope + offset) else (1.0, 0.0)
+    usable = 0 < slope <= LARGEST_SLOPE and abs(offset) <= LARGEST_SLOPE  # NaN is not
+    return (slope, offset) if usable else (1.0, 0.0)
 
 
 def scores(logits: np.ndarray, slope: float, offset: float) -> np.ndarray:

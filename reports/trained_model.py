@@ -13,7 +13,7 @@ import torch
 
 from backbones import load_model, parameters_of
 from iml_gcn import Model
-from reports.calibration import Calibrated
+from reports.calibration import LARGEST_SLOPE, Calibrated
 from runtime.reading import ANY, LABEL, Kind, check, check_once, read_json
 from runtime.terminal import printable
 
@@ -33,7 +33,7 @@ SCHEMA = {
     "classes": [LABEL],
     "image_size": SIZE,
     "threshold": number(0, 1),
-    "calibration": [number(-1e9, 1e9)],
+    "calibration": [number(-LARGEST_SLOPE, LARGEST_SLOPE)],
     "operating_points": [[number(0, 1e9)]],
     "val_photos": Kind("a whole number", lambda v: type(v) is int and 0 <= v <= 10**9),
     "known_by_content": Kind("true, false or none", lambda v: v is None or type(v) is bool),

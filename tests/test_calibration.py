@@ -41,6 +41,12 @@ def test_scores_that_are_no_better_than_chance_are_left_as_they_are():
     assert slope > 0
 
 
+@pytest.mark.parametrize("logits", [np.full((9, 1), 0.3), 0.3 + 1e-12 * np.arange(9.0)[:, None]])
+@pytest.mark.parametrize("targets", [np.ones((9, 1)), np.arange(9)[:, None] > 4])
+def test_logits_that_are_all_equal_are_left_as_they_are(logits, targets):
+    assert calibration.fit(logits, targets) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize(("centre", "spread"), [(300, 1), (3000, 100), (0, 1e-3)])
 def test_calibration_finds_the_line_whatever_the_scale_of_the_logits(centre, spread):
     logits, targets = drawn(2.1, -3.0)
