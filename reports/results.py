@@ -26,7 +26,7 @@ from reports import (
     verdict,
 )
 from reports.trained_model import number
-from runtime import writing
+from runtime import photo_files, writing
 from runtime.folder import WHILE_TRAINING, Folder, result_files
 from runtime.fresh import ASIDE
 from runtime.reading import ANY, read_json
@@ -86,6 +86,9 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     judgement = judge(evaluation)
     best = next(name for name in evaluation.logits if evaluation.file(name) == judgement["use"])
     rows = label_rows(evaluation, best)
+    if not suffix:  # predict.py looks whether these are the models it finds
+        for file, model in judgement["models"].items():
+            model["sha256"] = photo_files.digest(folder / file)
     writing.save_json(folder / f"verdict{suffix}.json", judgement)
     labels_table.save(folder / f"labels{suffix}.csv", rows)
     paragraphs = findings(evaluation, judgement, best, rows)

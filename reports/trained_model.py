@@ -14,6 +14,7 @@ import torch
 from backbones import load_model, parameters_of
 from iml_gcn import Model
 from reports.calibration import LARGEST_SLOPE, Calibrated
+from runtime import photo_files
 from runtime.reading import ANY, LABEL, Kind, check, check_once, read_json
 from runtime.terminal import printable
 
@@ -129,6 +130,8 @@ def model_file(path: str | Path) -> tuple[Path, str]:
         verdict = read_json(folder / "verdict.json", {...: ANY})
         use, compared = verdict.get("use"), verdict.get("models")
         if use in names and isinstance(compared, dict) and set(names) <= compared.keys():
+            for name in names:
+                check_is_compared(folder / name, compared[name])
             return folder / use, "the model to use, as verdict.json says"
     if len(names) == 1:
         return folder / names[0], "the only model of the folder"
@@ -136,3 +139,14 @@ def model_file(path: str | Path) -> tuple[Path, str]:
         f"{folder} holds {', '.join(names)}, and no verdict.json that compares them; pass one of "
         "them, or run --phase eval first"
     )
+
+
+def check_is_compared(file: Path, model: object) -> None:
+    """A ValueError if verdict.json, whose entry of this model this is, compared another file of its
+    name. Verdicts of older versions do not say which one."""
+    known = model.get("sha256") if isinstance(model, dict) else None
+    if known is not None and known != photo_files.digest(file):
+        raise ValueError(
+            f"{file} is not the model that verdict.json compared; run --phase eval again, or pass "
+            "the file of a model"
+        )

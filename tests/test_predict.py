@@ -4,6 +4,7 @@ Oracles: the model on pixels made by hand; the EXIF standard; pixels of the pict
 """
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -535,6 +536,13 @@ def test_of_a_runs_folder_the_model_of_the_verdict_is_used(predictor, tmp_path, 
     assert holds in used(code=2)  # it does not know the others
     (run / "verdict.json").write_text(json.dumps({"use": "backbone.pt", "models": all_three}))
     assert f"{run}/backbone.pt: the model to use, as verdict.json says" in used()
+    sha256 = hashlib.sha256(predictor[0].read_bytes()).hexdigest()
+    known = {name: {"sha256": sha256} for name in all_three}
+    (run / "verdict.json").write_text(json.dumps({"use": "backbone.pt", "models": known}))
+    assert f"{run}/backbone.pt: the model to use, as verdict.json says" in used()
+    known["gcn-pca.pt"] = {"sha256": "of a model that was there when phase eval ran"}
+    (run / "verdict.json").write_text(json.dumps({"use": "backbone.pt", "models": known}))
+    assert f"{run}/gcn-pca.pt is not the model that verdict.json compared" in used(code=2)
     (run / "verdict.json").write_text("{")
     assert "verdict.json is not valid JSON" in used(code=2)
 
