@@ -170,7 +170,11 @@ def is_there(root: str | Path, folder: str, seed: int, count: int) -> bool:
     path = labels_of(root, folder)
     if not path.exists():
         return False
-    if json.loads(path.read_text()).get("info") != info(seed, count):
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text
+        document = None
+    if not isinstance(document, dict) or document.get("info") != info(seed, count):
         raise FileExistsError(f"{path} is not of this demo; move it, or choose another --data")
     return True
 

@@ -194,6 +194,11 @@ def from_folders(photos: str, inside: list[str], prefer: set[str]) -> data.Split
             "pass that one as --photos, if the folders in it are the labels"
         )
     split = as_split(rows, None, PhotoFolder(photos), photos)
+    if len(split) > 1 and split.targets.shape[1] == 1 and split.targets.all():
+        raise ValueError(
+            f"{photos} holds all photos in the folder {printable(split.classes[0], 40)}, which "
+            "would be the label of all; pass a label file as --labels, or a folder for each label"
+        )
     parts = [name for name in split.classes if NO_LABEL_FOLDER.fullmatch(name)]
     if len(parts) > 1 or parts == split.classes:
         raise ValueError(
@@ -322,7 +327,8 @@ def names_in(val_list: Path) -> set[str]:
     """The photos that a file of an earlier run names; none where there is no such file."""
     if not val_list.is_file():
         return set()
-    return {composed(name) for name in reading.read_json(val_list, [PHOTO])}
+    advice = "correct it, or remove it to draw other val photos, and pass --fresh"
+    return {composed(name) for name in reading.read_json(val_list, [PHOTO], advice)}
 
 
 def warn_of_copies(train: data.Split, val: data.Split, photos: str, val_photos: str) -> None:

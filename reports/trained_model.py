@@ -127,7 +127,7 @@ def model_file(path: str | Path) -> tuple[Path, str]:
             f"{folder} holds no backbone.pt or gcn-*.pt; pass a model of run.py, or its folder"
         )
     if (folder / "verdict.json").is_file():
-        verdict = read_json(folder / "verdict.json", {...: ANY})
+        verdict = read_json(folder / "verdict.json", {...: ANY}, "run --phase eval again")
         use, compared = verdict.get("use"), verdict.get("models")
         if use in names and isinstance(compared, dict) and set(names) <= compared.keys():
             for name in names:

@@ -16,10 +16,11 @@ from runtime.terminal import printable
 from runtime.writing import explained, replacing
 
 
-def read_checkpoint(path: str | Path) -> dict:
+def read_checkpoint(path: str | Path, advice: str = "") -> dict:
     """The tensors and plain values in a torch.save or safetensors file, given by path or URL.
 
-    A pickle that would run code is an error. A URL is downloaded once.
+    A pickle that would run code is an error. A URL is downloaded once. `advice` says what to do
+    about a damaged file, where that is known.
     """
     if download.is_url(path):
         path = download.cached(str(path))
@@ -27,7 +28,7 @@ def read_checkpoint(path: str | Path) -> dict:
         raise FileNotFoundError(f"no checkpoint at {path}; pass the path of an existing file")
     if str(path).endswith(".safetensors") or safetensors.looks_like_one(path):
         return safetensors.read(path)
-    check_bytes(Path(path))
+    check_bytes(Path(path), advice)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of the pickle in a damaged file
@@ -44,14 +45,14 @@ def read_checkpoint(path: str | Path) -> dict:
                 "network, its state_dict()) alone: "
                 'torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pth")'
             ) from error
+        advice = advice or "pass the file as torch.save wrote it; delete one that was downloaded"
         raise ValueError(
-            f"{path} is not a checkpoint of plain tensors ({kind}); pass the file as torch.save "
-            "wrote it, or if it was downloaded, delete it and start again"
+            f"{path} is not a checkpoint of plain tensors ({kind}); {advice}"
         ) from error
     return checkpoint
 
 
-def check_bytes(path: Path) -> None:
+def check_bytes(path: Path, advice: str = "") -> None:
     """A ValueError if the bytes of a torch.save file have changed since it was written.
 
     It is a zip with a CRC-32 of each tensor, which torch does not compare. Files from before
@@ -66,8 +67,8 @@ def check_bytes(path: Path) -> None:
             raise ValueError(damaged)
     except Exception as error:  # of zipfile, zlib, lzma or the system
         raise ValueError(
-            f"{path} has changed since it was written, or is damaged ({printable(error)}); train "
-            "this model again, or fetch the file again"
+            f"{path} has changed since it was written, or is damaged ({printable(error)}); "
+            + (advice or "train this model again, or fetch the file again")
         ) from error
 
 

@@ -5,6 +5,8 @@ How training saves memory: see `lean.py` and `memory.py`.
 
 import torch
 
+from runtime.terminal import printable
+
 
 def choose(name: str) -> str:
     """The device of this name; "auto" is the first of cuda, mps and cpu that is available.
@@ -21,9 +23,9 @@ def choose(name: str) -> str:
 def check(name: str) -> None:
     """A ValueError where torch cannot compute on the device."""
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # no such device, or no driver
-        reason = str(error).splitlines()[0]
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # no such device, no driver, or no numbers
+        reason = printable(str(error).splitlines()[0], 120)
         raise ValueError(
             f"--device {name} is not available: {reason}; choose --device cpu, or auto"
         ) from None

@@ -67,8 +67,8 @@ class Folder:
             raise FileNotFoundError(
                 f"{self / name} is not there; run --phase {phase} first (or --phase all)"
             )
-        checkpoint = checkpoints.read_checkpoint(self / name)
         advice = f"run --phase {phase} again"
+        checkpoint = checkpoints.read_checkpoint(self / name, f"remove it, and {advice}")
         check_settings(self / name, checkpoint, self.classes, settings or {}, advice)
         return checkpoint
 
@@ -77,7 +77,8 @@ class Folder:
         other settings."""
         if not (self / name).is_file():
             return None
-        checkpoint = checkpoints.read_checkpoint(self / name)
+        again = "remove it, and the same command makes it again"
+        checkpoint = checkpoints.read_checkpoint(self / name, again)
         advice = "add --fresh to train again, or choose another --out"
         check_settings(self / name, checkpoint, self.classes, settings, advice)
         return checkpoint

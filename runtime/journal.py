@@ -258,7 +258,10 @@ class Pass:
                     save(ranks.total(read.clone()) > 0)
                     saved_at = time.monotonic()
             if failed:
-                raise ValueError(f"{errors[0]}, or leave such photos out with --skip-bad-images")
+                raise ValueError(
+                    f"{errors[0]}, or leave such photos out with --skip-bad-images; only the "
+                    "latter keeps the models that are trained already"
+                )
             if stop:
                 raise signals.Stopped(f"in {self.what}", resumes=save is not None)
         self.read = ranks.total(read) > 0  # (M,)

@@ -64,13 +64,14 @@ def composed(text: str) -> str:
 POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[^"]*[\d\]]\s*\]')
 
 
-def read_json(path: str | Path, schema: object) -> object:
-    """The JSON of a file, without polygons. What does not fit the schema is a ValueError."""
+def read_json(path: str | Path, schema: object, advice: str = "export it again") -> object:
+    """The JSON of a file, without polygons. What does not fit the schema is a ValueError; `advice`
+    says what to do about a file that is no JSON."""
     content = POLYGONS.sub(b'"segmentation":0', Path(path).read_bytes())
     try:
         document = json.loads(content.decode(json.detect_encoding(content[:4])))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); export it again") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); {advice}") from None
     if not fits(document, schema):  # twice as fast as check(), which knows each place
         check(document, schema, path)
     return document

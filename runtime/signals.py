@@ -59,6 +59,8 @@ def code_of(work: Callable[[], int | None]) -> int:
     except (ValueError, OSError) as error:
         lines = str(error).split("\n")  # several, if it has the expected folder tree
         sentence = "\n".join(printable(line, 1000) for line in lines)
+        if "more than 1 value per channel" in sentence:  # torch's, of batch norm
+            sentence = ONE_PHOTO
     except RuntimeError as error:
         sentence = sentence_for(error)
         if sentence is None:
@@ -68,6 +70,7 @@ def code_of(work: Callable[[], int | None]) -> int:
     return 2
 
 
+ONE_PHOTO = "a batch of one photo is too small for batch norm here; use a larger --batch-size"
 OUT_OF_MEMORY = "out of memory; use a smaller --batch-size, --image-size or number of --workers"
 
 
@@ -83,6 +86,8 @@ def sentence_for(error: RuntimeError) -> str | None:
         )
     if "DataLoader worker" in text:  # the system kills one when memory is short
         return f"a process that loads photos was killed ({printable(text)}); {OUT_OF_MEMORY}"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"--compile failed: {printable(text, 200)}; leave it out, or install a C++ compiler"
     if dist.is_initialized():
         return f"another rank was lost, or {printable(text, 300)}"
     return None

@@ -12,10 +12,11 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT, argv, refused
+from torch._inductor.exc import InductorError
 
 import run
 import tresnet
-from runtime import checkpoints, download, journal
+from runtime import checkpoints, download, journal, signals
 
 
 def full_disk(*_):
@@ -91,6 +92,10 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
         "--val-json belongs to COCO, not to vg500",
     ),
     (lambda d: None, "--freeze", "a frozen tresnet_tiny would keep its random weights"),
+    (lambda d: None, "--batch-size 1 --out {d}/new", "one photo batch norm larger --batch-size"),
+    (lambda d: None, "--device meta", "--device meta is not available: --device cpu"),
+    (lambda d: truncate(d / "out/backbone.pt"), "", "out/backbone.pt remove it same command"),
+    (lambda d: truncate(d / "out/embeddings.pt"), "--phase gcn", "out/embeddings.pt remove it"),
     (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
 ]
 
@@ -105,6 +110,22 @@ def test_bad_input_ends_with_code_2_and_a_sentence_that_names_it(
     sentence = refused(capsys, argv(data_dir, out, more.format(d=tmp_path)))
     assert [word for word in words.split() if word not in sentence] == []
     assert {path: path.read_bytes() for path in out.glob("*.p*")} == before
+
+
+@pytest.mark.parametrize("content", [b"[]", b"x", b"\xff", b'{"info": 3}'])
+def test_a_file_that_is_of_no_demo_is_not_taken_for_its_labels(content, tmp_path, capsys):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / JSON).write_bytes(content)
+    sentence = refused(
+        capsys, ["--data", str(tmp_path), "--dataset", "demo", "--out", f"{tmp_path}/o"]
+    )
+    assert f"{tmp_path / JSON} is not of this demo; move it" in sentence
+
+
+def test_an_error_of_torch_compile_is_one_sentence():
+    error = InductorError(RuntimeError("No working C++ compiler found"), None)
+    assert "--compile failed: " in signals.sentence_for(error)
+    assert signals.sentence_for(RuntimeError("No working C++ compiler found")) is None
 
 
 def test_models_of_different_runs_are_not_put_side_by_side(demo, out, capsys):

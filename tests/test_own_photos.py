@@ -539,6 +539,23 @@ def test_the_automatic_batch_is_a_thirtieth_of_the_photos_from_4_to_32(photos, s
     assert run.with_batch_size(args, split).batch_size == size
 
 
+def test_one_folder_of_all_photos_is_not_taken_for_their_label(tmp_path, capsys):
+    write_photos(tmp_path / "photos/images", **{f"{i}.png": i for i in range(6)})
+    sentence = refused(capsys, arguments(tmp_path / "out", tmp_path / "photos"))
+    assert "holds all photos in the folder images" in sentence
+    assert "--labels" in sentence
+
+
+def test_a_list_of_val_photos_that_was_damaged_by_hand_is_not_to_be_exported_again(
+    whole, tmp_path, capsys
+):
+    photos, _, _ = whole
+    (tmp_path / "val-photos.json").write_text('["p0.png",]')
+    sentence = refused(capsys, arguments(tmp_path, photos, photos / "tags.csv"))
+    assert "val-photos.json is not valid JSON" in sentence
+    assert "remove it to draw other val photos" in sentence
+
+
 def test_val_is_the_same_in_another_run_and_a_photo_added_later_is_for_training(
     whole, tmp_path, capsys, monkeypatch
 ):
