@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import predicted_labels
+from datasets import label_names, predicted_labels
 from runtime import reading
 from runtime.csv_table import from_cell
 from runtime.photo_names import (
@@ -48,7 +48,6 @@ GENERIC |= set("annotation annotations id ids name names number index image phot
 OF_PHOTOS = "files?|images?|photos?|pictures?|img|pic|path|names?|ids?|index|key|ur[il]|link"
 OF_PHOTOS = re.compile(rf"[\W_]*(({OF_PHOTOS})[\W_]*)+", re.I)
 SEPARATORS = ";|,"  # of tags; a file's own is the first of these that it has
-ANY_SEPARATOR = "[;|,\t\u060c\u3001\uff0c\uff1b\uff5c]"  # of any keyboard
 FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
 FORM += " label and no other column"
 
@@ -103,7 +102,8 @@ def read(
             name, labels_of_photo = predicted_labels.read_row(row)
             names.append(name)
             labels.append({label for label in labels_of_photo if label})
-        check_one_separator(table, labels, [True] * len(labels))
+        several = label_names.joined_labels(set().union(*labels), [label_names.LISTS])
+        check_one_separator(table, labels, [True] * len(labels), several)
         return list(zip(names, labels, strict=True)), None
     table = split_header(table, photos)
     if not table.rows:
@@ -372,6 +372,7 @@ def tags(table: Table) -> list[set[str]]:
     separator = separator_of(
         table, [cell for cell, listed in zip(cells, items, strict=True) if listed is None]
     )
+    chosen = next((each for each in SEPARATORS if each in separator), "")
     pieces_of = []  # of each row
     for cell, listed in zip(cells, items, strict=True):
         pieces = re.split(separator, cell) if listed is None else listed
@@ -386,7 +387,13 @@ def tags(table: Table) -> list[set[str]]:
         if items[i] is None and (cell[:1] in ("[", "{") or not all(map(brackets_match, names))):
             raise table.doubt(i, column, """of lists only those like "['cat', 'dog']" are read""")
         labels.append(names)
-    check_one_separator(table, labels, [listed is None for listed in items])
+    check_one_separator(
+        table,
+        labels,
+        [listed is None for listed in items],
+        label_names.surely_several(set().union(*labels), unexpected_in_names(chosen)),
+        chosen,
+    )
     return as_class_numbers(table, labels)
 
 
@@ -471,23 +478,38 @@ def separator_of(table: Table, texts: list[str]) -> str:
     return "\n"
 
 
+def unexpected_in_names(chosen: str) -> str:
+    """The separators that no label has in a file whose tags this one separates: those of lists, and
+    commas of other keyboards unless ; or | was chosen so that names can hold commas."""
+    if chosen in (";", "|"):
+        return label_names.ONLY_IN_LISTS
+    return label_names.ONLY_IN_LISTS + label_names.COMMAS
+
+
 def is_planet(table: Table) -> bool:
     """Whether the header is that of a data set of Kaggle's with blanks between the tags."""
     return table.header is not None and {"image_name", "tags"} <= set(table.header)
 
 
-def check_one_separator(table: Table, labels: list[set[str]], split: list[bool]) -> None:
-    """An error if a label contains another separator, and its pieces are labels of the file too.
-    `split` says of each row whether its cell was split into labels, and did not hold a list."""
-    known = set().union(*labels)
+def check_one_separator(
+    table: Table,
+    labels: list[set[str]],
+    split: list[bool],
+    several: dict[str, list[str]],
+    separator: str = ";",
+) -> None:
+    """An error if a label may be several, which `several` holds. `split` says of each row whether
+    its cell was split into labels, by `separator` if it has one, and did not hold a list."""
     for i, names in enumerate(labels):
-        for name in names:
-            pieces = [piece.strip() for piece in re.split(ANY_SEPARATOR, name)]
-            if split[i] and len(pieces) > 1 and known.issuperset(pieces):
+        for name in sorted(names & several.keys()):
+            if split[i]:
+                between = separator if separator == "|" else f"{separator or ';'} "
+                as_several = printable(between.join(several[name]), 60)
                 raise table.doubt(
                     i,
                     table.labels[0],
-                    f"{brief(name)} may be {len(pieces)} labels; use one separator in all rows",
+                    f"{brief(name)} may be {len(several[name])} labels; use one separator in all "
+                    f'rows: write "{as_several}" for several, ["{printable(name, 60)}"] for one',
                 )
 
 

@@ -1,4 +1,5 @@
-"""What the names and counts of labels tell: the most frequent, the rare, and those that may be one.
+"""What the names and counts of labels tell: the most frequent, the rare, and those that may be one
+label or several.
 
 Nothing is refused here, and no photo is opened.
 
@@ -11,6 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 import data
+from datasets.label_names import perhaps_several
 from runtime.terminal import listed, printable
 
 FEW = 5  # photos of a label
@@ -31,12 +33,20 @@ def most_frequent(split: data.Split) -> str:
 
 
 def doubtful_labels(split: data.Split) -> list[str]:
-    """Sentences about labels that may be one and the same, and about labels with few photos."""
+    """Sentences about labels that may be one and the same, labels that may be several, and labels
+    with few photos."""
     counts = split.targets.sum(0)  # (n,)
-    pairs = almost_equal_names(dict(zip(split.classes, counts.tolist(), strict=True)))
+    photos_of = dict(zip(split.classes, counts.tolist(), strict=True))
+    pairs = almost_equal_names(photos_of)
     sentences = []
     if pairs:
         sentences.append(f"labels of almost the same name: {len(pairs)}{listed(pairs, MOST)}")
+    several = perhaps_several(split.classes)
+    several = [f"{printable(name, 40)} {photos_of[name]:,}" for name in several]
+    if several:
+        sentences.append(
+            f"labels that may be several in one: {len(several)}{listed(several, MOST)}"
+        )
     few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
     if few:
         labels = "1 label" if len(few) == 1 else f"{len(few)} labels"

@@ -5,6 +5,7 @@ from conftest import drawn_photo
 
 import run
 from datasets.doubtful_labels import almost_equal_names
+from datasets.label_names import perhaps_several
 
 
 @pytest.fixture
@@ -74,6 +75,28 @@ def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys
 )
 def test_names_that_may_be_one_label(photos, pairs):
     assert almost_equal_names(photos) == pairs
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["猫、犬", "鳥；馬", "a،b", "x\ty"], ["猫、犬", "鳥；馬", "a،b", "x\ty"]),
+        (["cat/dog", "dog/cow", "cow/cat", "cat"], ["cat/dog", "dog/cow", "cow/cat"]),
+        (["cat & dog", "cat", "dog", "rock & roll", "rock"], ["cat & dog"]),
+        (["cat, dog", "cat", "dog", "sofa, couch", "sofa"], ["cat, dog"]),
+        (["#cat#dog", "#cat", "#dog"], ["#cat#dog"]),
+        (["AC/DC", "C++", "C", "A+", "t-shirt", "hot dog", "dog", "テディ・ベア"], []),
+    ],
+)
+def test_names_that_may_be_several_labels(names, expected):
+    assert perhaps_several(names) == expected
+
+
+def test_check_names_labels_that_may_be_several(faulty, capsys):
+    (faulty / "labels.csv").write_text("file,labels\na.jpg,猫、犬\nb.jpg,鳥\ncopy.jpg,猫、犬\n")
+    options = ["--check", "--photos", f"{faulty}/photos", "--labels", f"{faulty}/labels.csv"]
+    assert run.main(options) == 0
+    assert "labels that may be several in one: 1: 猫、犬 2\n" in capsys.readouterr().out
 
 
 def test_check_refuses_val_labels_that_training_lacks_as_a_run_does(faulty, capsys):

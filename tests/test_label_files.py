@@ -292,6 +292,80 @@ def test_a_csv_that_can_be_read_in_two_ways_is_refused_by_the_cell_in_doubt(read
     assert len(str(error.value)) < 500
 
 
+# Labels that hold several, or parts of quotes, or what nobody sees
+
+FOUR = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+
+def csv_of(*cells):
+    """A CSV of tags for a.jpg, b.jpg and so on, each cell in quotes."""
+    quoted = (cell.replace('"', '""') for cell in cells)
+    rows = [f'{name},"{cell}"\n' for name, cell in zip(FOUR, quoted, strict=False)]
+    return "file,labels\n" + "".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("cells", "row", "words"),
+    [  # the cells of four photos, the first row in doubt, and what it may be
+        ("猫、犬 犬、鳥 猫、鳥 猫", 2, "'猫、犬' may be 2 labels; use one separator in all rows: "
+         'write "猫; 犬" for several, ["猫、犬"] for one'),
+        ("猫、犬 牛 馬 猫", 2, "'猫、犬' may be 2 labels"),
+        ("猫；狗 狗；鸟 猫；鸟 猫", 2, "'猫；狗' may be 2 labels"),
+        ("قط،كلب كلب،طائر قط", 2, "'قط،كلب' may be 2 labels"),
+        ("قط؛كلب كلب؛طائر قط", 2, "'قط؛كلب' may be 2 labels"),
+        ("猫，狗，鸟 狗，鸟 猫", 2, "'猫，狗，鸟' may be 3 labels"),
+        ("猫｜狗 狗｜鸟 猫", 2, "'猫｜狗' may be 2 labels"),
+        ("cat\tdog dog\tcow cow", 2, "'cat\\tdog' may be 2 labels"),
+        ("cow cat/dog dog cat", 3, "'cat/dog' may be 2 labels"),
+        ("cat+dog+cow dog cat cow", 2, "'cat+dog+cow' may be 3 labels"),
+        ("cat／dog dog cat", 2, "'cat／dog' may be 2 labels"),
+        ("cow #cat#dog #dog #cat", 3, "'#cat#dog' may be 2 labels"),
+        ("#cat#dog #dog#cow #cow", 2, "'#cat#dog' may be 2 labels"),
+        ("cat;dog cat，cow cow", 3, "'cat，cow' may be 2 labels"),  # two keyboards
+        ("cat|dog cat/dog dog", 3, 'write "cat|dog" for several, ["cat/dog"] for one'),
+        ("cat,dog cat、cow dog", 3, 'write "cat, cow" for several, ["cat、cow"] for one'),
+    ],
+)  # fmt: skip
+def test_a_label_that_may_be_several_is_refused_by_its_cell(read, cells, row, words):
+    with pytest.raises(ValueError, match=rf"row {row}, column 2 \(labels\) is ") as error:
+        read(csv_of(*cells.split(" ")), FOUR)
+    assert words in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "names",
+    [  # the labels of four photos
+        "AC/DC, C++, C, C#",
+        "indoor/day, indoor/night, outdoor/day, outdoor/night",
+        "animal, animal/bat, sport/bat, sport",
+        "O+, A+, AB+, A",
+        "rock & roll, rock, salt & pepper, roll",
+        "テディ・ベア, 犬, テディ, 熊猫",
+        "t-shirt, teddy bear, children's toys, bear",
+        "#1, #2, no. 1#2, 1/2",
+        '6" pipe, 猫、犬, 馬, قط',
+    ],
+)
+def test_names_of_one_label_are_read_as_they_are(read, names):
+    names = names.split(", ")
+    expected = {photo: {name} for photo, name in zip(FOUR, names, strict=True)}
+    assert read(csv_of(*names), FOUR)[0] == expected
+
+
+def test_a_list_says_that_its_items_are_one_label_each(read):
+    names = ["cat/dog", "猫、犬", "#cat#dog", "x，cat"]
+    cells = [json.dumps([name, "cat"], ensure_ascii=False) for name in names]
+    shown, _ = read(csv_of(*cells), FOUR)
+    assert shown == {photo: {name, "cat"} for photo, name in zip(FOUR, names, strict=True)}
+
+
+def test_commas_of_other_keyboards_are_in_names_where_semicolons_separate_tags(read):
+    shown, _ = read(csv_of("椅子，办公; 猫", "椅子，餐厅", "قط، صغير; 猫"), FOUR[:3])
+    assert shown["a.jpg"] == {"椅子，办公", "猫"}
+    assert shown["c.jpg"] == {"قط، صغير", "猫"}
+
+
 # Names of photos
 
 NFD = unicodedata.normalize("NFD", "\ud55c\uae00/caf\u00e9.jpg")  # as a Mac writes them
