@@ -55,6 +55,11 @@ MAY_BE_TICKS = (
     "this may be a row of ticks, but the labels are not named; write one column per label"
 )
 
+TORN = (
+    "a quote in it has no partner in the same label; write straight double quotes around the whole "
+    'cell ("cat; dog"), or no quotes'
+)
+
 # What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 ITEM = rf"{QUOTED}|-?\d+(?:\.0*)?|None|null|nan|NaN"
@@ -114,6 +119,8 @@ def read(
     table.labels = label_columns(table)
     classes = None
     if holds_ticks(table):
+        for j in table.labels:
+            table.header[j] = label_names.without_typographic_quotes(table.header[j])
         classes = [table.header[j] for j in table.labels]
         labels = ticks(table)
     else:
@@ -329,6 +336,9 @@ def holds_ticks(table: Table) -> bool:
             "it may be a tick or the number of a class; add a first row with the columns' names"
         )
         raise table.doubt(*places[0], problem)
+    torn = [table.header[j] for j in table.labels if label_names.are_quotes_torn([table.header[j]])]
+    if torn:
+        raise ValueError(f"{table.path}: row 1 has the label {brief(torn[0])}; {TORN}")
     if len(table.labels) > 1:
         nameless = [j for j in table.labels if not table.header[j]]
         if nameless:
@@ -383,6 +393,10 @@ def tags(table: Table) -> list[set[str]]:
     labels = []
     for i, (cell, pieces) in enumerate(zip(cells, pieces_of, strict=True)):
         table.nothing.update(piece for piece in pieces if piece in NOTHING)
+        if items[i] is None:
+            if label_names.are_quotes_torn(pieces):
+                raise table.doubt(i, column, TORN)
+            pieces = [label_names.without_typographic_quotes(piece) for piece in pieces]
         names = {without_quotes(piece) for piece in pieces} - NOTHING - {""}
         if items[i] is None and (cell[:1] in ("[", "{") or not all(map(brackets_match, names))):
             raise table.doubt(i, column, """of lists only those like "['cat', 'dog']" are read""")

@@ -72,3 +72,53 @@ def perhaps_several(names: Collection[str]) -> list[str]:
 def counts_of_pieces(names: Collection[str], separators: str) -> Counter:
     """In how many labels each piece is; a label without a separator is one piece."""
     return Counter(piece for name in names for piece in set(pieces_of(name, separators)))
+
+
+# Quotes
+
+# Typographic ones: what opens -> what closes. Languages differ: what closes English quotes opens
+# Swedish ones.
+DOUBLE = {"\u201c": "\u201d", "\u201d": "\u201d", "\u201e": "\u201c\u201d"}
+GUILLEMETS = {"\u00ab": "\u00bb", "\u00bb": "\u00ab\u00bb"}
+GUILLEMETS |= {"\u2039": "\u203a", "\u203a": "\u2039\u203a"}
+SINGLE = {"\u2018": "\u2019", "\u201a": "\u2018\u2019"}
+TYPOGRAPHIC = DOUBLE | GUILLEMETS | SINGLE
+STRAIGHT = {"'": "'", '"': '"'}
+OF_INCHES = r"\d ?[\u201c\u201d]"
+CORNERS = ("\u300c\u300d", "\u300e\u300f", "\u300a\u300b")  # of Chinese and Japanese
+
+
+def without_typographic_quotes(name: str) -> str:
+    """What typographic quotes around a whole name hold; any other name as it is."""
+    inside = name[1:-1].strip()
+    if not inside or name[-1] not in TYPOGRAPHIC.get(name[0], ""):
+        return name
+    return name if any(mark in TYPOGRAPHIC for mark in inside) else inside
+
+
+def are_quotes_torn(pieces: list[str]) -> bool:
+    """Whether quotes around a whole cell were torn when it was split, or a piece has half a pair.
+    An apostrophe needs no partner, so single quotes and straight ones count only if they open the
+    first piece, do not close in it, and close the last."""
+    pieces = [piece for piece in pieces if piece]
+    if len(pieces) > 1:
+        closing = (TYPOGRAPHIC | STRAIGHT).get(pieces[0][0], "")
+        closes_first = closing and re.search(rf"[{closing}](?!\w)", pieces[0][1:])
+        if closing and pieces[-1][-1] in closing and not closes_first:
+            return True
+    return any(map(has_half_a_pair, pieces))
+
+
+def has_half_a_pair(piece: str) -> bool:
+    """Whether a double quote, a guillemet or a corner bracket lacks its partner. A quote after a
+    digit may be the sign of inches, and a guillemet between words an arrow."""
+    doubles = [sum(map(text.count, DOUBLE)) for text in (piece, re.sub(OF_INCHES, "", piece))]
+    if all(count % 2 for count in doubles):
+        return True
+    if any(piece.count(left) != piece.count(right) for left, right in CORNERS):
+        return True
+    for left, right in ("\u00ab\u00bb", "\u2039\u203a"):
+        is_arrow = left not in piece and right not in (piece[:1], piece[-1:])
+        if piece.count(left) != piece.count(right) and not is_arrow:
+            return True
+    return False

@@ -366,6 +366,57 @@ def test_commas_of_other_keyboards_are_in_names_where_semicolons_separate_tags(r
     assert shown["c.jpg"] == {"قط، صغير", "猫"}
 
 
+@pytest.mark.parametrize(
+    ("cells", "row"),
+    [  # the cells of some photos, and the first row with a quote that has no partner in its label
+        ("“cat; dog”|cow", 2),
+        ("cow|„cat; dog“", 3),
+        ("”cat; dog”|cow", 2),  # Swedish
+        ("«cat; dog»|cow", 2),
+        ("»cat; dog«|cow", 2),
+        ("« cat, dog »|cow", 2),
+        ("‘cat; dog’|cow", 2),
+        ("‘children’s toys; dog’|cow", 2),
+        ("‚cat; dog‘|cow", 2),
+        ("'cat; dog'|cow", 2),
+        ('"cat; dog"|cow', 2),
+        ("「猫; 犬」|cow", 2),
+        ("cow; a “red; cat” toy", 2),
+        ("“cat”; “dog|cow", 2),
+        ("“cat|cow", 2),
+        ("“route 6; pipe”|cow", 2),
+    ],
+)
+def test_quotes_that_are_torn_by_the_separator_are_refused(read, cells, row):
+    with pytest.raises(ValueError, match=rf"row {row}, column 2 .* has no partner in the same la"):
+        read(csv_of(*cells.split("|")), FOUR)
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("“cat”; «dog»; „cow“; ‘hen’; » ape «; ‚elk‘", "cat dog cow hen ape elk"),
+        ("children’s_toys; kids’; ’90s; rock_’n’_roll", "children’s_toys kids’ ’90s rock_’n’_roll"),
+        ("‘children’s_toys’; ‘ukulele; kids", "children’s_toys ‘ukulele kids"),
+        ('6”_pipe; 6"_pipe; 7_”; 5’; a_“red”_cat', '6”_pipe 6"_pipe 7_” 5’ a_“red”_cat'),
+        ("“a”_or_“b”; animal_»_bat", "“a”_or_“b” animal_»_bat"),
+        ("「猫」; 《犬》; kids'; 'cat'", "「猫」 《犬》 kids' cat"),
+        ("['“cat', '”']", "“cat ”"),  # a list says what its items are
+    ],
+)
+def test_quotes_around_a_label_are_no_part_of_it_and_others_are(read, cell, labels):
+    expected = {label.replace("_", " ") for label in labels.split()}
+    assert read(csv_of(cell.replace("_", " ")), FOUR[:1])[0] == {"a.jpg": expected}
+
+
+def test_quotes_in_the_header_of_ticks_are_as_in_tags(read):
+    assert read("file,“cat”,kids’\na.jpg,1,1\n", ABC)[1] == ["cat", "kids’"]
+    with pytest.raises(
+        ValueError, match="row 1 has the label '“cat'; a quote in it has no partner"
+    ):
+        read("file,“cat,dog”\na.jpg,1,1\n", ABC)
+
+
 # Names of photos
 
 NFD = unicodedata.normalize("NFD", "\ud55c\uae00/caf\u00e9.jpg")  # as a Mac writes them
