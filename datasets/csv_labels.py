@@ -117,6 +117,9 @@ def read(
         if row[table.photo] in NOTHING | {""}:
             raise table.doubt(i, table.photo, "expected the name of a photo")
     table.labels = label_columns(table)
+    for row in table.rows if table.header is None else [table.header, *table.rows]:
+        for j in table.labels:
+            row[j] = label_names.trimmed(row[j])
     classes = None
     if holds_ticks(table):
         for j in table.labels:
@@ -386,7 +389,7 @@ def tags(table: Table) -> list[set[str]]:
     pieces_of = []  # of each row
     for cell, listed in zip(cells, items, strict=True):
         pieces = re.split(separator, cell) if listed is None else listed
-        pieces_of.append([piece.strip() for piece in pieces])
+        pieces_of.append([label_names.trimmed(piece) for piece in pieces])
     filled = [i for i, cell in enumerate(cells) if cell]
     if are_ticks([pieces_of[i] for i in filled]):
         raise table.doubt(filled[0], column, MAY_BE_TICKS)

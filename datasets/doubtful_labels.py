@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 import data
-from datasets.label_names import perhaps_several
+from datasets.label_names import perhaps_several, visible
 from runtime.terminal import listed, printable
 
 FEW = 5  # photos of a label
@@ -55,11 +55,11 @@ def doubtful_labels(split: data.Split) -> list[str]:
 
 
 def almost_equal_names(photos_of: dict[str, int]) -> list[str]:
-    """Labels, with their photos, that differ only by case, blanks, hyphens or an s at the end; and
-    labels of few photos that may be misspelt."""
+    """Labels, with their photos, that differ only by case, blanks, hyphens, invisible characters
+    or an s at the end; and labels of few photos that may be misspelt."""
     letters_of, names_of = {}, defaultdict(list)
     for name in photos_of:
-        letters = re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name.strip()).casefold()
+        letters = re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", visible(name).strip()).casefold()
         letters_of[name] = re.sub("e?s$", "", letters) or letters
         names_of[letters_of[name]].append(name)
     groups = [names for names in names_of.values() if len(names) > 1]

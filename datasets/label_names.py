@@ -6,6 +6,7 @@ Label files are read elsewhere. `csv_labels.py` refuses with this what is surely
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection
 
@@ -24,7 +25,7 @@ WORD_JOINTS = ("&\uff06", "\u30fb\u00b7")
 
 def pieces_of(name: str, separators: str) -> list[str]:
     """What stands between the separators, without the empty pieces."""
-    pieces = [piece.strip() for piece in re.split(f"[{re.escape(separators)}]", name)]
+    pieces = [trimmed(piece) for piece in re.split(f"[{re.escape(separators)}]", name)]
     return [piece for piece in pieces if piece]
 
 
@@ -74,6 +75,33 @@ def counts_of_pieces(names: Collection[str], separators: str) -> Counter:
     return Counter(piece for name in names for piece in set(pieces_of(name, separators)))
 
 
+# Characters that nobody sees
+
+# Soft hyphen, joiners, marks of the direction of writing, byte order mark. Between letters some of
+# them have a meaning, in Persian and Hindi and in emoji.
+INVISIBLE = "\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
+INVISIBLE += "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+JOINERS = "\u200c\u200d"
+VIRAMA = 9  # Unicode's combining class of it
+BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001))))  # what str.strip() takes off
+
+
+def trimmed(name: str) -> str:
+    """A name without blanks and invisible characters at its ends. Only a joiner after a virama
+    stays: in Malayalam the two make the last letter of a word another one."""
+    name = name.lstrip(BLANKS + INVISIBLE)
+    text = name.rstrip(BLANKS + INVISIBLE)
+    next_one = name[len(text) : len(text) + 1]
+    if text and unicodedata.combining(text[-1]) == VIRAMA and next_one in JOINERS:
+        return text + next_one
+    return text
+
+
+def visible(name: str) -> str:
+    """A name without its invisible characters."""
+    return re.sub(f"[{INVISIBLE}]", "", name)
+
+
 # Quotes
 
 # Typographic ones: what opens -> what closes. Languages differ: what closes English quotes opens
@@ -90,7 +118,7 @@ CORNERS = ("\u300c\u300d", "\u300e\u300f", "\u300a\u300b")  # of Chinese and Jap
 
 def without_typographic_quotes(name: str) -> str:
     """What typographic quotes around a whole name hold; any other name as it is."""
-    inside = name[1:-1].strip()
+    inside = trimmed(name[1:-1])
     if not inside or name[-1] not in TYPOGRAPHIC.get(name[0], ""):
         return name
     return name if any(mark in TYPOGRAPHIC for mark in inside) else inside

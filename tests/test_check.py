@@ -70,6 +70,8 @@ def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys
         ({"class A": 30, "class B": 1, "Type I": 30, "Type II": 1, "stage_a": 9, "stage_b": 1}, []),
         ({"+": 9, "-": 9, "😀": 9, "😡": 9}, []),
         ({"zone 1": 30, "zone 2": 1, "zone 3": 2}, []),  # numbers
+        ({"cat": 9, "cat\u200b": 3}, ["cat 9 / cat\\u200b 3"]),
+        ({"co\u00adop": 9, "coop": 9}, ["co\\xadop 9 / coop 9"]),
         ({"ss": 9, "s": 9, "glass": 9}, ["ss 9 / s 9"]),
     ],
 )

@@ -417,6 +417,44 @@ def test_quotes_in_the_header_of_ticks_are_as_in_tags(read):
         read("file,“cat,dog”\na.jpg,1,1\n", ABC)
 
 
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        "\u200b",
+        "\u200c",
+        "\u200d",
+        "\u200e",
+        "\u200f",
+        "\u2060",
+        "\ufeff",
+        "\u00ad",
+        "\u202c \u00a0",
+    ],
+)
+def test_characters_that_nobody_sees_at_the_ends_of_a_label_are_no_part_of_it(read, unseen):
+    cells = [f"cat{unseen}", f"{unseen}dog; cat {unseen}", "dog", f"['{unseen}cat']"]
+    expected = dict(zip(FOUR, [{"cat"}, {"cat", "dog"}, {"dog"}, {"cat"}], strict=True))
+    assert read(csv_of(*cells), FOUR) == (expected, ["cat", "dog"])
+    assert read(csv_of("cat", unseen), FOUR[:2])[0]["b.jpg"] == set()
+    ticks = f"file,{unseen}cat,dog{unseen}\na.jpg,1{unseen},0\n"
+    assert read(ticks, FOUR) == ({"a.jpg": {"cat"}}, ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0645\u06cc\u200c\u0631\u0648\u0645",  # Persian
+        "\U0001f469\u200d\U0001f4bb",  # a woman and a laptop are one emoji
+        "\u2764\ufe0f",  # a red heart
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # England's flag
+        "\u0d05\u0d35\u0d28\u0d4d\u200d",  # Malayalam: he; without the joiner it is: to him
+        "co\u00adop",
+    ],
+)
+def test_characters_that_nobody_sees_but_which_have_a_meaning_stay(read, name):
+    assert read(csv_of(name), ABC)[1] == [name]
+
+
 # Names of photos
 
 NFD = unicodedata.normalize("NFD", "\ud55c\uae00/caf\u00e9.jpg")  # as a Mac writes them
