@@ -33,17 +33,24 @@ from runtime.terminal import brief, counted, printable, tell
 
 # Ticks, as `simplified` writes them.
 YES, NO = {"1", "true", "yes", "y", "t", "x"}, {"0", "false", "no", "n", "f"}
-# Ticks in other languages, as symbols, and -1 for no; they are refused, as few are known here.
+# Ticks in other languages, as Excel and people write them, as symbols, and -1 for no; they are
+# refused.
 FOREIGN_TICKS = set(
-    "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐ -1".split()
+    "wahr falsch vrai faux verdadero falso vero verdadeiro waar onwaar prawda fałsz pravda "
+    "nepravda истина ложь істина хибність igaz hamis sant falskt sand sandt falsk sann usann "
+    "tosi epätosi doğru yanlış yanliş adevărat fals cert tõene väär αληθης ψευδης 真 假 صحيح خطأ "
+    "si sí sì oui non ja nein nee nej nei sim não nao tak nie ano ne igen nem evet hayır hayir "
+    "да нет так ні ναι όχι οχι 是 否 はい いいえ 예 아니요 아니오 نعم لا כן לא "
+    "✓ ✔ ✗ ✘ ✕ ✖ ✅ ❌ ☑ ☐ ☒ √ × ○ ◯ 〇 -1".split()
 )
+# A column's single letters are ticks if they are all of one of these, and its header does not say
+# that they are letters.
+LETTERS = ({"t", "f"}, {"y", "n"}, {"x"})
+OF_LETTERS = set("letter letters character characters char chars glyph symbol initial".split())
 NUMBERS = {"0", "1"}  # ticks, or the numbers of two classes
 # What pandas, NumPy, spreadsheets and data bases write where there is nothing.
 NOTHING = {"nan", "NaN", "NAN", "-nan", "NaT", "none", "None", "NONE", "null", "Null", "NULL"}
 NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
-# Words of a header which say that its column holds labels. Any other header may be a label itself.
-GENERIC = set("label labels tag tags class classes category categories target targets y".split())
-GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
 # What a header calls the column of the photos. Any other word may be a photo without its suffix.
 OF_PHOTOS = "files?|images?|photos?|pictures?|img|pic|path|names?|ids?|index|key|ur[il]|link"
 OF_PHOTOS = re.compile(rf"[\W_]*(({OF_PHOTOS})[\W_]*)+", re.I)
@@ -222,7 +229,7 @@ def first_row_is_data(table: Table, photos: PhotoFolder) -> bool:
     if not OF_PHOTOS.fullmatch(name):
         return is_in(photos)(name) or repeats_labels(first, rest, table.photo)
     stems = {without_suffix(decoded(row[table.photo]).rpartition("/")[2]) for row in rest}
-    if not all(map(is_generic, others)) and name not in stems and is_in(photos)(name):
+    if not all(map(label_names.is_generic, others)) and name not in stems and is_in(photos)(name):
         raise table.doubt(
             0,
             table.photo,
@@ -330,9 +337,11 @@ def holds_ticks(table: Table) -> bool:
         raise table.doubt(*not_ticks[0], FORM)
     if not_ticks:
         values = {simplified(table.rows[i][j]) for i, j in places}
-        is_of_classes = table.header and is_generic(table.header[table.labels[0]])
-        if not is_of_classes and values <= FOREIGN_TICKS | YES | NO:
-            raise table.doubt(*not_ticks[0], "for ticks write 1 and 0")
+        if may_be_foreign_ticks(table, values):
+            i, j = not_ticks[0]
+            as_label = f'["{printable(table.rows[i][j], 40)}"]'
+            problem = "for ticks write 1 and 0 under a header that is the label's name"
+            raise table.doubt(i, j, f"{problem}, for a label write {as_label}")
         return False
     if table.header is None:
         problem = (
@@ -342,15 +351,20 @@ def holds_ticks(table: Table) -> bool:
     torn = [table.header[j] for j in table.labels if label_names.are_quotes_torn([table.header[j]])]
     if torn:
         raise ValueError(f"{table.path}: row 1 has the label {brief(torn[0])}; {TORN}")
+    check_letters(table)
     if len(table.labels) > 1:
         nameless = [j for j in table.labels if not table.header[j]]
         if nameless:
             raise ValueError(f"{table.path}: row 1 has no label in column {nameless[0] + 1}")
+        check_named_after_labels(table)
         return True
-    generic = is_generic(table.header[table.labels[0]])
+    header = table.header[table.labels[0]]
+    generic = label_names.is_generic(header)
     numbers = {simplified(table.rows[i][j]) for i, j in places} <= NUMBERS
     if generic and numbers:  # 0 and 1 of "class" are two classes
         return False
+    if label_names.is_of_no_label(header) and not label_names.is_thing(header):
+        generic = True
     if not generic and not numbers:  # true and false of "cat" are ticks
         return True
     either = "two classes, 0 and 1, or ticks; write the labels' names in place of 0 and 1"
@@ -359,9 +373,50 @@ def holds_ticks(table: Table) -> bool:
     raise table.doubt(*places[0], f"it may be {either}")
 
 
-def is_generic(header: str) -> bool:
-    """Whether a header says that its column holds labels, and so is no label itself."""
-    return {word for word in re.split(r"[\W\d_]+", header.lower()) if word} <= GENERIC
+def may_be_foreign_ticks(table: Table, values: set[str]) -> bool:
+    """Whether the values of the only column are ticks as other languages write them. Under a
+    header such as "class", -1 and 1 are two classes. "sand" is true in Danish, and alone a label.
+    """
+    if table.header and label_names.is_generic(table.header[table.labels[0]]):
+        if values <= NUMBERS | {"-1"}:
+            return False
+    return values <= FOREIGN_TICKS | YES | NO and values != {"sand"}
+
+
+def check_letters(table: Table) -> None:
+    """An error if a column of single letters may hold labels: under a header such as "letter", or
+    if its letters are not those of one way to write ticks."""
+    for j in table.labels:
+        cells = {i: simplified(row[j]) for i, row in enumerate(table.rows)}
+        cells = {i: cell for i, cell in cells.items() if cell and table.rows[i][j] not in NOTHING}
+        values = set(cells.values())
+        if not values or not values <= set().union(*LETTERS):
+            continue
+        are_letters = not OF_LETTERS.isdisjoint(label_names.words_of(table.header[j]))
+        if are_letters or not any(values <= way for way in LETTERS):
+            first = min(cells)
+            as_label = f'["{table.rows[first][j]}"]'
+            problem = (
+                f"it may be a tick or a label; write 1 and 0 for ticks, {as_label} for a label"
+            )
+            raise table.doubt(first, j, problem)
+
+
+def check_named_after_labels(table: Table) -> None:
+    """An error if columns of ticks are of no label: if all have names that tables give to other
+    columns, such as label and fold, or if one has such a name of several words. The others may be
+    labels; where all names begin with "is", so may is_train."""
+    names = [table.header[j] for j in table.labels]
+    foreign = [name for name in names if label_names.is_of_no_label(name)]
+    if len(foreign) < len(names):
+        foreign = [name for name in foreign if label_names.is_surely_of_no_label(name)]
+        if all(label_names.words_of(name)[:1] == ["is"] for name in names):
+            foreign = []
+    if foreign:
+        raise ValueError(
+            f"{table.path}: row 1 has ticks under {brief(foreign[0])}, which names no label; write "
+            "the label in the header, or remove the column"
+        )
 
 
 def ticks(table: Table) -> list[set[str]]:

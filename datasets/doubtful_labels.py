@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 import data
-from datasets.label_names import perhaps_several, visible
+from datasets.label_names import is_of_no_label, is_thing, perhaps_several, visible
 from runtime.terminal import listed, printable
 
 FEW = 5  # photos of a label
@@ -33,8 +33,8 @@ def most_frequent(split: data.Split) -> str:
 
 
 def doubtful_labels(split: data.Split) -> list[str]:
-    """Sentences about labels that may be one and the same, labels that may be several, and labels
-    with few photos."""
+    """Sentences about labels that may be one and the same, labels that may be several, names
+    that may be no labels, and labels with few photos."""
     counts = split.targets.sum(0)  # (n,)
     photos_of = dict(zip(split.classes, counts.tolist(), strict=True))
     pairs = almost_equal_names(photos_of)
@@ -47,6 +47,14 @@ def doubtful_labels(split: data.Split) -> list[str]:
         sentences.append(
             f"labels that may be several in one: {len(several)}{listed(several, MOST)}"
         )
+    columns = [
+        f"{printable(name, 40)} {count:,}"
+        for name, count in photos_of.items()
+        if is_of_no_label(name) and not is_thing(name)
+    ]
+    if columns:
+        shown = listed(columns, MOST)
+        sentences.append(f"labels that may be the names of columns or parts: {len(columns)}{shown}")
     few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
     if few:
         labels = "1 label" if len(few) == 1 else f"{len(few)} labels"

@@ -1,5 +1,5 @@
 """What the text of a label tells: whether it holds several labels, torn quotes, or characters that
-nobody sees.
+nobody sees; and whether it is the name of a column that holds something else.
 
 Label files are read elsewhere. `csv_labels.py` refuses with this what is surely wrong, and
 `doubtful_labels.py` names what may be.
@@ -9,6 +9,15 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection
+
+# Words of a header which say that its column holds labels. Any other header may be a label itself.
+GENERIC = set("label labels tag tags class classes category categories target targets y".split())
+GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
+# Words of columns that hold something else, such as which part of a data set a photo is in.
+OF_TABLES = GENERIC | set("is valid train training val validation test testing dev split".split())
+OF_TABLES |= set("fold folds subset partition key uid uuid path file filename url row".split())
+THINGS = {"train", "photo", "image", "number", "tag", "key", "y"}  # which photos may show
+LAST_WORDS = set("id ids index label labels class classes category categories split fold".split())
 
 # What separates the items of a list, and has no other use: a tab, the semicolons of Arabic and
 # Chinese, the wide bar.
@@ -150,3 +159,37 @@ def has_half_a_pair(piece: str) -> bool:
         if piece.count(left) != piece.count(right) and not is_arrow:
             return True
     return False
+
+
+# Names of columns
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a header in small letters: is, valid of isValid and of is_valid."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [word for word in re.split(r"[\W\d_]+", apart.lower()) if word]
+
+
+def is_generic(header: str) -> bool:
+    """Whether a header says that its column holds labels, and so is no label itself."""
+    return set(words_of(header)) <= GENERIC
+
+
+def is_of_no_label(name: str) -> bool:
+    """Whether tables have columns of that name which are no label's. With a number, as in class 3,
+    it is a label's."""
+    words = words_of(name)
+    return bool(words) and set(words) <= OF_TABLES and not re.search(r"\d", name)
+
+
+def is_surely_of_no_label(name: str) -> bool:
+    """Whether such a name has several words, as is_valid and image_id have; a photo may show what
+    one word names."""
+    words = words_of(name)
+    is_compound = len(words) > 1 and (words[0] == "is" or words[-1] in LAST_WORDS)
+    return is_of_no_label(name) and is_compound
+
+
+def is_thing(name: str) -> bool:
+    """Whether a photo may well show what the name says."""
+    return name.lower() in THINGS

@@ -101,6 +101,15 @@ def test_check_names_labels_that_may_be_several(faulty, capsys):
     assert "labels that may be several in one: 1: 猫、犬 2\n" in capsys.readouterr().out
 
 
+def test_check_names_labels_that_may_be_columns(faulty, capsys):
+    table = "file,cat,train,fold,label,class 1\na.jpg,1,1,1,0,1\nb.jpg,1,0,1,1,1\n"
+    (faulty / "labels.csv").write_text(table)
+    options = ["--check", "--photos", f"{faulty}/photos", "--labels", f"{faulty}/labels.csv"]
+    assert run.main(options) == 0
+    sentence = "labels that may be the names of columns or parts: 2: fold 2, label 1\n"
+    assert sentence in capsys.readouterr().out
+
+
 def test_check_refuses_val_labels_that_training_lacks_as_a_run_does(faulty, capsys):
     (faulty / "labels.csv").write_text("b.jpg,dog\na.jpg,cat\n")
     (faulty / "val.csv").write_text("a.jpg,cow\nb.jpg,dog\n")

@@ -292,6 +292,99 @@ def test_a_csv_that_can_be_read_in_two_ways_is_refused_by_the_cell_in_doubt(read
     assert len(str(error.value)) < 500
 
 
+NO_LABEL = "which names no label; write the label in the header, or remove the column"
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [  # of columns of ticks, and the one that is named
+        ("label,is_valid", "label"),
+        ("target,fold", "target"),
+        ("id,split,label", "id"),
+        ("train,test", "train"),
+        ("cat,is_valid", "is_valid"),
+        ("cat,dog,isTrain", "isTrain"),
+        ("cat,image_id", "image_id"),
+        ("cat,label,Class Label", "Class Label"),
+    ],
+)
+def test_columns_of_ticks_that_are_no_labels_are_refused(read, header, named):
+    width = header.count(",") + 1
+    text = f"file,{header}\na.jpg{',1' * width}\nb.jpg{',0' * width}\n"
+    with pytest.raises(ValueError, match=rf"row 1 has ticks under '{named}', {NO_LABEL}"):
+        read(text, ABC)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["train,bus", "is_cat,is_valid", "class 0,class 1", "label_1,label_2", "is_cat,is_train",
+     "photo,drawing", "scratch,fold", "bottle,cap,label", "passport,id", "is_valid_2,cat"],
+)  # fmt: skip
+def test_columns_of_ticks_that_may_be_labels_are_read(read, header):
+    width = header.count(",") + 1
+    assert read(f"file,{header}\na.jpg{',1' * width}\n", ABC)[1] == header.split(",")
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [  # true and false as Excel writes them, and other ticks
+        ("cat", "PRAWDA FAŁSZ"),
+        ("cat", "WAAR ONWAAR"),
+        ("cat", "ИСТИНА ЛОЖЬ"),
+        ("cat", "VRAI FAUX"),
+        ("cat", "VERO FALSO"),
+        ("cat", "VERDADERO FALSO"),
+        ("cat", "VERDADEIRO FALSO"),
+        ("cat", "DOĞRU YANLIŞ"),
+        ("cat", "SAND FALSK"),
+        ("cat", "是 否"),
+        ("cat", "○ ×"),
+        ("label", "WAHR FALSCH"),
+        ("label", "да нет"),
+    ],
+)
+def test_ticks_of_other_languages_are_refused(read, header, cells):
+    one, other = cells.split()
+    with pytest.raises(ValueError, match=rf"row 2, column 2 .* is '{one}'; for ticks write 1 and"):
+        read(f"file,{header}\na.jpg,{one}\nb.jpg,{other}\n", ABC)
+    lists = f'file,{header}\na.jpg,["{one}"]\nb.jpg,["{other}"]\n'
+    assert read(lists, ABC)[0] == {"a.jpg": {one}, "b.jpg": {other}}
+
+
+def test_sand_alone_is_a_label(read):
+    assert read("file,ground\na.jpg,sand\nb.jpg,sand\n", ABC)[1] == ["sand"]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [("letter", "t f n"), ("letter", "t f"), ("First_Letter", "x"), ("cat", "t f n"),
+     ("cat", "x n"), ("label", "t f n")],
+)  # fmt: skip
+def test_letters_that_may_be_labels_are_no_ticks(read, header, cells):
+    cells = cells.split()
+    pairs = list(zip(ABC, cells, strict=False))
+    text = f"file,{header}\n" + "".join(f"{name},{cell}\n" for name, cell in pairs)
+    with pytest.raises(ValueError, match="; it may be a tick or a label; write 1 and 0 for ticks"):
+        read(text, ABC)
+    lists = f"file,{header}\n" + "".join(f'{name},["{cell}"]\n' for name, cell in pairs)
+    assert read(lists, ABC)[0] == {name: {cell} for name, cell in pairs}
+
+
+@pytest.mark.parametrize("cells", ["t f", "Y n", "x", "yes y no", "T 0"])
+def test_letters_of_one_way_to_write_ticks_are_ticks(read, cells):
+    pairs = zip(ABC, cells.split(), strict=False)
+    text = "file,cat\n" + "".join(f"{name},{cell}\n" for name, cell in pairs)
+    assert read(text, ABC)[1] == ["cat"]
+
+
+@pytest.mark.parametrize(
+    "text", ["file,is_valid\na.jpg,True\nb.jpg,False\n", "file,fold\na.jpg,0\nb.jpg,1\n"]
+)
+def test_the_only_column_of_ticks_is_named_after_a_label(read, text):
+    with pytest.raises(ValueError, match="but the column is not named after a label; write the"):
+        read(text, ABC)
+
+
 # Labels that hold several, or parts of quotes, or what nobody sees
 
 FOUR = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
