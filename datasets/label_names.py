@@ -38,18 +38,25 @@ def pieces_of(name: str, separators: str) -> list[str]:
     return [piece for piece in pieces if piece]
 
 
+def in_pieces(names: Collection[str], separators: str) -> dict[str, list[str]]:
+    """Label -> its pieces, of each label that has different ones."""
+    pattern = re.compile(f"[{re.escape(separators)}]")
+    pieces = {name: pieces_of(name, separators) for name in names if pattern.search(name)}
+    return {name: each for name, each in pieces.items() if len(set(each)) > 1}
+
+
 def surely_several(names: Collection[str], separators: str) -> dict[str, list[str]]:
     """Label -> its pieces, of each label that is a list of others: if one of these separators is in
     it and a piece of it is elsewhere too; or if all pieces between commas, slashes and the like are
     labels themselves. A name such as "#cat#dog" is a list as well."""
     found = joined_labels(names, (LISTS, *JOINTS))
-    tagged = [name for name in names if name[:1] in HASHES and name]
-    for group, each in ((names, separators), (tagged, HASHES)):
-        count = counts_of_pieces(group, each)
-        for name in group:
-            pieces = pieces_of(name, each)
-            if len(pieces) > 1 and any(count[piece] > 1 for piece in pieces):
-                found[name] = pieces
+    tagged = [name for name in names if name.startswith(tuple(HASHES))]
+    for some, each in ((names, separators), (tagged, HASHES)):
+        if several := in_pieces(some, each):
+            count = counts_of_pieces(some, each)
+            for name, pieces in several.items():
+                if any(count[piece] > 1 for piece in pieces):
+                    found[name] = pieces
     return found
 
 
@@ -58,10 +65,11 @@ def joined_labels(names: Collection[str], groups: Collection[str]) -> dict[str, 
     labels; a # in front of these does not matter where it is the separator."""
     found = {}
     for group in groups:
-        known = {name.lstrip(HASHES) if group == HASHES else name for name in names} | set(names)
-        for name in names:
-            pieces = pieces_of(name, group)
-            if len(pieces) > 1 and known.issuperset(pieces):
+        known = set(names)
+        if group == HASHES:
+            known |= {name.lstrip(HASHES) for name in names}
+        for name, pieces in in_pieces(names, group).items():
+            if known.issuperset(pieces):
                 found[name] = pieces
     return found
 
@@ -71,11 +79,11 @@ def perhaps_several(names: Collection[str]) -> list[str]:
     other labels too."""
     found = {name for name in names if re.search(f"[{ONLY_IN_LISTS}{COMMAS}]", name)}
     for group in (LISTS, *JOINTS, *WORD_JOINTS):
-        count = counts_of_pieces(names, group)
-        for name in names:
-            pieces = pieces_of(name, group)
-            if len(pieces) > 1 and all(count[piece] > 1 for piece in pieces):
-                found.add(name)
+        if several := in_pieces(names, group):
+            count = counts_of_pieces(names, group)
+            for name, pieces in several.items():
+                if all(count[piece] > 1 for piece in pieces):
+                    found.add(name)
     return [name for name in names if name in found]
 
 
@@ -148,7 +156,10 @@ def are_quotes_torn(pieces: list[str]) -> bool:
 
 def has_half_a_pair(piece: str) -> bool:
     """Whether a double quote, a guillemet or a corner bracket lacks its partner. A quote after a
-    digit may be the sign of inches, and a guillemet between words an arrow."""
+    digit may be the sign of inches, a guillemet between words an arrow, and a mark alone a label.
+    """
+    if len(piece) == 1:
+        return False
     doubles = [sum(map(text.count, DOUBLE)) for text in (piece, re.sub(OF_INCHES, "", piece))]
     if all(count % 2 for count in doubles):
         return True

@@ -437,6 +437,7 @@ def test_a_label_that_may_be_several_is_refused_by_its_cell(read, cells, row, wo
         "テディ・ベア, 犬, テディ, 熊猫",
         "t-shirt, teddy bear, children's toys, bear",
         "#1, #2, no. 1#2, 1/2",
+        "50/50, 50, “, ‘",
         '6" pipe, 猫、犬, 馬, قط',
     ],
 )
