@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import predicted_labels
+from datasets import label_names, predicted_labels
 from runtime import reading
 from runtime.csv_table import from_cell
 from runtime.photo_names import (
@@ -33,27 +33,38 @@ from runtime.terminal import brief, counted, printable, tell
 
 # Ticks, as `simplified` writes them.
 YES, NO = {"1", "true", "yes", "y", "t", "x"}, {"0", "false", "no", "n", "f"}
-# Ticks in other languages, as symbols, and -1 for no; they are refused, as few are known here.
+# Ticks in other languages, as Excel and people write them, as symbols, and -1 for no; they are
+# refused.
 FOREIGN_TICKS = set(
-    "wahr falsch vrai faux verdadero falso vero si sí sì oui non ja nein ✓ ✔ ✗ ✘ ☑ ☐ -1".split()
+    "wahr falsch vrai faux verdadero falso vero verdadeiro waar onwaar prawda fałsz pravda "
+    "nepravda истина ложь істина хибність igaz hamis sant falskt sand sandt falsk sann usann "
+    "tosi epätosi doğru yanlış yanliş adevărat fals cert tõene väär αληθης ψευδης 真 假 صحيح خطأ "
+    "si sí sì oui non ja nein nee nej nei sim não nao tak nie ano ne igen nem evet hayır hayir "
+    "да нет так ні ναι όχι οχι 是 否 はい いいえ 예 아니요 아니오 نعم لا כן לא "
+    "✓ ✔ ✗ ✘ ✕ ✖ ✅ ❌ ☑ ☐ ☒ √ × ○ ◯ 〇 -1".split()
 )
+# A column's single letters are ticks if they are all of one of these, and its header does not say
+# that they are letters.
+LETTERS = ({"t", "f"}, {"y", "n"}, {"x"})
+OF_LETTERS = set("letter letters character characters char chars glyph symbol initial".split())
 NUMBERS = {"0", "1"}  # ticks, or the numbers of two classes
 # What pandas, NumPy, spreadsheets and data bases write where there is nothing.
 NOTHING = {"nan", "NaN", "NAN", "-nan", "NaT", "none", "None", "NONE", "null", "Null", "NULL"}
 NOTHING |= {"N/A", "n/a", "#N/A", "NA", "#NA", "<NA>", "\\N"}
-# Words of a header which say that its column holds labels. Any other header may be a label itself.
-GENERIC = set("label labels tag tags class classes category categories target targets y".split())
-GENERIC |= set("annotation annotations id ids name names number index image photo gt".split())
 # What a header calls the column of the photos. Any other word may be a photo without its suffix.
 OF_PHOTOS = "files?|images?|photos?|pictures?|img|pic|path|names?|ids?|index|key|ur[il]|link"
 OF_PHOTOS = re.compile(rf"[\W_]*(({OF_PHOTOS})[\W_]*)+", re.I)
 SEPARATORS = ";|,"  # of tags; a file's own is the first of these that it has
-ANY_SEPARATOR = "[;|,\t\u060c\u3001\uff0c\uff1b\uff5c]"  # of any keyboard
 FORM = 'expected the photo and one column of tags ("cat; dog"), or a column of 0 and 1 for each'
 FORM += " label and no other column"
 
 MAY_BE_TICKS = (
     "this may be a row of ticks, but the labels are not named; write one column per label"
+)
+
+TORN = (
+    "a quote in it has no partner in the same label; write straight double quotes around the whole "
+    'cell ("cat; dog"), or no quotes'
 )
 
 # What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
@@ -103,7 +114,8 @@ def read(
             name, labels_of_photo = predicted_labels.read_row(row)
             names.append(name)
             labels.append({label for label in labels_of_photo if label})
-        check_one_separator(table, labels, [True] * len(labels))
+        several = label_names.joined_labels(set().union(*labels), [label_names.LISTS])
+        check_one_separator(table, labels, [True] * len(labels), several)
         return list(zip(names, labels, strict=True)), None
     table = split_header(table, photos)
     if not table.rows:
@@ -112,8 +124,13 @@ def read(
         if row[table.photo] in NOTHING | {""}:
             raise table.doubt(i, table.photo, "expected the name of a photo")
     table.labels = label_columns(table)
+    for row in table.rows if table.header is None else [table.header, *table.rows]:
+        for j in table.labels:
+            row[j] = label_names.trimmed(row[j])
     classes = None
     if holds_ticks(table):
+        for j in table.labels:
+            table.header[j] = label_names.without_typographic_quotes(table.header[j])
         classes = [table.header[j] for j in table.labels]
         labels = ticks(table)
     else:
@@ -212,7 +229,7 @@ def first_row_is_data(table: Table, photos: PhotoFolder) -> bool:
     if not OF_PHOTOS.fullmatch(name):
         return is_in(photos)(name) or repeats_labels(first, rest, table.photo)
     stems = {without_suffix(decoded(row[table.photo]).rpartition("/")[2]) for row in rest}
-    if not all(map(is_generic, others)) and name not in stems and is_in(photos)(name):
+    if not all(map(label_names.is_generic, others)) and name not in stems and is_in(photos)(name):
         raise table.doubt(
             0,
             table.photo,
@@ -320,24 +337,34 @@ def holds_ticks(table: Table) -> bool:
         raise table.doubt(*not_ticks[0], FORM)
     if not_ticks:
         values = {simplified(table.rows[i][j]) for i, j in places}
-        is_of_classes = table.header and is_generic(table.header[table.labels[0]])
-        if not is_of_classes and values <= FOREIGN_TICKS | YES | NO:
-            raise table.doubt(*not_ticks[0], "for ticks write 1 and 0")
+        if may_be_foreign_ticks(table, values):
+            i, j = not_ticks[0]
+            as_label = f'["{printable(table.rows[i][j], 40)}"]'
+            problem = "for ticks write 1 and 0 under a header that is the label's name"
+            raise table.doubt(i, j, f"{problem}, for a label write {as_label}")
         return False
     if table.header is None:
         problem = (
             "it may be a tick or the number of a class; add a first row with the columns' names"
         )
         raise table.doubt(*places[0], problem)
+    torn = [table.header[j] for j in table.labels if label_names.are_quotes_torn([table.header[j]])]
+    if torn:
+        raise ValueError(f"{table.path}: row 1 has the label {brief(torn[0])}; {TORN}")
+    check_letters(table)
     if len(table.labels) > 1:
         nameless = [j for j in table.labels if not table.header[j]]
         if nameless:
             raise ValueError(f"{table.path}: row 1 has no label in column {nameless[0] + 1}")
+        check_named_after_labels(table)
         return True
-    generic = is_generic(table.header[table.labels[0]])
+    header = table.header[table.labels[0]]
+    generic = label_names.is_generic(header)
     numbers = {simplified(table.rows[i][j]) for i, j in places} <= NUMBERS
     if generic and numbers:  # 0 and 1 of "class" are two classes
         return False
+    if label_names.is_of_no_label(header) and not label_names.is_thing(header):
+        generic = True
     if not generic and not numbers:  # true and false of "cat" are ticks
         return True
     either = "two classes, 0 and 1, or ticks; write the labels' names in place of 0 and 1"
@@ -346,9 +373,50 @@ def holds_ticks(table: Table) -> bool:
     raise table.doubt(*places[0], f"it may be {either}")
 
 
-def is_generic(header: str) -> bool:
-    """Whether a header says that its column holds labels, and so is no label itself."""
-    return {word for word in re.split(r"[\W\d_]+", header.lower()) if word} <= GENERIC
+def may_be_foreign_ticks(table: Table, values: set[str]) -> bool:
+    """Whether the values of the only column are ticks as other languages write them. Under a
+    header such as "class", -1 and 1 are two classes. "sand" is true in Danish, and alone a label.
+    """
+    if table.header and label_names.is_generic(table.header[table.labels[0]]):
+        if values <= NUMBERS | {"-1"}:
+            return False
+    return values <= FOREIGN_TICKS | YES | NO and values != {"sand"}
+
+
+def check_letters(table: Table) -> None:
+    """An error if a column of single letters may hold labels: under a header such as "letter", or
+    if its letters are not those of one way to write ticks."""
+    for j in table.labels:
+        cells = {i: simplified(row[j]) for i, row in enumerate(table.rows)}
+        cells = {i: cell for i, cell in cells.items() if cell and table.rows[i][j] not in NOTHING}
+        values = set(cells.values())
+        if not values or not values <= set().union(*LETTERS):
+            continue
+        are_letters = not OF_LETTERS.isdisjoint(label_names.words_of(table.header[j]))
+        if are_letters or not any(values <= way for way in LETTERS):
+            first = min(cells)
+            as_label = f'["{table.rows[first][j]}"]'
+            problem = (
+                f"it may be a tick or a label; write 1 and 0 for ticks, {as_label} for a label"
+            )
+            raise table.doubt(first, j, problem)
+
+
+def check_named_after_labels(table: Table) -> None:
+    """An error if columns of ticks are of no label: if all have names that tables give to other
+    columns, such as label and fold, or if one has such a name of several words. The others may be
+    labels; where all names begin with "is", so may is_train."""
+    names = [table.header[j] for j in table.labels]
+    foreign = [name for name in names if label_names.is_of_no_label(name)]
+    if len(foreign) < len(names):
+        foreign = [name for name in foreign if label_names.is_surely_of_no_label(name)]
+        if all(label_names.words_of(name)[:1] == ["is"] for name in names):
+            foreign = []
+    if foreign:
+        raise ValueError(
+            f"{table.path}: row 1 has ticks under {brief(foreign[0])}, which names no label; write "
+            "the label in the header, or remove the column"
+        )
 
 
 def ticks(table: Table) -> list[set[str]]:
@@ -372,21 +440,32 @@ def tags(table: Table) -> list[set[str]]:
     separator = separator_of(
         table, [cell for cell, listed in zip(cells, items, strict=True) if listed is None]
     )
+    chosen = next((each for each in SEPARATORS if each in separator), "")
     pieces_of = []  # of each row
     for cell, listed in zip(cells, items, strict=True):
         pieces = re.split(separator, cell) if listed is None else listed
-        pieces_of.append([piece.strip() for piece in pieces])
+        pieces_of.append([label_names.trimmed(piece) for piece in pieces])
     filled = [i for i, cell in enumerate(cells) if cell]
     if are_ticks([pieces_of[i] for i in filled]):
         raise table.doubt(filled[0], column, MAY_BE_TICKS)
     labels = []
     for i, (cell, pieces) in enumerate(zip(cells, pieces_of, strict=True)):
         table.nothing.update(piece for piece in pieces if piece in NOTHING)
+        if items[i] is None:
+            if label_names.are_quotes_torn(pieces):
+                raise table.doubt(i, column, TORN)
+            pieces = [label_names.without_typographic_quotes(piece) for piece in pieces]
         names = {without_quotes(piece) for piece in pieces} - NOTHING - {""}
         if items[i] is None and (cell[:1] in ("[", "{") or not all(map(brackets_match, names))):
             raise table.doubt(i, column, """of lists only those like "['cat', 'dog']" are read""")
         labels.append(names)
-    check_one_separator(table, labels, [listed is None for listed in items])
+    check_one_separator(
+        table,
+        labels,
+        [listed is None for listed in items],
+        label_names.surely_several(set().union(*labels), unexpected_in_names(chosen)),
+        chosen,
+    )
     return as_class_numbers(table, labels)
 
 
@@ -471,23 +550,38 @@ def separator_of(table: Table, texts: list[str]) -> str:
     return "\n"
 
 
+def unexpected_in_names(chosen: str) -> str:
+    """The separators that no label has in a file whose tags this one separates: those of lists, and
+    commas of other keyboards unless ; or | was chosen so that names can hold commas."""
+    if chosen in (";", "|"):
+        return label_names.ONLY_IN_LISTS
+    return label_names.ONLY_IN_LISTS + label_names.COMMAS
+
+
 def is_planet(table: Table) -> bool:
     """Whether the header is that of a data set of Kaggle's with blanks between the tags."""
     return table.header is not None and {"image_name", "tags"} <= set(table.header)
 
 
-def check_one_separator(table: Table, labels: list[set[str]], split: list[bool]) -> None:
-    """An error if a label contains another separator, and its pieces are labels of the file too.
-    `split` says of each row whether its cell was split into labels, and did not hold a list."""
-    known = set().union(*labels)
+def check_one_separator(
+    table: Table,
+    labels: list[set[str]],
+    split: list[bool],
+    several: dict[str, list[str]],
+    separator: str = ";",
+) -> None:
+    """An error if a label may be several, which `several` holds. `split` says of each row whether
+    its cell was split into labels, by `separator` if it has one, and did not hold a list."""
     for i, names in enumerate(labels):
-        for name in names:
-            pieces = [piece.strip() for piece in re.split(ANY_SEPARATOR, name)]
-            if split[i] and len(pieces) > 1 and known.issuperset(pieces):
+        for name in sorted(names & several.keys()):
+            if split[i]:
+                between = separator if separator == "|" else f"{separator or ';'} "
+                as_several = printable(between.join(several[name]), 60)
                 raise table.doubt(
                     i,
                     table.labels[0],
-                    f"{brief(name)} may be {len(pieces)} labels; use one separator in all rows",
+                    f"{brief(name)} may be {len(several[name])} labels; use one separator in all "
+                    f'rows: write "{as_several}" for several, ["{printable(name, 60)}"] for one',
                 )
 
 

@@ -1,4 +1,5 @@
-"""What the names and counts of labels tell: the most frequent, the rare, and those that may be one.
+"""What the names and counts of labels tell: the most frequent, the rare, and those that may be one
+label or several.
 
 Nothing is refused here, and no photo is opened.
 
@@ -11,6 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 import data
+from datasets.label_names import is_of_no_label, is_thing, perhaps_several, visible
 from runtime.terminal import listed, printable
 
 FEW = 5  # photos of a label
@@ -31,12 +33,28 @@ def most_frequent(split: data.Split) -> str:
 
 
 def doubtful_labels(split: data.Split) -> list[str]:
-    """Sentences about labels that may be one and the same, and about labels with few photos."""
+    """Sentences about labels that may be one and the same, labels that may be several, names
+    that may be no labels, and labels with few photos."""
     counts = split.targets.sum(0)  # (n,)
-    pairs = almost_equal_names(dict(zip(split.classes, counts.tolist(), strict=True)))
+    photos_of = dict(zip(split.classes, counts.tolist(), strict=True))
+    pairs = almost_equal_names(photos_of)
     sentences = []
     if pairs:
         sentences.append(f"labels of almost the same name: {len(pairs)}{listed(pairs, MOST)}")
+    several = perhaps_several(split.classes)
+    several = [f"{printable(name, 40)} {photos_of[name]:,}" for name in several]
+    if several:
+        sentences.append(
+            f"labels that may be several in one: {len(several)}{listed(several, MOST)}"
+        )
+    columns = [
+        f"{printable(name, 40)} {count:,}"
+        for name, count in photos_of.items()
+        if is_of_no_label(name) and not is_thing(name)
+    ]
+    if columns:
+        shown = listed(columns, MOST)
+        sentences.append(f"labels that may be the names of columns or parts: {len(columns)}{shown}")
     few = [f"{split.classes[j]} {counts[j]}" for j in np.flatnonzero(counts < FEW)]
     if few:
         labels = "1 label" if len(few) == 1 else f"{len(few)} labels"
@@ -45,11 +63,11 @@ def doubtful_labels(split: data.Split) -> list[str]:
 
 
 def almost_equal_names(photos_of: dict[str, int]) -> list[str]:
-    """Labels, with their photos, that differ only by case, blanks, hyphens or an s at the end; and
-    labels of few photos that may be misspelt."""
+    """Labels, with their photos, that differ only by case, blanks, hyphens, invisible characters
+    or an s at the end; and labels of few photos that may be misspelt."""
     letters_of, names_of = {}, defaultdict(list)
     for name in photos_of:
-        letters = re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name.strip()).casefold()
+        letters = re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", visible(name).strip()).casefold()
         letters_of[name] = re.sub("e?s$", "", letters) or letters
         names_of[letters_of[name]].append(name)
     groups = [names for names in names_of.values() if len(names) > 1]

@@ -5,6 +5,7 @@ from conftest import drawn_photo
 
 import run
 from datasets.doubtful_labels import almost_equal_names
+from datasets.label_names import perhaps_several
 
 
 @pytest.fixture
@@ -69,11 +70,44 @@ def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys
         ({"class A": 30, "class B": 1, "Type I": 30, "Type II": 1, "stage_a": 9, "stage_b": 1}, []),
         ({"+": 9, "-": 9, "😀": 9, "😡": 9}, []),
         ({"zone 1": 30, "zone 2": 1, "zone 3": 2}, []),  # numbers
+        ({"cat": 9, "cat\u200b": 3}, ["cat 9 / cat\\u200b 3"]),
+        ({"co\u00adop": 9, "coop": 9}, ["co\\xadop 9 / coop 9"]),
         ({"ss": 9, "s": 9, "glass": 9}, ["ss 9 / s 9"]),
     ],
 )
 def test_names_that_may_be_one_label(photos, pairs):
     assert almost_equal_names(photos) == pairs
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["猫、犬", "鳥；馬", "a،b", "x\ty"], ["猫、犬", "鳥；馬", "a،b", "x\ty"]),
+        (["cat/dog", "dog/cow", "cow/cat", "cat"], ["cat/dog", "dog/cow", "cow/cat"]),
+        (["cat & dog", "cat", "dog", "rock & roll", "rock"], ["cat & dog"]),
+        (["cat, dog", "cat", "dog", "sofa, couch", "sofa"], ["cat, dog"]),
+        (["#cat#dog", "#cat", "#dog"], ["#cat#dog"]),
+        (["AC/DC", "C++", "C", "A+", "t-shirt", "hot dog", "dog", "テディ・ベア"], []),
+    ],
+)
+def test_names_that_may_be_several_labels(names, expected):
+    assert perhaps_several(names) == expected
+
+
+def test_check_names_labels_that_may_be_several(faulty, capsys):
+    (faulty / "labels.csv").write_text("file,labels\na.jpg,猫、犬\nb.jpg,鳥\ncopy.jpg,猫、犬\n")
+    options = ["--check", "--photos", f"{faulty}/photos", "--labels", f"{faulty}/labels.csv"]
+    assert run.main(options) == 0
+    assert "labels that may be several in one: 1: 猫、犬 2\n" in capsys.readouterr().out
+
+
+def test_check_names_labels_that_may_be_columns(faulty, capsys):
+    table = "file,cat,train,fold,label,class 1\na.jpg,1,1,1,0,1\nb.jpg,1,0,1,1,1\n"
+    (faulty / "labels.csv").write_text(table)
+    options = ["--check", "--photos", f"{faulty}/photos", "--labels", f"{faulty}/labels.csv"]
+    assert run.main(options) == 0
+    sentence = "labels that may be the names of columns or parts: 2: fold 2, label 1\n"
+    assert sentence in capsys.readouterr().out
 
 
 def test_check_refuses_val_labels_that_training_lacks_as_a_run_does(faulty, capsys):

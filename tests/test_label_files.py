@@ -292,6 +292,263 @@ def test_a_csv_that_can_be_read_in_two_ways_is_refused_by_the_cell_in_doubt(read
     assert len(str(error.value)) < 500
 
 
+NO_LABEL = "which names no label; write the label in the header, or remove the column"
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [  # of columns of ticks, and the one that is named
+        ("label,is_valid", "label"),
+        ("target,fold", "target"),
+        ("id,split,label", "id"),
+        ("train,test", "train"),
+        ("cat,is_valid", "is_valid"),
+        ("cat,dog,isTrain", "isTrain"),
+        ("cat,image_id", "image_id"),
+        ("cat,label,Class Label", "Class Label"),
+    ],
+)
+def test_columns_of_ticks_that_are_no_labels_are_refused(read, header, named):
+    width = header.count(",") + 1
+    text = f"file,{header}\na.jpg{',1' * width}\nb.jpg{',0' * width}\n"
+    with pytest.raises(ValueError, match=rf"row 1 has ticks under '{named}', {NO_LABEL}"):
+        read(text, ABC)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["train,bus", "is_cat,is_valid", "class 0,class 1", "label_1,label_2", "is_cat,is_train",
+     "photo,drawing", "scratch,fold", "bottle,cap,label", "passport,id", "is_valid_2,cat"],
+)  # fmt: skip
+def test_columns_of_ticks_that_may_be_labels_are_read(read, header):
+    width = header.count(",") + 1
+    assert read(f"file,{header}\na.jpg{',1' * width}\n", ABC)[1] == header.split(",")
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [  # true and false as Excel writes them, and other ticks
+        ("cat", "PRAWDA FAŁSZ"),
+        ("cat", "WAAR ONWAAR"),
+        ("cat", "ИСТИНА ЛОЖЬ"),
+        ("cat", "VRAI FAUX"),
+        ("cat", "VERO FALSO"),
+        ("cat", "VERDADERO FALSO"),
+        ("cat", "VERDADEIRO FALSO"),
+        ("cat", "DOĞRU YANLIŞ"),
+        ("cat", "SAND FALSK"),
+        ("cat", "是 否"),
+        ("cat", "○ ×"),
+        ("label", "WAHR FALSCH"),
+        ("label", "да нет"),
+    ],
+)
+def test_ticks_of_other_languages_are_refused(read, header, cells):
+    one, other = cells.split()
+    with pytest.raises(ValueError, match=rf"row 2, column 2 .* is '{one}'; for ticks write 1 and"):
+        read(f"file,{header}\na.jpg,{one}\nb.jpg,{other}\n", ABC)
+    lists = f'file,{header}\na.jpg,["{one}"]\nb.jpg,["{other}"]\n'
+    assert read(lists, ABC)[0] == {"a.jpg": {one}, "b.jpg": {other}}
+
+
+def test_sand_alone_is_a_label(read):
+    assert read("file,ground\na.jpg,sand\nb.jpg,sand\n", ABC)[1] == ["sand"]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [("letter", "t f n"), ("letter", "t f"), ("First_Letter", "x"), ("cat", "t f n"),
+     ("cat", "x n"), ("label", "t f n")],
+)  # fmt: skip
+def test_letters_that_may_be_labels_are_no_ticks(read, header, cells):
+    cells = cells.split()
+    pairs = list(zip(ABC, cells, strict=False))
+    text = f"file,{header}\n" + "".join(f"{name},{cell}\n" for name, cell in pairs)
+    with pytest.raises(ValueError, match="; it may be a tick or a label; write 1 and 0 for ticks"):
+        read(text, ABC)
+    lists = f"file,{header}\n" + "".join(f'{name},["{cell}"]\n' for name, cell in pairs)
+    assert read(lists, ABC)[0] == {name: {cell} for name, cell in pairs}
+
+
+@pytest.mark.parametrize("cells", ["t f", "Y n", "x", "yes y no", "T 0"])
+def test_letters_of_one_way_to_write_ticks_are_ticks(read, cells):
+    pairs = zip(ABC, cells.split(), strict=False)
+    text = "file,cat\n" + "".join(f"{name},{cell}\n" for name, cell in pairs)
+    assert read(text, ABC)[1] == ["cat"]
+
+
+@pytest.mark.parametrize(
+    "text", ["file,is_valid\na.jpg,True\nb.jpg,False\n", "file,fold\na.jpg,0\nb.jpg,1\n"]
+)
+def test_the_only_column_of_ticks_is_named_after_a_label(read, text):
+    with pytest.raises(ValueError, match="but the column is not named after a label; write the"):
+        read(text, ABC)
+
+
+# Labels that hold several, or parts of quotes, or what nobody sees
+
+FOUR = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+
+def csv_of(*cells):
+    """A CSV of tags for a.jpg, b.jpg and so on, each cell in quotes."""
+    quoted = (cell.replace('"', '""') for cell in cells)
+    rows = [f'{name},"{cell}"\n' for name, cell in zip(FOUR, quoted, strict=False)]
+    return "file,labels\n" + "".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("cells", "row", "words"),
+    [  # the cells of four photos, the first row in doubt, and what it may be
+        ("猫、犬 犬、鳥 猫、鳥 猫", 2, "'猫、犬' may be 2 labels; use one separator in all rows: "
+         'write "猫; 犬" for several, ["猫、犬"] for one'),
+        ("猫、犬 牛 馬 猫", 2, "'猫、犬' may be 2 labels"),
+        ("猫；狗 狗；鸟 猫；鸟 猫", 2, "'猫；狗' may be 2 labels"),
+        ("قط،كلب كلب،طائر قط", 2, "'قط،كلب' may be 2 labels"),
+        ("قط؛كلب كلب؛طائر قط", 2, "'قط؛كلب' may be 2 labels"),
+        ("猫，狗，鸟 狗，鸟 猫", 2, "'猫，狗，鸟' may be 3 labels"),
+        ("猫｜狗 狗｜鸟 猫", 2, "'猫｜狗' may be 2 labels"),
+        ("cat\tdog dog\tcow cow", 2, "'cat\\tdog' may be 2 labels"),
+        ("cow cat/dog dog cat", 3, "'cat/dog' may be 2 labels"),
+        ("cat+dog+cow dog cat cow", 2, "'cat+dog+cow' may be 3 labels"),
+        ("cat／dog dog cat", 2, "'cat／dog' may be 2 labels"),
+        ("cow #cat#dog #dog #cat", 3, "'#cat#dog' may be 2 labels"),
+        ("#cat#dog #dog#cow #cow", 2, "'#cat#dog' may be 2 labels"),
+        ("cat;dog cat，cow cow", 3, "'cat，cow' may be 2 labels"),  # two keyboards
+        ("cat|dog cat/dog dog", 3, 'write "cat|dog" for several, ["cat/dog"] for one'),
+        ("cat,dog cat、cow dog", 3, 'write "cat, cow" for several, ["cat、cow"] for one'),
+    ],
+)  # fmt: skip
+def test_a_label_that_may_be_several_is_refused_by_its_cell(read, cells, row, words):
+    with pytest.raises(ValueError, match=rf"row {row}, column 2 \(labels\) is ") as error:
+        read(csv_of(*cells.split(" ")), FOUR)
+    assert words in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "names",
+    [  # the labels of four photos
+        "AC/DC, C++, C, C#",
+        "indoor/day, indoor/night, outdoor/day, outdoor/night",
+        "animal, animal/bat, sport/bat, sport",
+        "O+, A+, AB+, A",
+        "rock & roll, rock, salt & pepper, roll",
+        "テディ・ベア, 犬, テディ, 熊猫",
+        "t-shirt, teddy bear, children's toys, bear",
+        "#1, #2, no. 1#2, 1/2",
+        "50/50, 50, “, ‘",
+        '6" pipe, 猫、犬, 馬, قط',
+    ],
+)
+def test_names_of_one_label_are_read_as_they_are(read, names):
+    names = names.split(", ")
+    expected = {photo: {name} for photo, name in zip(FOUR, names, strict=True)}
+    assert read(csv_of(*names), FOUR)[0] == expected
+
+
+def test_a_list_says_that_its_items_are_one_label_each(read):
+    names = ["cat/dog", "猫、犬", "#cat#dog", "x，cat"]
+    cells = [json.dumps([name, "cat"], ensure_ascii=False) for name in names]
+    shown, _ = read(csv_of(*cells), FOUR)
+    assert shown == {photo: {name, "cat"} for photo, name in zip(FOUR, names, strict=True)}
+
+
+def test_commas_of_other_keyboards_are_in_names_where_semicolons_separate_tags(read):
+    shown, _ = read(csv_of("椅子，办公; 猫", "椅子，餐厅", "قط، صغير; 猫"), FOUR[:3])
+    assert shown["a.jpg"] == {"椅子，办公", "猫"}
+    assert shown["c.jpg"] == {"قط، صغير", "猫"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "row"),
+    [  # the cells of some photos, and the first row with a quote that has no partner in its label
+        ("“cat; dog”|cow", 2),
+        ("cow|„cat; dog“", 3),
+        ("”cat; dog”|cow", 2),  # Swedish
+        ("«cat; dog»|cow", 2),
+        ("»cat; dog«|cow", 2),
+        ("« cat, dog »|cow", 2),
+        ("‘cat; dog’|cow", 2),
+        ("‘children’s toys; dog’|cow", 2),
+        ("‚cat; dog‘|cow", 2),
+        ("'cat; dog'|cow", 2),
+        ('"cat; dog"|cow', 2),
+        ("「猫; 犬」|cow", 2),
+        ("cow; a “red; cat” toy", 2),
+        ("“cat”; “dog|cow", 2),
+        ("“cat|cow", 2),
+        ("“route 6; pipe”|cow", 2),
+    ],
+)
+def test_quotes_that_are_torn_by_the_separator_are_refused(read, cells, row):
+    with pytest.raises(ValueError, match=rf"row {row}, column 2 .* has no partner in the same la"):
+        read(csv_of(*cells.split("|")), FOUR)
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("“cat”; «dog»; „cow“; ‘hen’; » ape «; ‚elk‘", "cat dog cow hen ape elk"),
+        ("children’s_toys; kids’; ’90s; rock_’n’_roll", "children’s_toys kids’ ’90s rock_’n’_roll"),
+        ("‘children’s_toys’; ‘ukulele; kids", "children’s_toys ‘ukulele kids"),
+        ('6”_pipe; 6"_pipe; 7_”; 5’; a_“red”_cat', '6”_pipe 6"_pipe 7_” 5’ a_“red”_cat'),
+        ("“a”_or_“b”; animal_»_bat", "“a”_or_“b” animal_»_bat"),
+        ("「猫」; 《犬》; kids'; 'cat'", "「猫」 《犬》 kids' cat"),
+        ("['“cat', '”']", "“cat ”"),  # a list says what its items are
+    ],
+)
+def test_quotes_around_a_label_are_no_part_of_it_and_others_are(read, cell, labels):
+    expected = {label.replace("_", " ") for label in labels.split()}
+    assert read(csv_of(cell.replace("_", " ")), FOUR[:1])[0] == {"a.jpg": expected}
+
+
+def test_quotes_in_the_header_of_ticks_are_as_in_tags(read):
+    assert read("file,“cat”,kids’\na.jpg,1,1\n", ABC)[1] == ["cat", "kids’"]
+    with pytest.raises(
+        ValueError, match="row 1 has the label '“cat'; a quote in it has no partner"
+    ):
+        read("file,“cat,dog”\na.jpg,1,1\n", ABC)
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        "\u200b",
+        "\u200c",
+        "\u200d",
+        "\u200e",
+        "\u200f",
+        "\u2060",
+        "\ufeff",
+        "\u00ad",
+        "\u202c \u00a0",
+    ],
+)
+def test_characters_that_nobody_sees_at_the_ends_of_a_label_are_no_part_of_it(read, unseen):
+    cells = [f"cat{unseen}", f"{unseen}dog; cat {unseen}", "dog", f"['{unseen}cat']"]
+    expected = dict(zip(FOUR, [{"cat"}, {"cat", "dog"}, {"dog"}, {"cat"}], strict=True))
+    assert read(csv_of(*cells), FOUR) == (expected, ["cat", "dog"])
+    assert read(csv_of("cat", unseen), FOUR[:2])[0]["b.jpg"] == set()
+    ticks = f"file,{unseen}cat,dog{unseen}\na.jpg,1{unseen},0\n"
+    assert read(ticks, FOUR) == ({"a.jpg": {"cat"}}, ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0645\u06cc\u200c\u0631\u0648\u0645",  # Persian
+        "\U0001f469\u200d\U0001f4bb",  # a woman and a laptop are one emoji
+        "\u2764\ufe0f",  # a red heart
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # England's flag
+        "\u0d05\u0d35\u0d28\u0d4d\u200d",  # Malayalam: he; without the joiner it is: to him
+        "co\u00adop",
+    ],
+)
+def test_characters_that_nobody_sees_but_which_have_a_meaning_stay(read, name):
+    assert read(csv_of(name), ABC)[1] == [name]
+
+
 # Names of photos
 
 NFD = unicodedata.normalize("NFD", "\ud55c\uae00/caf\u00e9.jpg")  # as a Mac writes them
