@@ -91,7 +91,12 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
         "--val-json belongs to COCO, not to vg500",
     ),
     (lambda d: None, "--freeze", "a frozen tresnet_tiny would keep its random weights"),
-    (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
+    (
+        lambda d: (d / "file").touch(),
+        "--data x --out {d}/file/out",
+        "(Not a directory); file/out choose",
+    ),
+    (lambda d: (d / "file").touch(), "--data x --out {d}/file", "file is a file; choose a folder"),
 ]
 
 
