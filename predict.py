@@ -428,6 +428,8 @@ def write_predictions(args, predictor: Predictor, photos: list[Photo]) -> int:
             if args.save:
                 labels = captions(prediction, threshold)
                 folder.add(*photo, labels, json_of(prediction), prediction.maps)
+        if not readable and (args.csv or args.save):
+            raise ValueError("no photo could be read, so nothing was written; name other photos")
     end_progress()
     for written in (args.csv, args.save):
         if written:

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import itertools
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable
@@ -68,7 +69,7 @@ def trained(args, setting: str, options: str, epochs: str, start: str, seed: int
             shutil.copyfile(first / file, out / file)
     command = [*args.run_options, *setting_options, *options.split(), "--epochs", epochs]
     command += ["--seed", str(seed), "--out", str(out)]
-    print("python run.py", *command, flush=True)
+    print(shlex.join(["python", "run.py", *command]), flush=True)
     if code := run.main(command):
         sys.exit(code)
     files = [*out.glob("scores-gcn-*.npz"), out / "scores-backbone.npz"]

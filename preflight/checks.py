@@ -19,9 +19,12 @@ from runtime.terminal import listed, tell
 
 
 def check_out(args) -> None:
-    """A ValueError if --out is a folder of photos, whose pictures would be taken for photos, or if
-    a file of the user's lies in --out under a name that the run writes: it would be overwritten."""
+    """A ValueError if --out is a file; or a folder of photos, whose pictures would be taken for
+    photos; or if a file of the user's lies in --out under a name that the run writes: it would be
+    overwritten."""
     out = args.out.resolve()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {args.out} is a file; choose a folder, such as runs/mine")
     for option in ("photos", "val_photos", "train_images", "val_images"):
         folder = getattr(args, option)
         if folder and Path(folder).resolve() == out:

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 
 from iml_gcn import Model
 from runtime.terminal import printable, tell
+from runtime.writing import cannot_write, explained
 
 TOLERANCE = 1e-4  # on scores [ours]
 
@@ -43,17 +44,19 @@ def export(path: Path, model: Model, checkpoint: dict, photos: Iterable[torch.Te
         "INTER_AREA does, its INTER_LINEAR does not)"
     )
     write = write_onnx if path.suffix == ".onnx" else write_pt2
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
+    if path.exists() and not path.is_file():
+        raise ValueError(f"--export {printable(path, 200)} is not a file; choose another name")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=path.parent)
+    with temporary as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own internals
         shape = {0: torch.export.Dim("batch")}
         program = torch.export.export(deploy, (torch.rand(2, 3, S, S),), dynamic_shapes=(shape,))
         try:
             compute = write(Path(folder, path.name), program, metadata)
         except OSError as error:
-            raise OSError(
-                f"cannot write {printable(path, 200)} ({error.strerror}); nothing was written"
-            ) from error
+            raise cannot_write(path, error) from error
         worst, count = 0.0, 0
         for images in photos:
             for part in (images, images[:1]):  # batches of several sizes
@@ -69,7 +72,8 @@ def export(path: Path, model: Model, checkpoint: dict, photos: Iterable[torch.Te
                 f"scores of the exported model differ from PyTorch's by {worst:.1e}, expected at "
                 f"most {TOLERANCE:.0e}; nothing was written"
             )
-        os.replace(Path(folder, path.name), path)
+        with explained(path):
+            os.replace(Path(folder, path.name), path)
     tell(
         f"{printable(path, 200)}: {len(checkpoint['classes'])} labels, {S} px; largest difference "
         f"from PyTorch's scores {worst:.1e} on {count} images"

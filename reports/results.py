@@ -7,6 +7,7 @@ Symbols: M val photos, n labels.
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +105,10 @@ def save(evaluation: Evaluation, folder: Folder, suffix: str = "", font: str | N
     place = printable(folder.path, 200)
     print(fitted(f"results are in {place}: {', '.join(files)}", TERMINAL_WIDTH - 1))
     if not suffix:
-        print(fitted(f"to label photos: python predict.py {place} PHOTOS", TERMINAL_WIDTH - 1))
+        # A command stays on one line, however long it is, so it can be copied.
+        command = f"python predict.py {shlex.quote(printable(folder.path, 4096))} PHOTOS"
+        line = f"to label photos: {command}"
+        print(line if len(line) < TERMINAL_WIDTH else f"to label photos:\n  {command}")
 
 
 def save_pictures(

@@ -140,8 +140,10 @@ def lock(path: Path):
     if ranks.rank() > 0:
         yield
         return
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / "lock", "w") as file:
+    with writing.explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / "lock", "w")
+    with file:
         try:
             is_ours = locks.locked(file)
         except OSError as error:

@@ -57,7 +57,11 @@ def code_of(work: Callable[[], int | None]) -> int:
     except MemoryError:
         sentence = OUT_OF_MEMORY
     except (ValueError, OSError) as error:
-        lines = str(error).split("\n")  # several, if it has the expected folder tree
+        text = str(error)
+        if getattr(error, "errno", None) and getattr(error, "filename", None):  # the system's own
+            text = f"cannot use {error.filename} ({error.strerror}); correct the path, or choose a "
+            text += "place that you can read and write"
+        lines = text.split("\n")  # several, if it has the expected folder tree
         sentence = "\n".join(printable(line, 1000) for line in lines)
         if "more than 1 value per channel" in sentence:  # torch's, of batch norm
             sentence = ONE_PHOTO

@@ -5,6 +5,7 @@ a table may hold in `csv_table.py`.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -55,16 +56,25 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns an error of writing into an OSError that names the file and says what is there now."""
+    """Turns an error of writing into an OSError that names the file, says what is there now, and
+    what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save's, on a full disk
-        state = "its old content is kept" if path.is_file() else "nothing was written"
-        reason = getattr(error, "strerror", None) or "the disk is full, or was taken away"
-        raise OSError(
-            f"cannot write {printable(path, 200)} ({reason}); {state}; make room if the disk is "
-            "full, and start again"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+# Errors that stay until another place is chosen.
+OF_THE_PLACE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+
+
+def cannot_write(path: Path, error: OSError | RuntimeError) -> OSError:
+    state = "its old content is kept" if path.is_file() else "nothing was written"
+    reason = getattr(error, "strerror", None) or "the disk is full, or was taken away"
+    advice = "make room if the disk is full, and start again"
+    if getattr(error, "errno", None) in OF_THE_PLACE:
+        advice = "choose a place that can be written"
+    return OSError(f"cannot write {printable(path, 200)} ({reason}); {state}; {advice}")
 
 
 def save_text(path: Path, text: str) -> None:

@@ -96,7 +96,12 @@ BAD_INPUT = [  # what happens to data/ or the finished run in out/, arguments, w
     (lambda d: None, "--device meta", "--device meta is not available: --device cpu"),
     (lambda d: truncate(d / "out/backbone.pt"), "", "out/backbone.pt remove it same command"),
     (lambda d: truncate(d / "out/embeddings.pt"), "--phase gcn", "out/embeddings.pt remove it"),
-    (lambda d: (d / "file").touch(), "--data x --out {d}/file/out", "Not a directory: file/out"),
+    (
+        lambda d: (d / "file").touch(),
+        "--data x --out {d}/file/out",
+        "(Not a directory); file/out choose",
+    ),
+    (lambda d: (d / "file").touch(), "--data x --out {d}/file", "file is a file; choose a folder"),
 ]
 
 

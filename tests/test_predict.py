@@ -4,6 +4,7 @@ Oracles: the model on pixels made by hand; the EXIF standard; pixels of the pict
 """
 
 import csv
+import errno
 import hashlib
 import io
 import itertools
@@ -29,6 +30,7 @@ from datasets import own_photos
 from reports import calibration, pictures
 from reports.labelled_folder import LabelledFolder
 from reports.pictures import Caption, activation_maps
+from runtime import signals
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -169,7 +171,7 @@ def test_saved_pictures_stay_inside_the_folder_whatever_is_there(predictor, tmp_
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         drawn_photo(seed).save(photos / name)
     elsewhere.mkdir()
-    predicted(capsys, predictor[0], photos / "d.png", "--save", out)
+    predicted(capsys, predictor[0], photos / "d.png", photos / "sub/c.png", "--save", out)
     (out / "d.jpg").unlink()
     (out / "d.jpg").symlink_to(elsewhere / "new.jpg")  # leads nowhere yet
     (out / "sub").symlink_to(elsewhere)
@@ -241,6 +243,115 @@ def test_a_folder_of_pictures_used_again_has_those_of_the_last_call_and_of_other
     predicted(capsys, predictor[0], tmp_path / "mine.png", "--save", out)
     assert (out / "mine.jpg").read_bytes() == before
     assert (out / "mine-2.jpg").is_file()
+
+
+def content_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_saved_pictures_stay_until_a_new_one_takes_their_place(predictor, tmp_path, capsys):
+    out, table = tmp_path / "out", tmp_path / "t.csv"
+    for folder, seeds in (("in", (0, 1)), ("new", (2,))):
+        for seed in seeds:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            drawn_photo(seed).save(tmp_path / folder / f"{seed}.png")
+    predicted(capsys, predictor[0], tmp_path / "in", "--save", out, "--csv", table)
+    before = {path: path.read_bytes() for path in (table, *content_of(out))}
+    assert len(before) == 4  # the table, the list and two pictures
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "unreadable/a.png").write_text("no photo")
+    (tmp_path / "file").touch()
+    refusals = [
+        ("new", table.parent / "folder.csv", "choose another name for the table"),
+        ("new", tmp_path / "file/t.csv", "file/t.csv"),
+        ("unreadable", table, "no photo could be read"),
+    ]
+    for photos, named, words in refusals:
+        argv = predictor[0], tmp_path / photos, "--save", out, "--csv", named
+        _, errors = predicted(capsys, *argv, code=2)
+        assert words in errors
+        assert {path: path.read_bytes() for path in before} == before
+    _, errors = predicted(capsys, predictor[0], tmp_path / "unreadable", "--save", out, code=2)
+    assert "no photo could be read" in errors
+    assert {path: path.read_bytes() for path in before} == before
+    predicted(capsys, predictor[0], tmp_path / "new", "--save", out)
+    assert {path.name for path in out.iterdir()} == {"predictions.jsonl", "2.jpg"}
+
+
+def test_pictures_of_other_calls_and_runs_below_the_folder_stay(predictor, out, tmp_path, capsys):
+    saved, run = tmp_path / "saved", tmp_path / "saved/run"
+    for seed, name in enumerate(["a.png", "two/a.png", "run/a.png"]):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn_photo(seed).save(tmp_path / "in" / name)
+    first, all_photos = tmp_path / "in/a.png", tmp_path / "in"
+    predicted(capsys, predictor[0], first, "--save", saved)
+    predicted(capsys, predictor[0], first, "--save", saved / "two")
+    shutil.copytree(out, run)
+    others = content_of(saved / "two") | content_of(run)
+    assert {saved / "two/a.jpg", run / "results.jpg"} <= set(others)
+    for photos in (all_photos, all_photos, first):
+        predicted(capsys, predictor[0], photos, "--save", saved)
+        assert content_of(saved / "two") | content_of(run) == others
+        names = {"a.jpg", "two-2/a.jpg", "run-2/a.jpg"} if photos == all_photos else {"a.jpg"}
+        ours = content_of(saved).keys() - others.keys() - {saved / "predictions.jsonl"}
+        assert {path.relative_to(saved).as_posix() for path in ours} == names
+
+
+def test_an_error_of_the_system_is_a_sentence_that_names_the_path(tmp_path, capsys):
+    for path, number in ((tmp_path / "gone", errno.ENOENT), (tmp_path, errno.EISDIR)):
+        assert signals.code_of(lambda path=path: path.read_bytes()) == 2
+        sentence = f"cannot use {path} ({os.strerror(number)}); correct the path, or choose a "
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_list_that_json_wrote_makes_no_folder_of_pictures(predictor, out, tmp_path, capsys):
+    drawn_photo().save(tmp_path / "a.png")
+    lines, _ = predicted(capsys, predictor[0], tmp_path / "a.png", "--json")
+    mine, alone = tmp_path / "mine", tmp_path / "alone"
+    for folder in (mine, alone):
+        folder.mkdir()
+    drawn_photo(1).save(mine / "b.png")
+    for folder in (mine, alone, out):  # among photos, by itself, in a run with its results.jpg
+        for text in ("\n".join(lines) + "\n", ""):  # "" is what a shell leaves of a failed call
+            if folder == alone and not text:
+                continue
+            (folder / "predictions.jsonl").write_text(text)
+            before = content_of(folder)
+            argv = predictor[0], tmp_path / "a.png", "--save", folder
+            _, errors = predicted(capsys, *argv, code=2)
+            assert f"--save {folder} holds other files" in errors
+            assert content_of(folder) == before
+
+
+def test_a_place_that_cannot_be_written_is_said_in_a_sentence(
+    predictor, tmp_path, capsys, monkeypatch
+):
+    photo, make = tmp_path / "a.png", os.mkdir
+    drawn_photo().save(photo)
+    (tmp_path / "file").touch()
+    (tmp_path / "model.pt2").mkdir()
+
+    def mkdir(path, *more):
+        if "read-only" in str(path):
+            raise OSError(30, "Read-only file system", str(path))
+        make(path, *more)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    cases = [
+        (["--save", tmp_path / "file"], "is a file; choose a folder"),
+        (["--save", tmp_path / "file/out"], "choose a place that can be written"),
+        (["--save", tmp_path / "read-only/out"], "(Read-only file system)"),
+        (["--export", tmp_path / "read-only/x/m.pt2"], "(Read-only file system)"),
+        (["--csv", tmp_path / "read-only/x/t.csv"], "(Read-only file system)"),
+        (["--export", tmp_path / "model.pt2"], "is not a file; choose another name"),
+    ]
+    for argv, words in cases:
+        _, errors = predicted(capsys, predictor[0], photo, *argv, code=2)
+        assert words in errors
+        assert "Errno" not in errors
+        assert "; choose a" in errors
+        assert "disk is full" not in errors
 
 
 @pytest.mark.parametrize("head", ["linear", "gcn"])

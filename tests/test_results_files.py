@@ -1,12 +1,13 @@
 """What phase eval leaves for people: labels.csv, results.md, its thresholds, mistakes.jpg.
 
 Oracles: photos and labels worked out by hand; Python's csv reader; a reader of Markdown in ten
-lines; the width of a terminal.
+lines; the width of a terminal; a shell.
 """
 
 import csv
 import json
 import re
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -190,7 +191,7 @@ def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
 ):
     results.save(evaluation, Folder(tmp_path, evaluation.split.classes))
     lines = capsys.readouterr().out.splitlines()
-    assert max(len(line) for line in lines) <= 80
+    assert max(len(line) for line in lines if " predict.py " not in line) <= 80
     page = (tmp_path / "results.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
@@ -203,6 +204,19 @@ def test_what_is_printed_fits_80_columns_and_the_whole_table_is_in_results_md(
     with open(tmp_path / "labels.csv", encoding="utf-8-sig", newline="") as file:
         _, *labels = csv.reader(file)
     assert len(labels) == 2 * len(evaluation.split.classes)
+
+
+@pytest.mark.parametrize("name", ["plain", "my run", "it's", 'a "b" $HOME', "long " * 40])
+def test_the_printed_command_reaches_predict_whole(evaluation, tmp_path, capsys, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    results.save(evaluation, Folder(folder, evaluation.split.classes))
+    *_, printed = re.split(r"to label photos:\s+", capsys.readouterr().out)
+    script = "python() { printf '%s\\0' \"$@\"; }\n" + printed
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split("\0") == ["predict.py", str(folder), "PHOTOS", ""]
+    if name == "plain":
+        assert printed == f"python predict.py {folder} PHOTOS\n"
 
 
 @pytest.fixture
