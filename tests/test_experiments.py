@@ -418,7 +418,7 @@ def test_the_other_figures_in_the_text_of_docs_evidence_are_those_of_the_csvs():
     for printed, minus in closest.items():
         assert f"{-max(minus):.2f}" == printed
     assert set(re.findall(r"(?<![\d.])\d+\.\d\d(?![\d.])", text)) <= {*points, *closest}
-    beside = re.findall(r"(\d+\.\d) against (\d+\.\d)", text)
+    beside = re.findall(r"(\d+\.\d)\s+against\s+(\d+\.\d)", text)
     assert len(beside) == 2
     for ours, published in beside:
         rows = page("evidence-tables.md").splitlines()
