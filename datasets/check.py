@@ -21,23 +21,26 @@ from runtime.signals import stop_if_asked
 from runtime.terminal import Progress, listed, printable, tell
 
 MOST = 20  # names in a list
+MOST_LABELS = 1000  # which --check lists with their counts: a misread one may be anywhere
 
 
 def check(parts: dict[str, tuple[data.Split, str]]) -> int:
     """Print what is wrong in these splits, each with its folder, by name; returns how many photos
     cannot be used. Labels that only val has are a ValueError, as in a run."""
-    bad = 0
+    bad, is_in_doubt, is_missing = 0, False, False
     for name, (split, _) in parts.items():
         labelled = split.targets.any(1).sum()
         tell(
             f"{name}: {len(split):,} photos, {len(split) - labelled:,} of them without a label; "
             f"{len(split.classes)} labels"
         )
-        tell(f"labels: {most_frequent(split)}")
+        tell(f"labels: {most_frequent(split, MOST_LABELS)}")
         for sentence in doubtful_labels(split):
             tell(sentence)
+            is_in_doubt = True
         missing, broken = unusable(name, split)
         bad += len(missing) + len(broken)
+        is_missing |= bool(missing)
         tell(f"missing photos: {len(missing):,}{listed(missing, MOST)}")
         tell(f"photos that cannot be read: {len(broken):,}")
         for line in first_lines(broken):
@@ -46,11 +49,18 @@ def check(parts: dict[str, tuple[data.Split, str]]) -> int:
         tell(sentence)
     if bad:
         photos = "1 photo" if bad == 1 else f"{bad:,} photos"
-        tell(f"{photos} cannot be used: replace them, or train with --skip-bad-images")
+        advice = "replace them, or train with --skip-bad-images"
+        if is_missing:
+            advice = (
+                "correct the names that are missing, or choose the folder that the photos are in"
+            )
+            advice += "; replace those that cannot be read"
+        tell(f"{photos} cannot be used: {advice}")
     if "val" in parts:
         aligned(parts["val"][0], parts["train"][0].classes)
     if not bad:
-        tell("all photos can be used; leave out --check to train")
+        doubts = ", but look at the labels in doubt above" if is_in_doubt else ""
+        tell(f"all photos can be used{doubts}; leave out --check to train")
     return bad
 
 

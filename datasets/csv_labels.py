@@ -63,8 +63,8 @@ MAY_BE_TICKS = (
 )
 
 TORN = (
-    "a quote in it has no partner in the same label; write straight double quotes around the whole "
-    'cell ("cat; dog"), or no quotes'
+    "a quote in it and its partner are not in the same label; write straight double quotes around "
+    'the whole cell ("cat; dog"), or no quotes'
 )
 
 # What lists hold as Python, JSON and NumPy print them: texts in quotes, numbers, and nothing.
@@ -575,13 +575,15 @@ def check_one_separator(
     for i, names in enumerate(labels):
         for name in sorted(names & several.keys()):
             if split[i]:
-                between = separator if separator == "|" else f"{separator or ';'} "
+                separator = separator or ";"
+                between = separator if separator == "|" else f"{separator} "
                 as_several = printable(between.join(several[name]), 60)
+                as_one = f'["{printable(name, 60)}"]'
                 raise table.doubt(
                     i,
                     table.labels[0],
-                    f"{brief(name)} may be {len(several[name])} labels; use one separator in all "
-                    f'rows: write "{as_several}" for several, ["{printable(name, 60)}"] for one',
+                    f"{brief(name)} may be {len(several[name])} labels; separate labels by "
+                    f'{separator} alone: write "{as_several}" for several, {as_one} for one',
                 )
 
 

@@ -24,12 +24,12 @@ MOST = 20  # names in a list
 MANY, LONGEST = 2000, 60
 
 
-def most_frequent(split: data.Split) -> str:
+def most_frequent(split: data.Split, most: int = MOST) -> str:
     """The labels that most photos show, and how many photos."""
     counts = split.targets.sum(0)  # (n,)
-    order = np.argsort(-counts.astype(int), kind="stable")[:MOST]
+    order = np.argsort(-counts.astype(int), kind="stable")[:most]
     text = ", ".join(f"{printable(split.classes[j])} {counts[j]:,}" for j in order)
-    return text + ", ..." if len(split.classes) > MOST else text
+    return text + ", ..." if len(split.classes) > most else text
 
 
 def doubtful_labels(split: data.Split) -> list[str]:

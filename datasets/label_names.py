@@ -126,7 +126,7 @@ def visible(name: str) -> str:
 DOUBLE = {"\u201c": "\u201d", "\u201d": "\u201d", "\u201e": "\u201c\u201d"}
 GUILLEMETS = {"\u00ab": "\u00bb", "\u00bb": "\u00ab\u00bb"}
 GUILLEMETS |= {"\u2039": "\u203a", "\u203a": "\u2039\u203a"}
-SINGLE = {"\u2018": "\u2019", "\u201a": "\u2018\u2019"}
+SINGLE = {"\u2018": "\u2019", "\u201a": "\u2018\u2019", "`": "`\u00b4"}
 TYPOGRAPHIC = DOUBLE | GUILLEMETS | SINGLE
 STRAIGHT = {"'": "'", '"': '"'}
 OF_INCHES = r"\d ?[\u201c\u201d]"

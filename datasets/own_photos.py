@@ -186,6 +186,9 @@ def from_folders(photos: str, inside: list[str], prefer: set[str]) -> data.Split
             f"{photos}: {twice:,} of {len(inside):,} photos are copies of others, byte for byte; "
             "their labels are united"
         )
+    if loose := [name for name, labels in rows if not labels]:
+        photos_are = "1 photo is" if len(loose) == 1 else f"{len(loose):,} photos are"
+        tell(f"{photos}: {photos_are} in no folder, and so without a label{listed(loose)}")
     tops = {name.split("/")[0] for name in inside}  # a photo outside every folder is its own
     below = {name.split("/")[1] for name in inside if name.count("/") > 1}
     if len(tops) == 1 and len(below) > 1:

@@ -119,6 +119,11 @@ def model_file(path: str | Path) -> tuple[Path, str]:
     """The checkpoint that a path stands for: itself, or the best model of a run's folder; and why
     it is that one. The best is the one that verdict.json names, of all models that are there."""
     folder = Path(path)
+    if folder.suffix in (".pt2", ".onnx"):
+        raise ValueError(
+            f"{folder} is an exported model, for other programs; pass the backbone.pt or gcn-*.pt "
+            "that it was made from"
+        )
     if not folder.is_dir():
         return folder, ""
     names = models_in(folder)
@@ -147,6 +152,6 @@ def check_is_compared(file: Path, model: object) -> None:
     known = model.get("sha256") if isinstance(model, dict) else None
     if known is not None and known != photo_files.digest(file):
         raise ValueError(
-            f"{file} is not the model that verdict.json compared; run --phase eval again, or pass "
-            "the file of a model"
+            f"{file} is not the model that verdict.json compared; run the training command again, "
+            "with --phase eval, or pass the file of a model"
         )

@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         if unknown and (meant := nearest(unknown[1], self.names)):
             message = f"there is no {unknown[1]}; did you mean {meant}?"
         elif stray := re.match(r"unrecognized arguments: ([^-].*)", message):
-            message = f"{stray[1]} follows no option; see --help for the option that it belongs to"
+            message = f"{stray[1]} follows no option; a path with blanks in it needs quotes"
         super().error(message)
 
 
@@ -168,6 +168,9 @@ def between(low: float, high: float) -> Callable[[str], float]:
     """Numbers from `low` to `high`."""
 
     def convert(text: str) -> float:
+        if re.fullmatch(r"\d*,\d+|[\d.,]+ ?%", text):  # as many languages write it
+            number = float(text.rstrip(" %").replace(",", ".")) / (100 if "%" in text else 1)
+            raise argparse.ArgumentTypeError(f"{text} is not a number here; write {number:g}")
         value = float(text)
         if not low <= value <= high:
             hint = ""

@@ -37,6 +37,7 @@ def test_check_finds_missing_broken_twin_and_doubtful_ones_and_writes_nothing(fa
     assert "photos that have copies: 1" in lines
     assert lines.count(f"    {photos}/a.jpg and {photos}/copy.jpg") == 2
     assert "copies with different labels: 1" in lines
+    assert any(line.startswith("2 photos cannot be used: correct the names") for line in lines)
     assert sorted(faulty.rglob("*")) == before
 
 
@@ -48,6 +49,7 @@ def test_check_of_train_and_val_names_the_photos_that_are_in_both(faulty, capsys
     printed = capsys.readouterr().out
     assert f"photos with copies in both train and val: 1: {faulty}/photos/a.jpg" in printed
     assert "copies with different labels: 0\n" in printed
+    assert "all photos can be used, but look at the labels in doubt above; leave" in printed
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def csv_of(*cells):
 @pytest.mark.parametrize(
     ("cells", "row", "words"),
     [  # the cells of four photos, the first row in doubt, and what it may be
-        ("猫、犬 犬、鳥 猫、鳥 猫", 2, "'猫、犬' may be 2 labels; use one separator in all rows: "
+        ("猫、犬 犬、鳥 猫、鳥 猫", 2, "'猫、犬' may be 2 labels; separate labels by ; alone: "
          'write "猫; 犬" for several, ["猫、犬"] for one'),
         ("猫、犬 牛 馬 猫", 2, "'猫、犬' may be 2 labels"),
         ("猫；狗 狗；鸟 猫；鸟 猫", 2, "'猫；狗' may be 2 labels"),
@@ -470,6 +470,7 @@ def test_commas_of_other_keyboards_are_in_names_where_semicolons_separate_tags(r
         ("»cat; dog«|cow", 2),
         ("« cat, dog »|cow", 2),
         ("‘cat; dog’|cow", 2),
+        ("`cat; dog`|cow", 2),
         ("‘children’s toys; dog’|cow", 2),
         ("‚cat; dog‘|cow", 2),
         ("'cat; dog'|cow", 2),
@@ -482,7 +483,7 @@ def test_commas_of_other_keyboards_are_in_names_where_semicolons_separate_tags(r
     ],
 )
 def test_quotes_that_are_torn_by_the_separator_are_refused(read, cells, row):
-    with pytest.raises(ValueError, match=rf"row {row}, column 2 .* has no partner in the same la"):
+    with pytest.raises(ValueError, match=rf"row {row}, column 2 .* and its partner are not in"):
         read(csv_of(*cells.split("|")), FOUR)
 
 
@@ -506,7 +507,7 @@ def test_quotes_around_a_label_are_no_part_of_it_and_others_are(read, cell, labe
 def test_quotes_in_the_header_of_ticks_are_as_in_tags(read):
     assert read("file,“cat”,kids’\na.jpg,1,1\n", ABC)[1] == ["cat", "kids’"]
     with pytest.raises(
-        ValueError, match="row 1 has the label '“cat'; a quote in it has no partner"
+        ValueError, match="row 1 has the label '“cat'; a quote in it and its partner are not"
     ):
         read("file,“cat,dog”\na.jpg,1,1\n", ABC)
 

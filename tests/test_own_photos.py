@@ -539,6 +539,13 @@ def test_the_automatic_batch_is_a_thirtieth_of_the_photos_from_4_to_32(photos, s
     assert run.with_batch_size(args, split).batch_size == size
 
 
+def test_a_photo_in_no_folder_is_named_where_folders_are_the_labels(tmp_path, capsys):
+    names = {f"{label}/{i}.png": 9 * j + i for j, label in enumerate("ab") for i in range(9)}
+    write_photos(tmp_path / "photos", **names, **{"stray.png": 99})
+    assert run.main(["--check", *arguments(tmp_path / "out", tmp_path / "photos")]) == 0
+    assert "1 photo is in no folder, and so without a label: stray.png" in capsys.readouterr().out
+
+
 def test_one_folder_of_all_photos_is_not_taken_for_their_label(tmp_path, capsys):
     write_photos(tmp_path / "photos/images", **{f"{i}.png": i for i in range(6)})
     sentence = refused(capsys, arguments(tmp_path / "out", tmp_path / "photos"))

@@ -770,6 +770,9 @@ BAD_CALLS = [  # what of the checkpoint is another, arguments, words of the mess
     ({}, "model.pt photo.png --columns", "name a file for it: --csv"),
     ({}, "model.pt photo.png --csv empty", "is not a file; choose another name"),
     ({}, "model.pt photo.png --precision 80", "80 is not in 0 .. 1; write 0.8 for 80%"),
+    ({}, "model.pt photo.png --precision 0,8", "0,8 is not a number here; write 0.8"),
+    ({}, "model.pt photo.png --precision 80%", "80% is not a number here; write 0.8"),
+    ({}, "model.pt2 photo.png", "model.pt2 is an exported model, for other programs"),
     ({}, "model.pt photo.png --csv out.xlsx", "call it NAME.csv"),
     ({}, "none.pt photo.png --csv out.xlsx", "call it NAME.csv"),  # before the model is read
     ({}, "model.pt nowhere", "there is no nowhere"),

@@ -372,7 +372,7 @@ def test_an_option_that_does_not_exist_is_answered_with_the_one_that_was_meant(c
 def test_a_word_that_follows_no_option_is_named(capsys):
     with pytest.raises(SystemExit):
         run.parse_args(["photos", "--epochs", "3"])
-    assert "error: photos follows no option; see --help" in capsys.readouterr().err
+    assert "error: photos follows no option; a path with blanks" in capsys.readouterr().err
 
 
 def test_a_line_that_is_too_long_goes_on_indented_and_a_path_stays_whole():
