@@ -46,7 +46,7 @@ def load(
             check_folders_apart(photos, val_photos, "--photos", "--val-photos")
         if not val_labels:
             check_folders_apart(val_photos, photos, "--val-photos", "--photos")
-        return read(photos, labels), read(val_photos, val_labels)
+        return read(photos, labels), read(val_photos, val_labels, is_val=True)
     if val_labels:
         return with_val_labels(photos, labels, val_labels)
     return with_val_drawn(photos, labels, val_list)
@@ -133,10 +133,10 @@ def held_out(
     return held
 
 
-def read(photos: str, labels: str | None) -> data.Split:
+def read(photos: str, labels: str | None, is_val: bool = False) -> data.Split:
     """The photos of a folder that a label file names; without one, all, labelled by folder."""
     inside = photos_in(photos)
-    split = labelled(photos, labels, inside)
+    split = labelled(photos, labels, inside, is_val=is_val)
     if labels:
         tell_unnamed(photos, inside, split.paths, labels)
     return split
@@ -151,10 +151,21 @@ def photos_in(photos: str) -> list[str]:
 
 
 def labelled(
-    photos: str, labels: str | None, inside: list[str], prefer: set[str] = frozenset()
+    photos: str,
+    labels: str | None,
+    inside: list[str],
+    prefer: set[str] = frozenset(),
+    is_val: bool = False,
 ) -> data.Split:
-    """The split that a label file or, without one, the folders make of the photos `inside`."""
+    """The split that a label file or, without one, the folders make of the photos `inside`. One
+    folder of them all is an error, unless they are val photos: nothing could be learnt."""
     split = read_labels(labels, photos) if labels else from_folders(photos, inside, prefer)
+    one_label = len(split) > 1 and split.targets.shape[1] == 1 and split.targets.all()
+    if one_label and not labels and not is_val:
+        raise ValueError(
+            f"{photos} holds all photos in the folder {printable(split.classes[0], 40)}, which "
+            "would be the label of all; pass a label file as --labels, or a folder for each label"
+        )
     return dataclasses.replace(split, upright=True, by_content=True)
 
 
@@ -197,11 +208,6 @@ def from_folders(photos: str, inside: list[str], prefer: set[str]) -> data.Split
             "pass that one as --photos, if the folders in it are the labels"
         )
     split = as_split(rows, None, PhotoFolder(photos), photos)
-    if len(split) > 1 and split.targets.shape[1] == 1 and split.targets.all():
-        raise ValueError(
-            f"{photos} holds all photos in the folder {printable(split.classes[0], 40)}, which "
-            "would be the label of all; pass a label file as --labels, or a folder for each label"
-        )
     parts = [name for name in split.classes if NO_LABEL_FOLDER.fullmatch(name)]
     if len(parts) > 1 or parts == split.classes:
         raise ValueError(

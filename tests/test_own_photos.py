@@ -551,6 +551,13 @@ def test_one_folder_of_all_photos_is_not_taken_for_their_label(tmp_path, capsys)
     sentence = refused(capsys, arguments(tmp_path / "out", tmp_path / "photos"))
     assert "holds all photos in the folder images" in sentence
     assert "--labels" in sentence
+    # Val photos may be of one label.
+    train = {f"{label}/{i}.png": i + 9 for i, label in enumerate(["images", "cat"] * 3)}
+    write_photos(tmp_path / "train", **train)
+    splits = own_photos.load(
+        f"{tmp_path}/train", None, f"{tmp_path}/photos", None, tmp_path / "val-photos.json"
+    )
+    assert [len(split) for split in splits] == [6, 6]
 
 
 def test_a_list_of_val_photos_that_was_damaged_by_hand_is_not_to_be_exported_again(
